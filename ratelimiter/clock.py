@@ -1,0 +1,13 @@
+"""The one place that reads the time of day. Everything that needs it takes a `Clock`, so tests hand in their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+Clock = Callable[[], int]  # Unix time in milliseconds
+
+
+def unix_ms() -> int:
+    """Now, as Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000

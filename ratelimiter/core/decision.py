@@ -1,0 +1,106 @@
+"""What the store's reply means for the request: the verdict, and every number that the answer will speak of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ratelimiter.core.policy import Hit, Rule
+    from ratelimiter.core.window import Receipt, Tally
+
+# Why a decision fell as it did. A closed set: it becomes a metric label.
+WITHIN_LIMIT = "within_limit"
+OVER_LIMIT = "over_limit"  # come back after retry_after_ms
+OVER_CAPACITY = "over_capacity"  # the cost exceeds the limit: no wait helps
+UNMATCHED = "unmatched"  # no rule matched, so nothing was charged
+MALFORMED = "malformed"  # two readers could take the request for different ones: 400
+STORE_ERROR = "store_error"  # the store did not answer, and the policy says what then
+
+
+class Outcome(NamedTuple):
+    """What one rule says. A named tuple because one is built per rule and request."""
+
+    rule: Rule
+    remaining: int  # admissions left now, this one already counted; never negative; a burst is not shown
+    reset_ms: int  # until the oldest counted entry leaves: the next moment that remaining can grow; 0 when none counts
+    retry_after_ms: int | None  # 0: it fits. Else at exactly this distance a lone retry is admitted. None: never
+
+    @property
+    def refuses(self) -> bool:
+        """Whether this rule has no room for the request; a shadow rule says so, and is not obeyed."""
+        return self.retry_after_ms != 0
+
+
+class Decision(NamedTuple):
+    """The verdict on one request."""
+
+    allowed: bool
+    reason: str  # one of the constants of this module
+    now_ms: int  # the store's clock, Unix time
+    outcomes: Sequence[Outcome]  # one per rule that matched, in the order of the policy
+    binding: Outcome | None  # the enforced rule that clients are told of; None when none matched
+    source: str = "store"  # who answered: store, remembered, local, fail_open or fail_closed
+    fault: tuple[str, str] | None = None  # of a malformed request: the field and what is wrong with it
+
+    @property
+    def retry_after_ms(self) -> int | None:
+        """When to come back: 0 when admitted, None when waiting does not help."""
+        return 0 if self.allowed or self.binding is None else self.binding.retry_after_ms
+
+
+def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
+    """What *receipt*, the store's reply to *hits*, means.
+
+    The binding rule is the one that a client must heed: of a refusal the one with the longest wait (at its end all the
+    others have let go, too), of an admission the one with the least remaining, the earlier in the policy at a tie.
+    """
+    outcomes: list[Outcome] = []
+    for hit, tally in zip(hits, receipt.tallies, strict=True):
+        outcome = _outcome(hit, tally)
+        if outcomes and outcomes[-1].rule is hit.rule:
+            outcomes[-1] = _tighter(outcomes[-1], outcome)
+        else:
+            outcomes.append(outcome)
+    enforced = outcomes if not any(o.rule.shadow for o in outcomes) else [o for o in outcomes if not o.rule.shadow]
+    if receipt.admitted:
+        binding = min(enforced, key=_remaining) if len(enforced) > 1 else (enforced[0] if enforced else None)
+        return Decision(True, WITHIN_LIMIT, receipt.now_ms, outcomes, binding, receipt.source)
+    binding = max((outcome for outcome in enforced if outcome.refuses), key=_wait)
+    reason = OVER_CAPACITY if binding.retry_after_ms is None else OVER_LIMIT
+    return Decision(False, reason, receipt.now_ms, outcomes, binding, receipt.source)
+
+
+def unmatched(now_ms: int) -> Decision:
+    """No rule matched: admitted, and counted as such."""
+    return Decision(True, UNMATCHED, now_ms, (), None)
+
+
+def malformed(now_ms: int, field: str, issue: str) -> Decision:
+    """The request has no one meaning, so no rule can be chosen: refused, and nobody is charged."""
+    return Decision(False, MALFORMED, now_ms, (), None, fault=(field, issue))
+
+
+def _outcome(hit: Hit, tally: Tally) -> Outcome:
+    quota, rule = hit.quota, hit.rule
+    spare = quota.limit - tally.used
+    if rule.burst and quota is rule.quotas[0]:
+        spare -= rule.burst
+    retry_after_ms = tally.retry_after_ms if hit.cost <= quota.limit else None
+    return Outcome(rule, spare if spare > 0 else 0, tally.reset_ms, retry_after_ms)
+
+
+def _tighter(one: Outcome, other: Outcome) -> Outcome:
+    """Of two quotas of one rule, the one that speaks for it."""
+    if one.refuses or other.refuses:
+        return max(one, other, key=_wait)
+    return min(one, other, key=_remaining)
+
+
+def _remaining(outcome: Outcome) -> int:
+    return outcome.remaining
+
+
+def _wait(outcome: Outcome) -> float:
+    return float("inf") if outcome.retry_after_ms is None else outcome.retry_after_ms

@@ -1,0 +1,107 @@
+"""What a decision looks like in header fields. Milliseconds become seconds here and in the dialects only, upward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ratelimiter.core.decision import Decision, Outcome
+    from ratelimiter.core.policy import Rule
+
+    Header = tuple[bytes, bytes]
+    Renderer = Callable[[Decision], list[Header]]
+
+
+def ceil_s(ms: int) -> int:
+    """Whole seconds that are no shorter than *ms*."""
+    return -(-ms // 1000)
+
+
+def retry_after_s(decision: Decision) -> int | None:
+    """The Retry-After of a refusal (RFC 9110 section 10.2.3): at least 1, as 0 would invite a hot loop; None when no wait
+    helps.
+    """  # noqa: D205
+    retry_after_ms = decision.retry_after_ms
+    return None if retry_after_ms is None else max(1, ceil_s(retry_after_ms))
+
+
+def reset_at_s(decision: Decision, outcome: Outcome) -> int:
+    """The Unix time at which *outcome* resets: on a refusal, the moment from which a retry is admitted."""
+    return ceil_s(decision.now_ms + _reset_ms(decision, outcome))
+
+
+def x_ratelimit(decision: Decision) -> list[Header]:
+    """`X-RateLimit-Limit`, `-Remaining` and `-Reset` (Unix time in seconds) of the binding rule."""
+    outcome = decision.binding
+    if outcome is None:
+        return []
+    return [
+        (b"x-ratelimit-limit", b"%d" % outcome.rule.quota.limit),
+        (b"x-ratelimit-remaining", b"%d" % outcome.remaining),
+        (b"x-ratelimit-reset", b"%d" % reset_at_s(decision, outcome)),
+    ]
+
+
+def draft_11(decision: Decision) -> list[Header]:
+    """`RateLimit-Policy` and `RateLimit`, lists of every enforced rule (draft-ietf-httpapi-ratelimit-headers-11)."""
+    outcomes = _enforced(decision)
+    if not outcomes:
+        return []
+    policies = b", ".join(_policy_item(outcome.rule) for outcome in outcomes)
+    limits = b", ".join(
+        b'"%s";r=%d;t=%d' % (outcome.rule.name.encode(), outcome.remaining, _reset_s(decision, outcome))
+        for outcome in outcomes
+    )
+    return [(b"ratelimit-policy", policies), (b"ratelimit", limits)]
+
+
+def draft_06(decision: Decision) -> list[Header]:
+    """`RateLimit-Limit`, `-Remaining`, `-Reset` (seconds from now) of the binding rule; `RateLimit-Policy` of all."""
+    binding = decision.binding
+    if binding is None:
+        return []
+    policies = b", ".join(b"%d%s" % (o.rule.quota.limit, _window_parameter(o.rule)) for o in _enforced(decision))
+    return [
+        (b"ratelimit-limit", b"%d" % binding.rule.quota.limit),
+        (b"ratelimit-remaining", b"%d" % binding.remaining),
+        (b"ratelimit-reset", b"%d" % _reset_s(decision, binding)),
+        (b"ratelimit-policy", policies),
+    ]
+
+
+FAMILIES: dict[str, Renderer] = {"x-ratelimit": x_ratelimit, "draft-11": draft_11, "draft-06": draft_06}
+
+# What a browser may read of a cross-origin response only if it is named (Fetch standard, CORS protocol).
+EXPOSED: dict[str, tuple[bytes, ...]] = {
+    "x-ratelimit": (b"X-RateLimit-Limit", b"X-RateLimit-Remaining", b"X-RateLimit-Reset"),
+    "draft-11": (b"RateLimit-Policy", b"RateLimit"),
+    "draft-06": (b"RateLimit-Limit", b"RateLimit-Remaining", b"RateLimit-Reset", b"RateLimit-Policy"),
+}
+
+
+def _enforced(decision: Decision) -> Sequence[Outcome]:
+    return [outcome for outcome in decision.outcomes if not outcome.rule.shadow]
+
+
+def _reset_ms(decision: Decision, outcome: Outcome) -> int:
+    # With a cost above 1 the next unit to leave need not be enough: what a refused client is told must let it in.
+    if not decision.allowed and outcome.retry_after_ms:
+        return max(outcome.reset_ms, outcome.retry_after_ms)
+    return outcome.reset_ms
+
+
+def _reset_s(decision: Decision, outcome: Outcome) -> int:
+    seconds = ceil_s(_reset_ms(decision, outcome))
+    return seconds if decision.allowed else max(1, seconds)
+
+
+def _policy_item(rule: Rule) -> bytes:
+    return b'"%s";q=%d%s' % (rule.name.encode(), rule.quota.limit, _window_parameter(rule))
+
+
+def _window_parameter(rule: Rule) -> bytes:
+    # Section 3.1.3 has whole seconds only: a window of 500 ms cannot be told, and rounding it would be another policy.
+    seconds, rest = divmod(rule.quota.window_ms, 1000)
+    return b"" if rest else b";w=%d" % seconds

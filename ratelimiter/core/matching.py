@@ -1,0 +1,82 @@
+"""Which rules a method and a path meet: whole segments and wildcards, no regular expressions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from ratelimiter.core.request import PLAIN_CHARACTERS
+
+# HEAD is GET without the body (RFC 9110 section 9.3.2), so it spends what GET spends.
+ALSO_MEANT = {"GET": "HEAD"}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The condition of a rule. Everything left out matches everything.
+
+    Args:
+        methods: upper-case methods; GET includes HEAD.
+        path: `/v1/items`, with `{name}` or `*` for one segment, and a final `/*` or `/**` for everything below (and the
+            path itself). A trailing slash is of no account.
+        ignore_case: compare paths without regard to case, for an application that routes so.
+
+    Raises:
+        ValueError: *path* does not begin with a slash, or has a wildcard inside a segment.
+    """
+
+    methods: frozenset[str] = frozenset()
+    path: str | None = None
+    ignore_case: bool = False
+    _methods: frozenset[str] = field(init=False, repr=False, compare=False)
+    _segments: tuple[str | None, ...] = field(init=False, repr=False, compare=False)  # None: any one segment
+    _below: bool = field(init=False, repr=False, compare=False)  # whatever follows matches, too
+
+    def __post_init__(self) -> None:
+        methods = frozenset(method.upper() for method in self.methods)
+        object.__setattr__(self, "_methods", methods | {ALSO_MEANT[m] for m in methods if m in ALSO_MEANT})
+        segments, below = (
+            _parse_template(self.path, ignore_case=self.ignore_case) if self.path is not None else ((), True)
+        )
+        object.__setattr__(self, "_segments", segments)
+        object.__setattr__(self, "_below", below)
+
+    @property
+    def everything(self) -> bool:
+        """Whether no request escapes it."""
+        return not self.methods and self._below and not self._segments
+
+    def matches(self, method: str, path: str) -> bool:
+        """Whether *method* on canonical *path* meets the condition."""
+        if self._methods and method.upper() not in self._methods:
+            return False
+        if self._below and not self._segments:
+            return True
+        segments = (path.casefold() if self.ignore_case else path).strip("/").split("/")
+        wanted = self._segments
+        if len(segments) != len(wanted) and not (self._below and len(segments) > len(wanted)):
+            return False
+        return all(want is None or want == have for want, have in zip(wanted, segments, strict=False))
+
+
+def _parse_template(template: str, *, ignore_case: bool) -> tuple[tuple[str | None, ...], bool]:
+    if not template.startswith("/"):
+        msg = f"path must begin with a slash, not {template!r}"
+        raise ValueError(msg)
+    parts = template.strip("/").split("/")
+    below = parts[-1] in ("*", "**")
+    if below:
+        parts.pop()
+    segments = tuple(_parse_segment(part, template) for part in parts)
+    return tuple(s.casefold() if s is not None and ignore_case else s for s in segments), below
+
+
+def _parse_segment(part: str, template: str) -> str | None:
+    if part == "*" or (part.startswith("{") and part.endswith("}") and part.count("{") == part.count("}") == 1):
+        return None
+    if any(character in part for character in "*{}"):
+        msg = (
+            f"path {template!r} has a wildcard inside a segment; write a whole segment, like /users/{{id}} or /users/*"
+        )
+        raise ValueError(msg)
+    return quote(part, safe=PLAIN_CHARACTERS)

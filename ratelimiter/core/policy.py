@@ -1,0 +1,285 @@
+"""The whole document: which requests are charged to whom, how much, and what happens when they may not be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+from ratelimiter.core.matching import Match
+from ratelimiter.core.principal import CLIENT, PrincipalReader, Source, Trust
+from ratelimiter.core.quota import LIMIT_MAX, Quota
+from ratelimiter.core.request import PLAIN_CHARACTERS, MalformedRequest, Request, canonical_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ratelimiter.core.principal import Principal
+
+KEY_VERSION = "rl1"
+LONG_WINDOWS = 10  # how many windows the second quota of a burst spans
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+NAME_CHARACTERS_MAX = 64
+PLANS_MAX = 4096  # (method, target) pairs whose rules are remembered
+HITS_MAX = 8192  # principals of one plan whose hits are remembered
+
+
+class OnStoreError(StrEnum):
+    """What becomes of a request when the store gives no answer in time."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    LOCAL = "local"
+
+
+class Mode(StrEnum):
+    """Whether a rule's refusal is carried out."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One limit on the requests that match, kept for each principal.
+
+    Args:
+        name: 1 to 64 of `a-z 0-9 - _ .`; part of the key, so renaming a rule starts its counters anew.
+        quota: limit and window.
+        burst: units above the limit that one window may hold; over ten windows they are granted once.
+        match: which requests; all by default.
+        principal: where to look for who is charged, in order; the client's address when none is found.
+        cost: units that one request is charged; 0 counts nothing and never refuses.
+        mode: enforce, or shadow: count and report, never refuse.
+        on_store_error: what to do without the store.
+
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    name: str
+    quota: Quota
+    burst: int = 0
+    match: Match = field(default_factory=Match)
+    principal: tuple[Source, ...] = (CLIENT,)
+    cost: int = 1
+    mode: Mode = Mode.ENFORCE
+    on_store_error: OnStoreError = OnStoreError.LOCAL
+    quotas: tuple[Quota, ...] = field(init=False)  # what a request is charged to: one, or two with a burst
+    shadow: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.name) <= NAME_CHARACTERS_MAX or not NAME_CHARACTERS.issuperset(self.name):
+            msg = f"name must be 1 to {NAME_CHARACTERS_MAX} of a-z 0-9 - _ . and not {self.name!r}"
+            raise ValueError(msg)
+        if not 0 <= self.burst <= LIMIT_MAX - self.quota.limit * LONG_WINDOWS and self.burst:
+            msg = f"burst must be 0 to {LIMIT_MAX} less {LONG_WINDOWS} times the limit, not {self.burst}"
+            raise ValueError(msg)
+        if not 0 <= self.cost <= LIMIT_MAX:
+            msg = f"cost must be 0 to {LIMIT_MAX}, not {self.cost}"
+            raise ValueError(msg)
+        object.__setattr__(self, "quotas", _quotas(self.quota, self.burst))
+        object.__setattr__(self, "shadow", self.mode is Mode.SHADOW)
+
+
+def _quotas(quota: Quota, burst: int) -> tuple[Quota, ...]:
+    if not burst:
+        return (quota,)
+    longer = Quota(quota.limit * LONG_WINDOWS + burst, quota.window_ms * LONG_WINDOWS)
+    return (Quota(quota.limit + burst, quota.window_ms), longer)
+
+
+class Hit(NamedTuple):
+    """One charge of *cost* against one key and quota. A named tuple, like all that the hot path builds."""
+
+    key: bytes
+    quota: Quota
+    cost: int
+    rule: Rule
+
+
+class AmbiguousPaths(StrEnum):
+    """What to do with a path that two readers could take for different ones."""
+
+    REFUSE = "refuse"
+    MATCH = "match"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Everything a policy file says.
+
+    Args:
+        rules: every rule that matches a request applies to it; names are unique.
+        name: keeps this policy's keys apart from those of other policies in the same store; spelled like a rule's name.
+        store: URL of the store.
+        dialect: name or path of the dialect in which refusals are written.
+        headers: header families on every response: `x-ratelimit`, `draft-11`, `draft-06`.
+        expose_headers: let browsers read those headers (`Access-Control-Expose-Headers`).
+        trust: who may speak for another address.
+        decision_timeout_ms: a decision comes within this time, whatever the store does.
+        ambiguous_paths: refuse a path that two readers could read differently with 400 (only asked if a rule looks at
+            paths), or match whatever the application was given.
+        method_override: also apply the rules of the method that an `X-HTTP-Method-Override` header asks for.
+        secret: key of the principals' digests, at most 64 bytes; the same wherever a store is shared.
+
+    Raises:
+        ValueError: two rules share a name, or a value is outside its range.
+    """
+
+    rules: tuple[Rule, ...]
+    name: str = "default"
+    store: str = "memory://"
+    dialect: str = "problem"
+    headers: tuple[str, ...] = ("x-ratelimit",)
+    expose_headers: bool = False
+    trust: Trust = field(default_factory=Trust)
+    decision_timeout_ms: int = 50
+    ambiguous_paths: AmbiguousPaths = AmbiguousPaths.REFUSE
+    method_override: bool = False
+    secret: bytes = field(default=b"", repr=False)
+
+    def __post_init__(self) -> None:
+        names = [rule.name for rule in self.rules]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            msg = f"rule names must differ: {', '.join(twice)}"
+            raise ValueError(msg)
+        if not 1 <= len(self.name) <= NAME_CHARACTERS_MAX or not NAME_CHARACTERS.issuperset(self.name):
+            msg = f"name must be 1 to {NAME_CHARACTERS_MAX} of a-z 0-9 - _ . and not {self.name!r}"
+            raise ValueError(msg)
+        if len(self.secret) > 64:  # noqa: PLR2004  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
+            msg = f"secret must be at most 64 bytes, not {len(self.secret)}"
+            raise ValueError(msg)
+
+    @property
+    def catch_all(self) -> bool:
+        """Whether every request meets at least one rule."""
+        return any(rule.match.everything for rule in self.rules)
+
+
+def key_of(policy: Policy, rule: Rule, principal: Principal, quota_index: int) -> bytes:
+    """The key of one tally: `rl1:{DIGEST}:POLICY:RULE:INDEX`.
+
+    The braces put all of one principal's keys into one slot of a Redis Cluster. Neither name can hold a colon and the
+    digest has a fixed length, so different tallies never share a key (7).
+    """
+    return f"{KEY_VERSION}:{{{principal.digest}}}:{policy.name}:{rule.name}:{quota_index}".encode()
+
+
+class Plan:
+    """The rules that one method and path met, ready to become hits."""
+
+    __slots__ = ("_memo", "_policy", "_sources", "rules")
+
+    def __init__(self, policy: Policy, rules: tuple[Rule, ...]) -> None:
+        self.rules = rules
+        self._policy = policy
+        self._sources = tuple(dict.fromkeys(rule.principal for rule in rules))
+        self._memo: dict[tuple[Principal, ...], tuple[Hit, ...]] = {}
+
+    def hits(self, reader: PrincipalReader, request: Request) -> tuple[Hit, ...]:
+        """The charges of *request*, in the order of the rules."""
+        found = reader.scan(request.headers)
+        principals = tuple([reader.read(sources, found, request.peer) for sources in self._sources])
+        hits = self._memo.get(principals)
+        if hits is None:
+            hits = self._build(dict(zip(self._sources, principals, strict=True)))
+            if len(self._memo) >= HITS_MAX:
+                self._memo.clear()
+            self._memo[principals] = hits
+        return hits
+
+    def _build(self, principals: dict[tuple[Source, ...], Principal]) -> tuple[Hit, ...]:
+        return tuple(
+            Hit(key_of(self._policy, rule, principals[rule.principal], index), quota, rule.cost, rule)
+            for rule in self.rules
+            for index, quota in enumerate(rule.quotas)
+        )
+
+
+class Planner:
+    """A policy made ready for the hot path: what was worked out for a target or a principal is remembered, boundedly."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.reader = PrincipalReader((s for rule in policy.rules for s in rule.principal), policy.trust, policy.secret)
+        self._looks_at_paths = any(rule.match.path is not None for rule in policy.rules)
+        self._plans: dict[tuple[Rule, ...], Plan] = {}
+        self._memo: dict[tuple[str, bytes, str, str | None], Plan] = {}
+
+    def hits(self, request: Request) -> tuple[Hit, ...]:
+        """The charges of *request*; none when no rule matches.
+
+        Raises:
+            MalformedRequest: its path or a header that names a principal can be read in two ways.
+        """
+        return self.plan(request).hits(self.reader, request)
+
+    def plan(self, request: Request) -> Plan:
+        """The rules that *request* meets.
+
+        Raises:
+            MalformedRequest: its path can be read in two ways, and a rule looks at paths.
+        """
+        if self.policy.method_override:
+            return self._planned(self._rules_of_all_methods(request))
+        # Targets are the client's to choose, so what only differs where no rule looks shares an entry.
+        target = request.target.split(b"?", 1)[0] if self._looks_at_paths else b""
+        seen = (request.method, target, request.root_path, request.routed_path if self._looks_at_paths else None)
+        plan = self._memo.get(seen)
+        if plan is None:
+            plan = self._planned(self.rules(request))
+            if len(self._memo) >= PLANS_MAX:
+                self._memo.clear()
+            self._memo[seen] = plan
+        return plan
+
+    def rules(self, request: Request) -> tuple[Rule, ...]:
+        """The rules whose condition *request* meets, in the order of the file.
+
+        A path matches in its canonical form, and in the form that the application routes by where that is not ours to
+        choose: whichever of the two is dispatched, its rules apply.
+
+        Raises:
+            MalformedRequest: the path can be read in two ways, and a rule looks at paths.
+        """
+        paths = self.paths(request)
+        return tuple(rule for rule in self.policy.rules if any(rule.match.matches(request.method, p) for p in paths))
+
+    def paths(self, request: Request) -> tuple[str, ...]:
+        """The paths that rules are matched against: the canonical one, and the routed one where it differs."""
+        if not self._looks_at_paths:
+            return ("/",)
+        routed = None if request.routed_path is None else _routed(request.routed_path, request.root_path)
+        try:
+            canonical = canonical_path(request.target, request.root_path)
+        except MalformedRequest:
+            if routed is None or self.policy.ambiguous_paths is AmbiguousPaths.REFUSE:
+                raise
+            return (routed,)
+        return (canonical,) if routed in (None, canonical) else (canonical, routed)
+
+    def _rules_of_all_methods(self, request: Request) -> tuple[Rule, ...]:
+        asked = {value.decode("latin-1").strip() for name, value in request.headers if name.lower() in _OVERRIDES}
+        methods: Iterable[str] = (request.method, *sorted(asked))
+        matched = {rule for method in methods for rule in self.rules(request._replace(method=method))}
+        return tuple(rule for rule in self.policy.rules if rule in matched)
+
+    def _planned(self, rules: tuple[Rule, ...]) -> Plan:
+        plan = self._plans.get(rules)
+        if plan is None:
+            plan = self._plans[rules] = Plan(self.policy, rules)
+        return plan
+
+
+_OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
+
+
+def _routed(path: str, root_path: str) -> str:
+    """The routed path as rules spell paths: relative to *root_path*, plain characters plain, all others encoded."""
+    root = root_path.rstrip("/")
+    if root and (path == root or path.startswith(root + "/")):
+        path = path[len(root) :] or "/"
+    return quote(path, safe=PLAIN_CHARACTERS + "/", errors="surrogatepass")

@@ -1,0 +1,294 @@
+"""Who is charged: the first source that a request has, reduced to a keyed digest."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import product
+from typing import TYPE_CHECKING, TypeVar
+
+from ratelimiter.core.request import PRINCIPAL_BYTES_MAX, TOKEN_BYTES_MAX, MalformedRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+HOPS_MAX = 32  # addresses read from the right of a forwarding header; more is an attack, not a path
+IPV6_PREFIX = 64  # one subscriber's network at least (RFC 6177 section 2), so rotating within it is no escape
+DIGEST_BYTES = 16
+MEMO_MAX = 8192  # entries of a memo before it starts anew; bounds memory under rotating values
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052 section 2.1: the IPv4 address is in the last 32 bits
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is charged, without saying who it is (invariant 8)."""
+
+    source: str  # where it was found: "header:x-api-key", "bearer", "client" or "everyone"
+    digest: str  # 32 hexadecimal digits, keyed: equal values, and only they, have equal digests
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place where a principal may be found.
+
+    Args:
+        kind: `header`, `bearer`, `client` or `everyone`.
+        name: the header's name, lower case; empty for the other kinds.
+    """
+
+    kind: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+
+CLIENT = Source("client")
+EVERYONE = Source("everyone")  # one principal for all: a limit on the service as a whole
+
+
+def parse_source(text: str) -> Source:
+    """Read `header:NAME`, `bearer`, `client` or `everyone`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    kind, _, name = text.partition(":")
+    if kind == "header" and name and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in name):
+        return Source("header", name.lower())
+    if not name and kind in ("bearer", "client", "everyone") and ":" not in text:
+        return Source(kind)
+    msg = f"{text!r} is not a principal source: header:NAME, bearer, client or everyone"
+    raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose word about another address is taken.
+
+    Args:
+        proxies: networks of proxies; the client is the first address from the right that is in none of them.
+        hops: or, where proxies have no fixed addresses: how many of them stand before us.
+        header: `x-forwarded-for`, `forwarded` (RFC 7239), or a header of one address such as `x-real-ip`.
+        ipv6_prefix: bits of an IPv6 address that name one client, 32 to 128.
+
+    Raises:
+        ValueError: both *proxies* and *hops* are given, or a number is out of range.
+    """
+
+    proxies: tuple[Network, ...] = ()
+    hops: int = 0
+    header: str = "x-forwarded-for"
+    ipv6_prefix: int = IPV6_PREFIX
+
+    def __post_init__(self) -> None:
+        if self.proxies and self.hops:
+            msg = "trusted_proxies and trusted_hops exclude each other"
+            raise ValueError(msg)
+        if not 0 <= self.hops <= HOPS_MAX:
+            msg = f"trusted_hops must be 0 to {HOPS_MAX}, not {self.hops}"
+            raise ValueError(msg)
+        if not 32 <= self.ipv6_prefix <= 128:  # noqa: PLR2004
+            msg = f"ipv6_prefix must be 32 to 128, not {self.ipv6_prefix}"
+            raise ValueError(msg)
+
+    @property
+    def anyone(self) -> bool:
+        """Whether any header is read at all."""
+        return bool(self.proxies or self.hops)
+
+    def trusts(self, address: Address) -> bool:
+        """Whether *address* is one of the proxies."""
+        return any(address in network for network in self.proxies if network.version == address.version)
+
+
+def parse_address(text: str) -> Address | None:
+    """The address that *text* names, decided by its bits and not its notation; None when it names none.
+
+    Takes off a port, brackets, quotes and an IPv6 zone. IPv4-mapped, NAT64 (64:ff9b::/96) and 6to4 addresses are the IPv4
+    address inside them: masked as IPv6 they would put all of IPv4 into one bucket.
+    """
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    text = text.partition("%")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
+def forwarded_for(values: Iterable[str], header: str) -> list[str]:
+    """The node names that forwarding headers list, left to right, at most the last `HOPS_MAX` of them."""
+    joined = ",".join(values)
+    if header != "forwarded":
+        return [item.strip() for item in joined.split(",")[-HOPS_MAX:]]
+    nodes = []
+    for element in joined.split(",")[-HOPS_MAX:]:  # a quoted comma is in no valid node name (RFC 7239 section 6)
+        pairs = (pair.partition("=") for pair in element.split(";"))
+        nodes.append(next((value.strip() for name, _, value in pairs if name.strip().lower() == "for"), ""))
+    return nodes
+
+
+def resolve_client(peer: str | None, nodes: list[str], trust: Trust) -> Address | None:
+    """The client's address: walked from the right, because each proxy appends, so only the tail was written by hosts we
+    trust. Stops before the first node that is no address, never skips over it.
+
+    Returns None when the peer has no address: a unix socket.
+    """  # noqa: D205
+    client = parse_address(peer) if peer is not None else None
+    if not trust.anyone:
+        return client
+    if trust.hops:
+        # The nearest proxy is the peer and the node it wrote is the last: the client is hops from the right.
+        named = parse_address(nodes[-trust.hops]) if len(nodes) >= trust.hops else None
+        return named or client
+    # A unix socket's other end is on this machine, as the proxy that trusted_proxies speaks of must be.
+    for node in reversed(nodes):
+        if client is not None and not trust.trusts(client):
+            break
+        address = parse_address(node)
+        if address is None:
+            break
+        client = address
+    return client
+
+
+def client_id(address: Address | None, ipv6_prefix: int) -> str:
+    """What of *address* names one client: all of IPv4, the prefix of IPv6, `local` for a unix socket."""
+    if address is None:
+        return "local"
+    if isinstance(address, ipaddress.IPv4Address) or ipv6_prefix == 128:  # noqa: PLR2004
+        return str(address)
+    return str(ipaddress.ip_network((address, ipv6_prefix), strict=False))
+
+
+class PrincipalReader:
+    """Reads principals from a request's headers in one pass.
+
+    Args:
+        sources: every source that any rule names.
+        trust: who may speak for another address.
+        secret: key of the digests, at most 64 bytes; the same in every process that shares a store.
+    """
+
+    def __init__(self, sources: Iterable[Source], trust: Trust, secret: bytes = b"") -> None:
+        self._trust = trust
+        self._secret = secret
+        self._memo: dict[tuple[str, str | bytes], Principal] = {}
+        self._peers: dict[str | None, Principal] = {}
+        # Header name, and its twins with underscores, which some frameworks read as the same header.
+        self._watched: dict[bytes, bytes] = {}
+        named = {source.name for source in sources if source.kind == "header"}
+        named |= {"authorization" for source in sources if source.kind == "bearer"}
+        self._forwarding = trust.header.encode() if trust.anyone else None
+        for name in named:
+            for twin in _underscore_twins(name):
+                self._watched[twin.encode()] = name.encode()
+        if self._forwarding is not None:
+            self._watched[self._forwarding] = self._forwarding
+
+    def scan(self, headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, list[tuple[bytes, bytes]]]:
+        """The headers that matter, by the name they mean; each with the name it was sent under."""
+        found: dict[bytes, list[tuple[bytes, bytes]]] = {}
+        watched = self._watched
+        for name, value in headers:
+            lowered = name.lower()
+            meant = watched.get(lowered)
+            if meant is not None:
+                found.setdefault(meant, []).append((lowered, value))
+        return found
+
+    def read(
+        self,
+        sources: Iterable[Source],
+        found: Mapping[bytes, list[tuple[bytes, bytes]]],
+        peer: str | None,
+    ) -> Principal:
+        """The first of *sources* that the request has, else its client: never nobody.
+
+        Raises:
+            MalformedRequest: a header that names a principal is there twice, has an underscore twin, or is too long.
+        """
+        for source in sources:
+            if source.kind == "header":
+                value = self._single(source.name, found, PRINCIPAL_BYTES_MAX)
+                if value:
+                    return self._principal(str(source), value)
+            elif source.kind == "bearer":
+                scheme, _, token = self._single("authorization", found, TOKEN_BYTES_MAX).partition(b" ")
+                if token.strip() and scheme.lower() == b"bearer":
+                    return self._principal("bearer", token.strip())
+            elif source.kind == "everyone":
+                return self._principal("everyone", b"")
+            else:
+                break
+        return self._client(found, peer)
+
+    def _single(self, name: str, found: Mapping[bytes, list[tuple[bytes, bytes]]], bytes_max: int) -> bytes:
+        lines = found.get(name.encode())
+        if not lines:
+            return b""
+        # Which of two an application reads is its framework's choice: charging the other one would be a bypass.
+        if len(lines) > 1:
+            raise MalformedRequest(name, "is there more than once")  # noqa: EM101
+        sent_as, value = lines[0]
+        if sent_as != name.encode():
+            raise MalformedRequest(name, "is spelled with underscores")  # noqa: EM101
+        if len(value) > bytes_max:
+            raise MalformedRequest(name, f"is longer than {bytes_max} bytes")  # noqa: EM102
+        return value.strip()
+
+    def _client(self, found: Mapping[bytes, list[tuple[bytes, bytes]]], peer: str | None) -> Principal:
+        lines = found.get(self._forwarding) if self._forwarding is not None else None
+        if lines:
+            nodes = forwarded_for((value.decode("latin-1") for _, value in lines), self._trust.header)
+            address = resolve_client(peer, nodes, self._trust)
+            return self._principal("client", client_id(address, self._trust.ipv6_prefix).encode())
+        principal = self._peers.get(peer)
+        if principal is None:
+            address = parse_address(peer) if peer is not None else None
+            principal = self._principal("client", client_id(address, self._trust.ipv6_prefix).encode())
+            _remember(self._peers, peer, principal)
+        return principal
+
+    def _principal(self, source: str, value: bytes) -> Principal:
+        known = self._memo.get((source, value))
+        if known is None:
+            # The length before the source keeps ("a", "b:c") and ("a:b", "c") apart (7).
+            text = b"%d:%s:%s" % (len(source), source.encode(), value)
+            digest = blake2b(text, digest_size=DIGEST_BYTES, key=self._secret, person=b"principal").hexdigest()
+            known = Principal(source, digest)
+            _remember(self._memo, (source, value), known)
+        return known
+
+
+def _underscore_twins(name: str) -> list[str]:
+    """Every spelling of *name* with some of its hyphens as underscores; itself first."""
+    parts = name.split("-")
+    if len(parts) > 7:  # noqa: PLR2004  # 64 spellings are enough; the all-underscore one is what gateways produce
+        return [name, name.replace("-", "_")]
+    return [
+        "".join(part + glue for part, glue in zip(parts, (*glues, ""), strict=True))
+        for glues in product("-_", repeat=len(parts) - 1)
+    ]
+
+
+def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:
+    if len(memo) >= MEMO_MAX:
+        memo.clear()
+    memo[key] = value

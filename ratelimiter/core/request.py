@@ -1,0 +1,122 @@
+"""What a limiter knows of a request, and the one path that its target means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PRINCIPAL_BYTES_MAX = 1024  # of one header that names a principal
+TOKEN_BYTES_MAX = 8192  # of one bearer token: real JWTs carry a kilobyte or two
+
+# RFC 3986 section 3.3, pchar without pct-encoded: written out or encoded, an application sees the same character.
+PLAIN_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@"
+PLAIN = frozenset(PLAIN_CHARACTERS.encode())
+HEX = frozenset(b"0123456789ABCDEFabcdef")
+
+
+class MalformedRequest(ValueError):  # noqa: N818  # the answer is 400, and it is the client's fault, not an error of ours
+    """A request whose meaning two readers could disagree about, so that no rule can be chosen safely.
+
+    Attributes:
+        field: what is at fault: `path`, or the name of a header. Never its value.
+        issue: what is wrong with it, in words fit for the client.
+    """
+
+    def __init__(self, field: str, issue: str) -> None:
+        super().__init__(f"{field} {issue}")
+        self.field = field
+        self.issue = issue
+
+
+class Request(NamedTuple):
+    """The parts of a request that a rule can match or a principal be read from.
+
+    A named tuple because one is built per request on the hot path.
+    """
+
+    method: str
+    target: bytes  # the raw request target, before any decoding; a query may follow
+    headers: Iterable[tuple[bytes, bytes]]  # in the order received, duplicates kept
+    peer: str | None  # address of the socket's other end; None on a unix socket
+    root_path: str = ""  # the prefix under which the application is mounted
+    routed_path: str | None = None  # the decoded path an application routes by, when that is not ours to choose
+
+
+def canonical_path(target: bytes, root_path: str = "") -> str:
+    """The one path that *target* means, in ASCII, without query and *root_path*.
+
+    Encoded plain characters are decoded, all other escapes are upper case (RFC 3986 section 6.2.2), repeated slashes are
+    one and dot segments are resolved (section 5.2.4). `*` stays `*` (RFC 9112 section 3.2.4), and of the absolute form the
+    path is taken (section 3.2.2).
+
+    Raises:
+        MalformedRequest: the target is none of these forms, or holds what servers read differently: a broken or
+            overlong escape, an encoded slash, backslash or control character, a raw non-ASCII byte, a fragment.
+    """
+    path = target.split(b"?", 1)[0]
+    if path == b"*":
+        return "*"
+    if not path.startswith(b"/"):
+        path = _path_of_absolute_form(path)
+    segments: list[str] = []
+    for raw in path.split(b"/"):
+        segment = _canonical_segment(raw)
+        if segment == "..":
+            del segments[-1:]
+        elif segment not in ("", "."):
+            segments.append(segment)
+    # A trailing slash, or a dot segment at the end, names the directory itself.
+    closing = "/" if segments and path.rsplit(b"/", 1)[1] in _DIRECTORY_ENDINGS else ""
+    return _without_root("/" + "/".join(segments) + closing, root_path)
+
+
+_DIRECTORY_ENDINGS = frozenset({b"", b".", b"..", b"%2e", b"%2E", b".%2e", b".%2E", b"%2e.", b"%2E."})
+
+
+def _path_of_absolute_form(path: bytes) -> bytes:
+    scheme, separator, rest = path.partition(b"://")
+    authority, slash, tail = rest.partition(b"/")
+    if not separator or not scheme.isalpha() or not authority:
+        raise MalformedRequest("path", "must begin with a slash")  # noqa: EM101
+    if b"@" in authority:
+        raise MalformedRequest("path", "must not carry user information")  # noqa: EM101
+    return slash + tail or b"/"
+
+
+def _canonical_segment(raw: bytes) -> str:
+    if PLAIN.issuperset(raw):
+        return raw.decode("ascii")
+    out = bytearray()
+    decoded = bytearray()
+    position = 0
+    while position < len(raw):
+        byte = raw[position]
+        position += 1
+        if byte == 0x25:  # noqa: PLR2004  # "%"
+            digits = raw[position : position + 2]
+            if len(digits) < 2 or not HEX.issuperset(digits):  # noqa: PLR2004
+                raise MalformedRequest("path", "has a percent sign without two hexadecimal digits")  # noqa: EM101
+            position += 2
+            byte = int(digits, 16)
+            if byte in b"/\\" or byte < 0x20 or byte == 0x7F:  # noqa: PLR2004
+                raise MalformedRequest("path", "has an encoded slash, backslash or control character")  # noqa: EM101
+            out += bytes((byte,)) if byte in PLAIN else b"%%%02X" % byte
+        elif byte in PLAIN:
+            out.append(byte)
+        else:
+            raise MalformedRequest("path", "has a character that must be percent-encoded")  # noqa: EM101
+        decoded.append(byte)
+    try:
+        decoded.decode()
+    except UnicodeDecodeError:
+        raise MalformedRequest("path", "is not UTF-8 when decoded") from None  # noqa: EM101
+    return out.decode("ascii")
+
+
+def _without_root(path: str, root_path: str) -> str:
+    root = root_path.rstrip("/")
+    if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
+        return path[len(root) :] or "/"
+    return path

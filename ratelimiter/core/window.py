@@ -1,0 +1,153 @@
+"""The strict sliding window as arithmetic: the reference that every store agrees with.
+
+Invariants, cited by number in the tests:
+
+ 1. A request is charged to all the rules it matched, or to none.
+ 2. In every half-open window (t - W, t] a key admits at most its limit.
+ 3. A refusal changes no tally.
+ 4. `retry_after_ms` is exact absent other traffic: one ms earlier is refused, at it is admitted.
+ 5. One decision uses one clock: the store's.
+ 6. Every key written carries a TTL, no longer than it is useful.
+ 7. Different (rule, principal) never share a key; changing a limit keeps its counters.
+ 8. No principal's value leaves in headers, bodies, logs, metric labels, or as a readable Redis key.
+ 9. Equal decisions in equal dialects are equal bytes.
+10. The policy in force was loaded whole.
+
+Theory of operation. A key's state is a short sorted list of (instant, count). A charge at `now` is remembered under the
+*last* instant of the `resolution_ms`-wide cell that holds `now`; it counts until that instant has left the window. So a
+charge may count up to `resolution_ms - 1` too long and never a millisecond too short, which is how (2) holds with bounded
+memory. As the instant itself is stored, not the cell's number, a policy whose limit (hence resolution) changed reads the
+old entries unharmed (7).
+
+The list stays sorted even when the clock steps back: a new charge is never remembered before the newest one. A state that
+lies more than one window in the future is no memory of ours but a clock that was wrong: it is forgotten, so a step back
+locks nobody out for longer than 2 W.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.quota import Quota
+
+
+# Named tuples, not frozen dataclasses: one of each is built per hit, and they cost a third (tests/benchmarks/decisions.py).
+class Tally(NamedTuple):
+    """What the store saw of one hit, after the decision was carried out."""
+
+    used: int  # units that count now, this hit's included if it was charged
+    reset_ms: int  # until the oldest counted entry leaves: the next moment `used` falls; 0 when nothing counts
+    retry_after_ms: int  # until this hit would fit; 0 when it fits, and also when its cost exceeds the limit for ever
+
+
+class Receipt(NamedTuple):
+    """The store's reply to one request."""
+
+    now_ms: int  # the store's clock, Unix time
+    admitted: bool  # every enforced hit fitted, and all were charged
+    tallies: Sequence[Tally]  # one per hit, in order
+    source: str = "store"  # who answered: store, remembered, local, fail_open or fail_closed
+
+
+class Window:
+    """What one key has been charged and still counts.
+
+    Not safe for concurrent use: its owner calls `forget`, then `wait_ms`, then perhaps `add`, without letting go.
+    """
+
+    __slots__ = ("counts", "instants", "used")
+
+    def __init__(self) -> None:
+        self.instants = array("q")  # Unix ms, ascending, no two alike
+        self.counts = array("q")  # units charged at each instant
+        self.used = 0  # their sum
+
+    def forget(self, quota: Quota, now_ms: int) -> None:
+        """Drop the entries that have left the window, or all if they come from a clock that was far ahead."""
+        instants = self.instants
+        if not instants:
+            return
+        # The first comparison spares the common case the exact one.
+        if instants[-1] > now_ms + quota.window_ms and instants[-1] > last_instant(quota, now_ms) + quota.window_ms:
+            self.used = 0
+            del instants[:], self.counts[:]
+            return
+        left_ms = now_ms - quota.window_ms
+        if instants[0] <= left_ms:
+            gone = 1
+            while gone < len(instants) and instants[gone] <= left_ms:
+                gone += 1
+            self.used -= sum(self.counts[:gone])
+            del instants[:gone], self.counts[:gone]
+
+    def wait_ms(self, quota: Quota, cost: int, now_ms: int) -> int:
+        """How long until *cost* more units fit; 0 when they do. Ask only for a cost within the limit."""
+        surplus = self.used + cost - quota.limit
+        if surplus <= 0:
+            return 0
+        for instant, count in zip(self.instants, self.counts, strict=True):
+            surplus -= count
+            if surplus <= 0:
+                return instant + quota.window_ms - now_ms
+        msg = f"cost {cost} exceeds the limit {quota.limit}: no wait makes it fit"
+        raise ValueError(msg)
+
+    def add(self, quota: Quota, cost: int, now_ms: int) -> None:
+        """Charge *cost* units now."""
+        instant = last_instant(quota, now_ms)
+        if self.instants and self.instants[-1] >= instant:
+            self.counts[-1] += cost
+        else:
+            self.instants.append(instant)
+            self.counts.append(cost)
+        self.used += cost
+
+    def reset_ms(self, quota: Quota, now_ms: int) -> int:
+        """How long until the oldest counted entry leaves; 0 when nothing counts."""
+        return self.instants[0] + quota.window_ms - now_ms if self.instants else 0
+
+    def ttl_ms(self, quota: Quota, now_ms: int) -> int:
+        """How long until nothing of this counts any more: what its key's TTL should be (6)."""
+        return self.instants[-1] + quota.window_ms - now_ms if self.instants else 0
+
+
+def last_instant(quota: Quota, now_ms: int) -> int:
+    """The last millisecond of the cell that holds *now_ms*; *now_ms* itself at resolution 1."""
+    return now_ms - now_ms % quota.resolution_ms + quota.resolution_ms - 1
+
+
+def charge(hits: Sequence[Hit], windows: Sequence[Window], now_ms: int) -> Receipt:
+    """Look at every hit, then charge all of them or none (1, 3).
+
+    A rule in shadow never refuses the request. It is charged if the request is admitted and all its own hits fit, so its
+    numbers are those of its enforcing twin.
+
+    Args:
+        hits: the charges of one request; no two share a key.
+        windows: the state of each hit's key, in the same order; changed in place.
+        now_ms: the store's clock, Unix time.
+    """
+    admitted = True
+    waits: list[int] = []
+    withheld: set[str] = set()  # shadow rules that would have refused
+    for hit, window in zip(hits, windows, strict=True):
+        window.forget(hit.quota, now_ms)
+        fits_ever = hit.cost <= hit.quota.limit
+        wait_ms = window.wait_ms(hit.quota, hit.cost, now_ms) if fits_ever else 0
+        waits.append(wait_ms)
+        if wait_ms or not fits_ever:
+            if hit.rule.shadow:
+                withheld.add(hit.rule.name)
+            else:
+                admitted = False
+    tallies: list[Tally] = []
+    for hit, window, wait_ms in zip(hits, windows, waits, strict=True):
+        if admitted and hit.cost and hit.rule.name not in withheld:
+            window.add(hit.quota, hit.cost, now_ms)
+        tallies.append(Tally(window.used, window.reset_ms(hit.quota, now_ms), wait_ms))
+    return Receipt(now_ms, admitted, tallies)

@@ -1,0 +1,1 @@
+"""Where tallies are kept."""

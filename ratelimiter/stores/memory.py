@@ -1,0 +1,167 @@
+"""The embedded store: the window of the core, in this process, in bounded memory, without a timer."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ratelimiter.clock import Clock, unix_ms
+from ratelimiter.core.window import Receipt, Window, charge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ratelimiter.core.policy import Hit
+
+KEYS_MAX = 100_000  # about 1.5 kB each at 60 live entries, 300 bytes at one (tests/benchmarks/memory.py)
+SAMPLE = 16  # keys looked at to find one worth forgetting
+ROUNDS = 4  # such looks before a newcomer is charged to the overflow
+
+
+class _Entry(Window):
+    """One key's window, and how long the key has been told to wait."""
+
+    __slots__ = ("refused_until_ms",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused_until_ms = 0
+
+
+class MemoryStore:
+    """Tallies in this process, for one process and for the tests.
+
+    Keys of one window length are kept in the order they were last charged, which is the order in which they stop to
+    matter; so the keys to drop are always in front, and every charge drops a few.
+
+    When *keys_max* live keys are reached, the least charged of a sample of the oldest makes room. A key that is being
+    refused never does: whoever has spent his limit cannot buy it back by flooding the store with other names. If nothing
+    can make room, newcomers share one window per rule, as strict as one principal's.
+
+    Args:
+        keys_max: keys held at most, at least 1.
+        clock: Unix time in milliseconds.
+
+    Raises:
+        ValueError: *keys_max* is below 1.
+    """
+
+    def __init__(self, *, keys_max: int = KEYS_MAX, clock: Clock = unix_ms) -> None:
+        if keys_max < 1:
+            msg = f"keys_max must be at least 1, not {keys_max}"
+            raise ValueError(msg)
+        self.keys_max = keys_max
+        self._clock = clock
+        self._shelves: dict[int, OrderedDict[bytes, _Entry]] = {}  # by window_ms
+        self._held: OrderedDict[bytes, tuple[int, _Entry]] = OrderedDict()  # refused keys met while looking for room
+        self._overflow: dict[tuple[str, int], _Entry] = {}  # by rule and window_ms
+        self._size = 0
+
+    def __len__(self) -> int:
+        """Keys held now, those that no longer matter but were not dropped yet included."""
+        return self._size
+
+    async def charge(self, hits: Sequence[Hit]) -> Receipt:
+        """Charge all *hits* or none; see `ratelimiter.stores.base.Store`. Never raises."""
+        return self.charge_now(hits)
+
+    async def close(self) -> None:
+        """Do nothing: there is nothing to let go of."""
+
+    def charge_now(self, hits: Sequence[Hit]) -> Receipt:
+        """Like `charge`, for callers that cannot wait."""
+        now_ms = self._clock()
+        entries = [self._entry(hit, hits, now_ms) for hit in hits]
+        receipt = charge(hits, entries, now_ms)
+        for hit, entry, tally in zip(hits, entries, receipt.tallies, strict=True):
+            if tally.retry_after_ms:
+                entry.refused_until_ms = now_ms + tally.retry_after_ms
+            elif receipt.admitted:
+                self._shelve(hit, entry, now_ms)
+        return receipt
+
+    def _entry(self, hit: Hit, hits: Sequence[Hit], now_ms: int) -> _Entry:
+        """The state of the hit's key; of a key not seen before, a new one that is not kept yet."""
+        window_ms = hit.quota.window_ms
+        shelf = self._shelves.get(window_ms)
+        if shelf is not None:
+            entry = shelf.get(hit.key)
+            if entry is not None:
+                return entry
+        entry = self._taken_from_elsewhere(hit.key)
+        if entry is not None:
+            self._keep(hit, entry)
+            return entry
+        if self._size + len(hits) > self.keys_max and not self._make_room(hits, now_ms):
+            return self._overflow.setdefault((hit.rule.name, window_ms), _Entry())
+        return _Entry()
+
+    def _taken_from_elsewhere(self, key: bytes) -> _Entry | None:
+        """The entry of *key* if it was held, or kept under a window length that the policy has since changed."""
+        if key in self._held:
+            self._size -= 1
+            return self._held.pop(key)[1]
+        for shelf in self._shelves.values():
+            if key in shelf:
+                self._size -= 1
+                return shelf.pop(key)
+        return None
+
+    def _keep(self, hit: Hit, entry: _Entry) -> OrderedDict[bytes, _Entry]:
+        shelf = self._shelves.setdefault(hit.quota.window_ms, OrderedDict())
+        if hit.key not in shelf:
+            self._size += 1
+            shelf[hit.key] = entry
+        return shelf
+
+    def _shelve(self, hit: Hit, entry: _Entry, now_ms: int) -> None:
+        """Move a charged key behind all others of its window length, and drop what has become useless in front."""
+        window_ms = hit.quota.window_ms
+        if not entry.used or entry is self._overflow.get((hit.rule.name, window_ms)):
+            return
+        shelf = self._keep(hit, entry)
+        shelf.move_to_end(hit.key)
+        for _ in range(2):  # one key comes, two may go: the shelf shrinks as fast as it grew
+            key, oldest = next(iter(shelf.items()))
+            if oldest.instants[-1] + window_ms > now_ms:
+                return
+            del shelf[key]
+            self._size -= 1
+
+    def _make_room(self, hits: Sequence[Hit], now_ms: int) -> bool:
+        """Forget one key that is not being refused and is not of this request; whether one was found."""
+        ours = {hit.key for hit in hits}
+        for _ in range(ROUNDS):
+            for window_ms, shelf in sorted(self._shelves.items(), key=lambda item: -len(item[1])):
+                if self._forget_one(window_ms, shelf, ours, now_ms):
+                    return True
+        for key, (window_ms, entry) in list(islice(self._held.items(), SAMPLE)):
+            if key not in ours and (entry.refused_until_ms <= now_ms or _useless(entry, window_ms, now_ms)):
+                del self._held[key]
+                self._size -= 1
+                return True
+            self._held.move_to_end(key)
+        return False
+
+    def _forget_one(self, window_ms: int, shelf: OrderedDict[bytes, _Entry], ours: set[bytes], now_ms: int) -> bool:
+        least: bytes | None = None
+        for key, entry in list(islice(shelf.items(), SAMPLE)):
+            if key in ours:
+                continue
+            if _useless(entry, window_ms, now_ms):
+                least = key
+                break
+            if entry.refused_until_ms > now_ms:
+                self._held[key] = (window_ms, shelf.pop(key))
+            elif least is None or entry.used < shelf[least].used:
+                least = key
+        if least is None:
+            return False
+        del shelf[least]
+        self._size -= 1
+        return True
+
+
+def _useless(entry: _Entry, window_ms: int, now_ms: int) -> bool:
+    return not entry.used or entry.instants[-1] + window_ms <= now_ms
