@@ -88,7 +88,7 @@ def _outcome(hit: Hit, tally: Tally) -> Outcome:
     if rule.burst and quota is rule.quotas[0]:
         spare -= rule.burst
     retry_after_ms = tally.retry_after_ms if hit.cost <= quota.limit else None
-    return Outcome(rule, spare if spare > 0 else 0, tally.reset_ms, retry_after_ms)
+    return Outcome(rule, max(0, spare), tally.reset_ms, retry_after_ms)
 
 
 def _tighter(one: Outcome, other: Outcome) -> Outcome:

@@ -149,7 +149,7 @@ class Policy:
         if not 1 <= len(self.name) <= NAME_CHARACTERS_MAX or not NAME_CHARACTERS.issuperset(self.name):
             msg = f"name must be 1 to {NAME_CHARACTERS_MAX} of a-z 0-9 - _ . and not {self.name!r}"
             raise ValueError(msg)
-        if len(self.secret) > 64:  # noqa: PLR2004  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
+        if len(self.secret) > 64:  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
             msg = f"secret must be at most 64 bytes, not {len(self.secret)}"
             raise ValueError(msg)
 

@@ -95,7 +95,7 @@ class Trust:
         if not 0 <= self.hops <= HOPS_MAX:
             msg = f"trusted_hops must be 0 to {HOPS_MAX}, not {self.hops}"
             raise ValueError(msg)
-        if not 32 <= self.ipv6_prefix <= 128:  # noqa: PLR2004
+        if not 32 <= self.ipv6_prefix <= 128:
             msg = f"ipv6_prefix must be 32 to 128, not {self.ipv6_prefix}"
             raise ValueError(msg)
 
@@ -149,7 +149,7 @@ def resolve_client(peer: str | None, nodes: list[str], trust: Trust) -> Address 
     trust. Stops before the first node that is no address, never skips over it.
 
     Returns None when the peer has no address: a unix socket.
-    """  # noqa: D205
+    """
     client = parse_address(peer) if peer is not None else None
     if not trust.anyone:
         return client
@@ -172,7 +172,7 @@ def client_id(address: Address | None, ipv6_prefix: int) -> str:
     """What of *address* names one client: all of IPv4, the prefix of IPv6, `local` for a unix socket."""
     if address is None:
         return "local"
-    if isinstance(address, ipaddress.IPv4Address) or ipv6_prefix == 128:  # noqa: PLR2004
+    if isinstance(address, ipaddress.IPv4Address) or ipv6_prefix == 128:
         return str(address)
     return str(ipaddress.ip_network((address, ipv6_prefix), strict=False))
 
@@ -245,12 +245,12 @@ class PrincipalReader:
             return b""
         # Which of two an application reads is its framework's choice: charging the other one would be a bypass.
         if len(lines) > 1:
-            raise MalformedRequest(name, "is there more than once")  # noqa: EM101
+            raise MalformedRequest(name, "is there more than once")
         sent_as, value = lines[0]
         if sent_as != name.encode():
-            raise MalformedRequest(name, "is spelled with underscores")  # noqa: EM101
+            raise MalformedRequest(name, "is spelled with underscores")
         if len(value) > bytes_max:
-            raise MalformedRequest(name, f"is longer than {bytes_max} bytes")  # noqa: EM102
+            raise MalformedRequest(name, f"is longer than {bytes_max} bytes")
         return value.strip()
 
     def _client(self, found: Mapping[bytes, list[tuple[bytes, bytes]]], peer: str | None) -> Principal:
@@ -280,7 +280,7 @@ class PrincipalReader:
 def _underscore_twins(name: str) -> list[str]:
     """Every spelling of *name* with some of its hyphens as underscores; itself first."""
     parts = name.split("-")
-    if len(parts) > 7:  # noqa: PLR2004  # 64 spellings are enough; the all-underscore one is what gateways produce
+    if len(parts) > 7:  # 64 spellings are enough; the all-underscore one is what gateways produce
         return [name, name.replace("-", "_")]
     return [
         "".join(part + glue for part, glue in zip(parts, (*glues, ""), strict=True))

@@ -79,9 +79,9 @@ def _path_of_absolute_form(path: bytes) -> bytes:
     scheme, separator, rest = path.partition(b"://")
     authority, slash, tail = rest.partition(b"/")
     if not separator or not scheme.isalpha() or not authority:
-        raise MalformedRequest("path", "must begin with a slash")  # noqa: EM101
+        raise MalformedRequest("path", "must begin with a slash")
     if b"@" in authority:
-        raise MalformedRequest("path", "must not carry user information")  # noqa: EM101
+        raise MalformedRequest("path", "must not carry user information")
     return slash + tail or b"/"
 
 
@@ -94,24 +94,24 @@ def _canonical_segment(raw: bytes) -> str:
     while position < len(raw):
         byte = raw[position]
         position += 1
-        if byte == 0x25:  # noqa: PLR2004  # "%"
+        if byte == 0x25:  # "%"
             digits = raw[position : position + 2]
-            if len(digits) < 2 or not HEX.issuperset(digits):  # noqa: PLR2004
-                raise MalformedRequest("path", "has a percent sign without two hexadecimal digits")  # noqa: EM101
+            if len(digits) < 2 or not HEX.issuperset(digits):
+                raise MalformedRequest("path", "has a percent sign without two hexadecimal digits")
             position += 2
             byte = int(digits, 16)
-            if byte in b"/\\" or byte < 0x20 or byte == 0x7F:  # noqa: PLR2004
-                raise MalformedRequest("path", "has an encoded slash, backslash or control character")  # noqa: EM101
+            if byte in b"/\\" or byte < 0x20 or byte == 0x7F:
+                raise MalformedRequest("path", "has an encoded slash, backslash or control character")
             out += bytes((byte,)) if byte in PLAIN else b"%%%02X" % byte
         elif byte in PLAIN:
             out.append(byte)
         else:
-            raise MalformedRequest("path", "has a character that must be percent-encoded")  # noqa: EM101
+            raise MalformedRequest("path", "has a character that must be percent-encoded")
         decoded.append(byte)
     try:
         decoded.decode()
     except UnicodeDecodeError:
-        raise MalformedRequest("path", "is not UTF-8 when decoded") from None  # noqa: EM101
+        raise MalformedRequest("path", "is not UTF-8 when decoded") from None
     return out.decode("ascii")
 
 
