@@ -56,6 +56,13 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
     The binding rule is the one that a client must heed: of a refusal the one with the longest wait (at its end all the
     others have let go, too), of an admission the one with the least remaining, the earlier in the policy at a tie.
     """
+    if len(hits) == 1:  # most requests: half the cost of the general way (tests/benchmarks/decisions.py)
+        outcome = _outcome(hits[0], receipt.tallies[0])
+        binding = None if outcome.rule.shadow else outcome
+        if receipt.admitted:
+            return Decision(True, WITHIN_LIMIT, receipt.now_ms, (outcome,), binding, receipt.source)
+        reason = OVER_CAPACITY if outcome.retry_after_ms is None else OVER_LIMIT
+        return Decision(False, reason, receipt.now_ms, (outcome,), binding, receipt.source)
     outcomes: list[Outcome] = []
     for hit, tally in zip(hits, receipt.tallies, strict=True):
         outcome = _outcome(hit, tally)
