@@ -1,11 +1,18 @@
 """What can go wrong, as a tree.
 
 RateLimiterError
- |- ConfigError    a policy, a dialect or an argument cannot be used; says every problem, where, and what would do
- |- StoreError     the store gave no answer
+ |- ConfigError             a policy, a dialect or an argument cannot be used; says every problem, where, and what would do
+ |- StoreError              the store gave no answer
+     |- StoreUnavailable    availability: it cannot be reached, or says that it cannot serve now
+     |   |- StoreTimeout    it did not answer in time
+     |- StoreOverloaded     our own overload: more is waiting than we let wait; says nothing about the store
+     |- StoreFault          logic: it answered what makes no sense, so somebody has made a mistake
+     |- StoreMisconfigured  configuration: it does not let us in, or not do what we must
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 
 class RateLimiterError(Exception):
@@ -24,5 +31,72 @@ class ConfigError(RateLimiterError):
         self.problems = problems
 
 
+class Kind(StrEnum):
+    """What exactly went wrong with a store. A closed set: it becomes a metric label."""
+
+    # availability
+    UNREACHABLE = "unreachable"  # no connection can be made
+    DISCONNECTED = "disconnected"  # the connection broke while an answer was awaited
+    TIMEOUT = "timeout"  # no answer within the deadline
+    LOADING = "loading"  # the server reads its data set from disk
+    BUSY = "busy"  # the server runs somebody's endless script
+    OUT_OF_MEMORY = "out_of_memory"  # maxmemory is reached and nothing may be evicted
+    READ_ONLY = "read_only"  # we speak to a replica
+    NO_MASTER = "no_master"  # a replica without its master, or no Sentinel that knows one
+    NO_REPLICAS = "no_replicas"  # min-replicas-to-write is not met
+    NOT_PERSISTED = "not_persisted"  # the server could not save, and refuses writes for that
+    CLUSTER_DOWN = "cluster_down"  # a slot is not served
+    FULL = "full"  # maxclients is reached
+    # our own overload
+    OVERLOADED = "overloaded"
+    # logic
+    FOREIGN_VALUE = "foreign_value"  # a key of ours holds what somebody else, or a newer version, has written
+    MISMATCH = "mismatch"  # the answer to another call
+    PROTOCOL = "protocol"  # not what a Redis server says
+    REFUSED = "refused"  # any other error reply: CROSSSLOT, an error in the script
+    # configuration
+    AUTHENTICATION = "authentication"  # user or password
+    PERMISSION = "permission"  # what the user may do, or the database that it may select
+    CERTIFICATE = "certificate"  # TLS: we do not trust the server, or it does not trust us
+
+
 class StoreError(RateLimiterError):
-    """The store gave no answer; whether it charged is unknown."""
+    """The store gave no answer; whether it charged may be unknown.
+
+    Attributes:
+        kind: what exactly went wrong, for a metric.
+    """
+
+    default_kind = Kind.UNREACHABLE
+
+    def __init__(self, message: str = "", kind: Kind | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind or self.default_kind
+
+
+class StoreUnavailable(StoreError):
+    """Availability: the store cannot be reached, or says that it cannot serve now. What the breaker is about."""
+
+
+class StoreTimeout(StoreUnavailable):
+    """The store did not answer within the deadline; it may still charge."""
+
+    default_kind = Kind.TIMEOUT
+
+
+class StoreOverloaded(StoreError):
+    """More requests wait than may wait: our own overload, which says nothing about the store. Nothing was charged."""
+
+    default_kind = Kind.OVERLOADED
+
+
+class StoreFault(StoreError):
+    """Logic: an answer that makes no sense, so somebody has made a mistake, or is at work. Deserves an alert."""
+
+    default_kind = Kind.REFUSED
+
+
+class StoreMisconfigured(StoreError):
+    """Configuration: the store does not let us in, or not do what we must. No waiting helps."""
+
+    default_kind = Kind.AUTHENTICATION
