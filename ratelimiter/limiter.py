@@ -49,7 +49,7 @@ class Limiter:
         Raises:
             MalformedRequest: its path or a header that names a principal can be read in two ways.
         """
-        return self._planner.hits(request)
+        return self._planner.plan(request).hits(request)
 
     async def decide(self, request: Request, charged: Container[Hit] = ()) -> tuple[Decision, Sequence[Hit]]:
         """Charge *request* to every rule that it matches, or to none.
@@ -66,7 +66,7 @@ class Limiter:
         """
         hits: Sequence[Hit] = ()
         try:
-            hits = self._planner.hits(request)
+            hits = self._planner.plan(request).hits(request)
         except MalformedRequest as fault:
             decision = malformed(self._clock(), fault.field, fault.issue)
         else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ratelimiter.core.window import new
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -56,13 +58,8 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
     The binding rule is the one that a client must heed: of a refusal the one with the longest wait (at its end all the
     others have let go, too), of an admission the one with the least remaining, the earlier in the policy at a tie.
     """
-    if len(hits) == 1:  # most requests: half the cost of the general way (tests/benchmarks/decisions.py)
-        outcome = _outcome(hits[0], receipt.tallies[0])
-        binding = None if outcome.rule.shadow else outcome
-        if receipt.admitted:
-            return Decision(True, WITHIN_LIMIT, receipt.now_ms, (outcome,), binding, receipt.source)
-        reason = OVER_CAPACITY if outcome.retry_after_ms is None else OVER_LIMIT
-        return Decision(False, reason, receipt.now_ms, (outcome,), binding, receipt.source)
+    if len(hits) == 1:  # most requests: a third of the cost of the general way (tests/benchmarks/decisions.py)
+        return _decide_one(hits[0], receipt)
     outcomes: list[Outcome] = []
     for hit, tally in zip(hits, receipt.tallies, strict=True):
         outcome = _outcome(hit, tally)
@@ -77,6 +74,33 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
     binding = max((outcome for outcome in enforced if outcome.refuses), key=_wait)
     reason = OVER_CAPACITY if binding.retry_after_ms is None else OVER_LIMIT
     return Decision(False, reason, receipt.now_ms, outcomes, binding, receipt.source)
+
+
+def _decide_one(hit: Hit, receipt: Receipt) -> Decision:
+    now_ms, admitted, tallies, source = receipt
+    used, reset_ms, wait_ms = tallies[0]
+    _, quota, cost, rule = hit
+    remaining = quota.limit - used
+    retry_after_ms = wait_ms if cost <= quota.limit else None
+    outcome = new(Outcome, (rule, remaining if remaining > 0 else 0, reset_ms, retry_after_ms))
+    reason = WITHIN_LIMIT if admitted else OVER_CAPACITY if retry_after_ms is None else OVER_LIMIT
+    return new(Decision, (admitted, reason, now_ms, (outcome,), None if rule.shadow else outcome, source, None))
+
+
+def merge(decisions: Sequence[Decision]) -> Decision:
+    """What several limiters in one stack say of one request: the first refusal, else an admission that counts all rules.
+
+    Args:
+        decisions: at least one.
+    """
+    for decision in decisions:
+        if not decision.allowed:
+            return decision
+    outcomes = [outcome for decision in decisions for outcome in decision.outcomes]
+    bindings = [decision.binding for decision in decisions if decision.binding is not None]
+    reason = WITHIN_LIMIT if outcomes else UNMATCHED
+    binding = min(bindings, key=_remaining) if bindings else None
+    return Decision(True, reason, decisions[-1].now_ms, outcomes, binding, decisions[-1].source)
 
 
 def unmatched(now_ms: int) -> Decision:

@@ -37,10 +37,13 @@ def x_ratelimit(decision: Decision) -> list[Header]:
     outcome = decision.binding
     if outcome is None:
         return []
+    rule, remaining, reset_ms, _ = outcome
+    # The sum of `reset_at_s` written out for admissions, which are most.
+    reset_s = -(-(decision.now_ms + reset_ms) // 1000) if decision.allowed else reset_at_s(decision, outcome)
     return [
-        (b"x-ratelimit-limit", b"%d" % outcome.rule.quota.limit),
-        (b"x-ratelimit-remaining", b"%d" % outcome.remaining),
-        (b"x-ratelimit-reset", b"%d" % reset_at_s(decision, outcome)),
+        (b"x-ratelimit-limit", b"%d" % rule.quota.limit),
+        (b"x-ratelimit-remaining", b"%d" % remaining),
+        (b"x-ratelimit-reset", b"%d" % reset_s),
     ]
 
 
@@ -78,6 +81,14 @@ EXPOSED: dict[str, tuple[bytes, ...]] = {
     "x-ratelimit": (b"X-RateLimit-Limit", b"X-RateLimit-Remaining", b"X-RateLimit-Reset"),
     "draft-11": (b"RateLimit-Policy", b"RateLimit"),
     "draft-06": (b"RateLimit-Limit", b"RateLimit-Remaining", b"RateLimit-Reset", b"RateLimit-Policy"),
+}
+
+# Fields that a response has once: ours replace the application's. Those of draft-11 are lists, to which ours are added
+# (section 7.3: an intermediary does not make another's quota look more permissive).
+SINGLE: dict[str, frozenset[bytes]] = {
+    "x-ratelimit": frozenset({b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"}),
+    "draft-11": frozenset(),
+    "draft-06": frozenset({b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset", b"ratelimit-policy"}),
 }
 
 

@@ -171,27 +171,32 @@ def key_of(policy: Policy, rule: Rule, principal: Principal, quota_index: int) -
 class Plan:
     """The rules that one method and path met, ready to become hits."""
 
-    __slots__ = ("_memo", "_policy", "_sources", "rules")
+    __slots__ = ("_memo", "_policy", "_reader", "rules")
 
-    def __init__(self, policy: Policy, rules: tuple[Rule, ...]) -> None:
+    def __init__(self, policy: Policy, rules: tuple[Rule, ...], reader: PrincipalReader) -> None:
         self.rules = rules
         self._policy = policy
-        self._sources = tuple(dict.fromkeys(rule.principal for rule in rules))
-        self._memo: dict[tuple[Principal, ...], tuple[Hit, ...]] = {}
+        self._reader = reader
+        self._memo: dict[tuple[object, ...], tuple[Hit, ...]] = {}
 
-    def hits(self, reader: PrincipalReader, request: Request) -> tuple[Hit, ...]:
-        """The charges of *request*, in the order of the rules."""
-        found = reader.scan(request.headers)
-        principals = tuple([reader.read(sources, found, request.peer) for sources in self._sources])
-        hits = self._memo.get(principals)
+    def hits(self, request: Request) -> tuple[Hit, ...]:
+        """The charges of *request*, in the order of the rules.
+
+        Raises:
+            MalformedRequest: a header that names a principal can be read in two ways.
+        """
+        watched = self._reader.watched
+        evidence = (request[3], *[header for header in request[2] if header[0].lower() in watched])
+        hits = self._memo.get(evidence)
         if hits is None:
-            hits = self._build(dict(zip(self._sources, principals, strict=True)))
+            hits = self._hits(evidence[1:], request.peer)
             if len(self._memo) >= HITS_MAX:
                 self._memo.clear()
-            self._memo[principals] = hits
+            self._memo[evidence] = hits
         return hits
 
-    def _build(self, principals: dict[tuple[Source, ...], Principal]) -> tuple[Hit, ...]:
+    def _hits(self, headers: tuple[tuple[bytes, bytes], ...], peer: str | None) -> tuple[Hit, ...]:
+        principals = {rule.principal: self._reader.read(rule.principal, headers, peer) for rule in self.rules}
         return tuple(
             Hit(key_of(self._policy, rule, principals[rule.principal], index), quota, rule.cost, rule)
             for rule in self.rules
@@ -208,14 +213,9 @@ class Planner:
         self._looks_at_paths = any(rule.match.path is not None for rule in policy.rules)
         self._plans: dict[tuple[Rule, ...], Plan] = {}
         self._memo: dict[tuple[str, bytes, str, str | None], Plan] = {}
-
-    def hits(self, request: Request) -> tuple[Hit, ...]:
-        """The charges of *request*; none when no rule matches.
-
-        Raises:
-            MalformedRequest: its path or a header that names a principal can be read in two ways.
-        """
-        return self.plan(request).hits(self.reader, request)
+        # Where no rule has a condition, there is one plan for everything.
+        unconditional = all(rule.match.everything for rule in policy.rules)
+        self._only = self._planned(policy.rules) if unconditional else None
 
     def plan(self, request: Request) -> Plan:
         """The rules that *request* meets.
@@ -223,6 +223,8 @@ class Planner:
         Raises:
             MalformedRequest: its path can be read in two ways, and a rule looks at paths.
         """
+        if self._only is not None:
+            return self._only
         if self.policy.method_override:
             return self._planned(self._rules_of_all_methods(request))
         # Targets are the client's to choose, so what only differs where no rule looks shares an entry.
@@ -270,7 +272,7 @@ class Planner:
     def _planned(self, rules: tuple[Rule, ...]) -> Plan:
         plan = self._plans.get(rules)
         if plan is None:
-            plan = self._plans[rules] = Plan(self.policy, rules)
+            plan = self._plans[rules] = Plan(self.policy, rules, self.reader)
         return plan
 
 

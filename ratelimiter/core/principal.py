@@ -6,24 +6,21 @@ import ipaddress
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import product
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ratelimiter.core.request import PRINCIPAL_BYTES_MAX, TOKEN_BYTES_MAX, MalformedRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 HOPS_MAX = 32  # addresses read from the right of a forwarding header; more is an attack, not a path
 IPV6_PREFIX = 64  # one subscriber's network at least (RFC 6177 section 2), so rotating within it is no escape
 DIGEST_BYTES = 16
-MEMO_MAX = 8192  # entries of a memo before it starts anew; bounds memory under rotating values
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052 section 2.1: the IPv4 address is in the last 32 bits
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,47 +175,31 @@ def client_id(address: Address | None, ipv6_prefix: int) -> str:
 
 
 class PrincipalReader:
-    """Reads principals from a request's headers in one pass.
+    """Reads principals from a request's headers.
 
     Args:
         sources: every source that any rule names.
         trust: who may speak for another address.
         secret: key of the digests, at most 64 bytes; the same in every process that shares a store.
+
+    Attributes:
+        watched: lower-case names of the headers that `read` looks at, each with the name it means. Underscored twins are
+            among them, as some frameworks read those as the same header.
     """
 
     def __init__(self, sources: Iterable[Source], trust: Trust, secret: bytes = b"") -> None:
         self._trust = trust
         self._secret = secret
-        self._memo: dict[tuple[str, str | bytes], Principal] = {}
-        self._peers: dict[str | None, Principal] = {}
-        # Header name, and its twins with underscores, which some frameworks read as the same header.
-        self._watched: dict[bytes, bytes] = {}
-        named = {source.name for source in sources if source.kind == "header"}
-        named |= {"authorization" for source in sources if source.kind == "bearer"}
+        named = set()
+        for source in sources:
+            if source.kind in ("header", "bearer"):
+                named.add(source.name or "authorization")
+        self.watched = {twin.encode(): name.encode() for name in named for twin in _underscore_twins(name)}
         self._forwarding = trust.header.encode() if trust.anyone else None
-        for name in named:
-            for twin in _underscore_twins(name):
-                self._watched[twin.encode()] = name.encode()
         if self._forwarding is not None:
-            self._watched[self._forwarding] = self._forwarding
+            self.watched.setdefault(self._forwarding, self._forwarding)
 
-    def scan(self, headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, list[tuple[bytes, bytes]]]:
-        """The headers that matter, by the name they mean; each with the name it was sent under."""
-        found: dict[bytes, list[tuple[bytes, bytes]]] = {}
-        watched = self._watched
-        for name, value in headers:
-            lowered = name.lower()
-            meant = watched.get(lowered)
-            if meant is not None:
-                found.setdefault(meant, []).append((lowered, value))
-        return found
-
-    def read(
-        self,
-        sources: Iterable[Source],
-        found: Mapping[bytes, list[tuple[bytes, bytes]]],
-        peer: str | None,
-    ) -> Principal:
+    def read(self, sources: Iterable[Source], headers: Iterable[tuple[bytes, bytes]], peer: str | None) -> Principal:
         """The first of *sources* that the request has, else its client: never nobody.
 
         Raises:
@@ -226,55 +207,46 @@ class PrincipalReader:
         """
         for source in sources:
             if source.kind == "header":
-                value = self._single(source.name, found, PRINCIPAL_BYTES_MAX)
+                value = self._single(source.name, headers, PRINCIPAL_BYTES_MAX)
                 if value:
                     return self._principal(str(source), value)
             elif source.kind == "bearer":
-                scheme, _, token = self._single("authorization", found, TOKEN_BYTES_MAX).partition(b" ")
+                scheme, _, token = self._single("authorization", headers, TOKEN_BYTES_MAX).partition(b" ")
                 if token.strip() and scheme.lower() == b"bearer":
                     return self._principal("bearer", token.strip())
             elif source.kind == "everyone":
                 return self._principal("everyone", b"")
             else:
                 break
-        return self._client(found, peer)
+        address = self.client(headers, peer)
+        return self._principal("client", client_id(address, self._trust.ipv6_prefix).encode())
 
-    def _single(self, name: str, found: Mapping[bytes, list[tuple[bytes, bytes]]], bytes_max: int) -> bytes:
-        lines = found.get(name.encode())
+    def client(self, headers: Iterable[tuple[bytes, bytes]], peer: str | None) -> Address | None:
+        """The client's address, as far as the trusted proxies say; None on a unix socket."""
+        lines = [value for name, value in headers if name.lower() == self._forwarding]
+        nodes = forwarded_for((line.decode("latin-1") for line in lines), self._trust.header) if lines else []
+        return resolve_client(peer, nodes, self._trust)
+
+    def _single(self, name: str, headers: Iterable[tuple[bytes, bytes]], bytes_max: int) -> bytes:
+        wanted = name.encode()
+        lines = [(sent_as.lower(), value) for sent_as, value in headers if self.watched.get(sent_as.lower()) == wanted]
         if not lines:
             return b""
         # Which of two an application reads is its framework's choice: charging the other one would be a bypass.
         if len(lines) > 1:
             raise MalformedRequest(name, "is there more than once")
         sent_as, value = lines[0]
-        if sent_as != name.encode():
+        if sent_as != wanted:
             raise MalformedRequest(name, "is spelled with underscores")
         if len(value) > bytes_max:
             raise MalformedRequest(name, f"is longer than {bytes_max} bytes")
         return value.strip()
 
-    def _client(self, found: Mapping[bytes, list[tuple[bytes, bytes]]], peer: str | None) -> Principal:
-        lines = found.get(self._forwarding) if self._forwarding is not None else None
-        if lines:
-            nodes = forwarded_for((value.decode("latin-1") for _, value in lines), self._trust.header)
-            address = resolve_client(peer, nodes, self._trust)
-            return self._principal("client", client_id(address, self._trust.ipv6_prefix).encode())
-        principal = self._peers.get(peer)
-        if principal is None:
-            address = parse_address(peer) if peer is not None else None
-            principal = self._principal("client", client_id(address, self._trust.ipv6_prefix).encode())
-            _remember(self._peers, peer, principal)
-        return principal
-
     def _principal(self, source: str, value: bytes) -> Principal:
-        known = self._memo.get((source, value))
-        if known is None:
-            # The length before the source keeps ("a", "b:c") and ("a:b", "c") apart (7).
-            text = b"%d:%s:%s" % (len(source), source.encode(), value)
-            digest = blake2b(text, digest_size=DIGEST_BYTES, key=self._secret, person=b"principal").hexdigest()
-            known = Principal(source, digest)
-            _remember(self._memo, (source, value), known)
-        return known
+        # The length before the source keeps ("a", "b:c") and ("a:b", "c") apart (7).
+        text = b"%d:%s:%s" % (len(source), source.encode(), value)
+        digest = blake2b(text, digest_size=DIGEST_BYTES, key=self._secret, person=b"principal").hexdigest()
+        return Principal(source, digest)
 
 
 def _underscore_twins(name: str) -> list[str]:
@@ -286,9 +258,3 @@ def _underscore_twins(name: str) -> list[str]:
         "".join(part + glue for part, glue in zip(parts, (*glues, ""), strict=True))
         for glues in product("-_", repeat=len(parts) - 1)
     ]
-
-
-def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:
-    if len(memo) >= MEMO_MAX:
-        memo.clear()
-    memo[key] = value

@@ -64,8 +64,19 @@ class MemoryStore:
 
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none; see `ratelimiter.stores.base.Store`. Never raises."""
-        if len(hits) == 1:
-            return self._charge_one(hits)
+        if len(hits) == 1:  # the way of most requests, one hit on a key that is known: no lists, no second look-up
+            hit = hits[0]
+            shelf = self._shelves.get(hit[1].window_ms)
+            if shelf is not None and (entry := shelf.get(hit[0])) is not None:
+                now_ms = self._clock()
+                receipt = charge_one(hit, entry, now_ms)
+                wait_ms = receipt[2][0][2]
+                if wait_ms:
+                    entry.refused_until_ms = now_ms + wait_ms
+                elif receipt[1] and hit[2]:
+                    shelf.move_to_end(hit[0])
+                    self._drop_useless(shelf, hit[1].window_ms, now_ms)
+                return receipt
         return self.charge_now(hits)
 
     async def close(self) -> None:
@@ -81,22 +92,6 @@ class MemoryStore:
                 entry.refused_until_ms = now_ms + tally.retry_after_ms
             elif receipt.admitted:
                 self._shelve(hit, entry, now_ms)
-        return receipt
-
-    def _charge_one(self, hits: Sequence[Hit]) -> Receipt:
-        """The way of most requests, one hit on a key that is known: no lists, no second look-up."""
-        hit = hits[0]
-        shelf = self._shelves.get(hit.quota.window_ms)
-        entry = shelf.get(hit.key) if shelf is not None else None
-        if shelf is None or entry is None:
-            return self.charge_now(hits)
-        now_ms = self._clock()
-        receipt = charge_one(hit, entry, now_ms)
-        wait_ms = receipt.tallies[0].retry_after_ms
-        if wait_ms:
-            entry.refused_until_ms = now_ms + wait_ms
-        elif receipt.admitted:
-            shelf.move_to_end(hit.key)
         return receipt
 
     def _entry(self, hit: Hit, hits: Sequence[Hit], now_ms: int) -> _Entry:
@@ -140,6 +135,9 @@ class MemoryStore:
             return
         shelf = self._keep(hit, entry)
         shelf.move_to_end(hit.key)
+        self._drop_useless(shelf, window_ms, now_ms)
+
+    def _drop_useless(self, shelf: OrderedDict[bytes, _Entry], window_ms: int, now_ms: int) -> None:
         for _ in range(2):  # one key comes, two may go: the shelf shrinks as fast as it grew
             key, oldest = next(iter(shelf.items()))
             if oldest.instants[-1] + window_ms > now_ms:

@@ -1,0 +1,182 @@
+"""The limiter as ASGI middleware: judge first, then let the application answer or answer in its place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ratelimiter import config as configuration
+from ratelimiter import dialect_files, request_id
+from ratelimiter.core.headers import EXPOSED, FAMILIES, SINGLE
+from ratelimiter.core.request import Request
+from ratelimiter.core.window import new
+from ratelimiter.exchange import SCOPE_KEY, Exchange
+from ratelimiter.limiter import Limiter
+from ratelimiter.stores.opening import open_store
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+
+    from ratelimiter.core.decision import Decision
+    from ratelimiter.core.dialect import Reply
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.limiter import Observer
+    from ratelimiter.stores.base import Store
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+DENIAL_RESPONSE = "websocket.http.response"  # extension of the ASGI specification
+POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
+
+
+class RateLimitMiddleware:
+    """Admits what the policy admits; answers everything else itself, in the dialect, without calling the application.
+
+    Args:
+        app: the ASGI application behind it.
+        limit: one limit or several, like `60/minute`, each on every request of a principal.
+        config: a policy file, or a `Policy`, instead of *limit*.
+        store: URL of the store, or a `Store`.
+        dialect: name of a dialect, or the path of a dialect file.
+        principal: where to find who is charged, like `header:X-API-Key`; several are tried in order.
+        headers: header families on every response: `x-ratelimit`, `draft-11`, `draft-06`.
+        trusted_proxies: networks whose forwarding headers are believed.
+        settings: any other field of a policy file, by its name.
+        observer: is told every decision.
+
+    Raises:
+        ConfigError: an argument or the file cannot be used.
+
+    What is given here wins over the file, the file over the environment (`RATELIMITER_STORE`, ...).
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limit: str | Sequence[str] | None = None,
+        config: str | os.PathLike[str] | Policy | None = None,
+        store: str | Store | None = None,
+        dialect: str | None = None,
+        principal: str | Sequence[str] | None = None,
+        headers: str | Sequence[str] | None = None,
+        trusted_proxies: str | Sequence[str] | None = None,
+        observer: Observer | None = None,
+        **settings: Any,
+    ) -> None:
+        policy = configuration.build(
+            limit=limit,
+            config=config,
+            store=store if isinstance(store, str) else None,
+            dialect=dialect,
+            principal=principal,
+            headers=headers,
+            trusted_proxies=trusted_proxies,
+            **settings,
+        )
+        self.app = app
+        self.dialect = dialect_files.load(policy.dialect)
+        opened = open_store(policy.store) if store is None or isinstance(store, str) else store
+        self.limiter = Limiter(policy, opened, observer=observer)
+        self._render = self._renderer(policy)
+        self._ids = self.dialect.request_ids
+        self._id_header = self._ids.header if self._ids is not None else None
+        # What the application says of these is dropped: a response has one of each, and it is ours.
+        replaced = {name for family in policy.headers for name in SINGLE[family]}
+        self._replaced = frozenset(replaced if self._id_header is None else {*replaced, self._id_header})
+
+    def _renderer(self, policy: Policy) -> Callable[[Decision], list[tuple[bytes, bytes]]]:
+        """One function from a decision to all headers that the policy asks for."""
+        families = [FAMILIES[name] for name in policy.headers]
+        exposed = [name for family in policy.headers for name in EXPOSED[family]]
+        exposing = (b"access-control-expose-headers", b", ".join([*exposed, b"Retry-After"]))
+        if len(families) == 1 and not policy.expose_headers:
+            return families[0]
+
+        def render(decision: Decision) -> list[tuple[bytes, bytes]]:
+            headers = [header for family in families for header in family(decision)]
+            return [*headers, exposing] if policy.expose_headers else headers
+
+        return render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope; anything but http and websocket is the application's own."""
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        if SCOPE_KEY in scope:
+            await self._further_in(scope[SCOPE_KEY], scope, receive, send)
+            return
+        exchange = scope[SCOPE_KEY] = Exchange(self._replaced, self._render, self._id_header, self._id(scope))
+        decision, exchange.charged = await self.limiter.decide(_request(scope))
+        exchange.decisions = (decision,)
+        send = exchange.sender(send)
+        if not decision.allowed:
+            await _refuse(scope, receive, send, self.dialect.refusal(decision, exchange.request_id))
+            return
+        try:
+            await self.app(scope, receive, send)
+        except Exception:
+            # A framework answers this outside of us, so past our headers, and raises on; servers do no better. Where the
+            # application has said how, it is left to.
+            if kind == "http" and not exchange.started and not _handles_errors(scope):
+                reply = self.dialect.reply_for_status(500, request_id=exchange.request_id)
+                await _refuse(scope, receive, send, reply)
+            raise
+
+    async def _further_in(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Judge a request that another limiter has let through; that one writes the headers, of all decisions at once."""
+        decision, hits = await self.limiter.decide(_request(scope), exchange.charged)
+        exchange.decisions = (*exchange.decisions, decision)
+        exchange.charged = (*exchange.charged, *hits)
+        if decision.allowed:
+            await self.app(scope, receive, send)
+        else:
+            await _refuse(scope, receive, send, self.dialect.refusal(decision, exchange.request_id))
+
+    def _id(self, scope: Scope) -> str:
+        return request_id.choose(self._ids, scope["headers"]) if self._ids is not None else ""
+
+
+def _request(scope: Scope) -> Request:
+    client = scope.get("client")
+    path = scope["path"]
+    return new(
+        Request,
+        (
+            scope.get("method", "GET"),  # a websocket's handshake is a GET (RFC 6455 section 4.1)
+            scope.get("raw_path") or quote(path).encode(),
+            scope["headers"],
+            client[0] if client else None,
+            scope.get("root_path", ""),
+            path,
+        ),
+    )
+
+
+def _handles_errors(scope: Scope) -> bool:
+    """Whether the application has its own answer to an unhandled error, as Starlette's and FastAPI's can."""
+    app = scope.get("app")
+    handlers = getattr(app, "exception_handlers", None) or {}
+    return bool(getattr(app, "debug", False)) or 500 in handlers or Exception in handlers
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, reply: Reply) -> None:
+    """Send *reply* in the application's place."""
+    prefix = "http.response"
+    if scope["type"] == "websocket":
+        await receive()  # websocket.connect
+        if DENIAL_RESPONSE not in (scope.get("extensions") or {}):
+            # Before the handshake is accepted, servers make of this a plain 403.
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "rate limited"})
+            return
+        prefix = DENIAL_RESPONSE
+    body = b"" if scope.get("method") == "HEAD" else reply.body
+    await send({"type": f"{prefix}.start", "status": reply.status, "headers": reply.headers})
+    await send({"type": f"{prefix}.body", "body": body})
