@@ -167,9 +167,9 @@ def shown(value: object) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, dict):
-        return "a mapping"
+        return "a mapping" if value else "an empty mapping"
     if isinstance(value, list):
-        return "a list"
+        return f"a list of {len(value)}" if value else "an empty list"
     text = repr(value)
     if len(text) <= SHOWN_MAX:
         return text

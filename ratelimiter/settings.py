@@ -1,0 +1,124 @@
+"""The value of each setting, read from what a person wrote.
+
+Every function here raises ValueError when the value will not do: "VALUE is not ...; write ...". They speak of the value
+only; where it stood is for the caller to say.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from ratelimiter.core.matching import Match
+from ratelimiter.core.principal import Network, Source, parse_source
+from ratelimiter.documents import shown
+from ratelimiter.notation import parse_duration_ms
+from ratelimiter.schema import suggestion
+from ratelimiter.stores.opening import opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET_BYTES_MAX = 64  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
+TIMEOUT_MS_MAX = 10_000
+
+
+def read_store(url: str) -> str:
+    """*url*, after a look at whether there is such a store."""
+    opened(url)
+    return url
+
+
+def read_headers(value: Any) -> tuple[str, ...]:
+    """One header family or several that can stand beside each other."""
+    families = (value,) if isinstance(value, str) else tuple(value)
+    if {"draft-11", "draft-06"} <= set(families):
+        msg = "draft-11 and draft-06 both write RateLimit-Policy, each in its own way; write one of them"
+        raise ValueError(msg)
+    return families
+
+
+def read_source(text: str) -> Source:
+    """A principal source: `header:NAME`, `bearer`, `client` or `everyone`."""
+    try:
+        return parse_source(text)
+    except ValueError:
+        if ":" not in text and text.lower() not in ("bearer", "client", "everyone"):
+            what = suggestion(text, ["bearer", "client", "everyone"])
+            if what.startswith("write"):
+                what = f"write header:{text}, bearer, client or everyone"
+        else:
+            what = "write header:X-API-Key, bearer, client or everyone"
+        msg = f"{shown(text)} is not a principal source; {what}"
+        raise ValueError(msg) from None
+
+
+def read_network(text: str) -> Network:
+    """A network, or one address as a network of its own."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        msg = f"{shown(text)} is not a network; write one like 10.0.0.0/8 or 2001:db8::/32"
+    else:
+        msg = (
+            f"{shown(text)} is an address within a network; write {meant} for the network, or {text.partition('/')[0]}"
+        )
+    raise ValueError(msg)
+
+
+def read_decision_timeout_ms(text: str) -> int:
+    """A duration from 1 ms to 10 s, in milliseconds."""
+    timeout_ms = parse_duration_ms(text)
+    if not 1 <= timeout_ms <= TIMEOUT_MS_MAX:
+        msg = f"{shown(text)} is not a duration from 1ms to 10s; write 50ms, for example"
+        raise ValueError(msg)
+    return timeout_ms
+
+
+def read_secret_file(path: Path) -> bytes:
+    """The secret that a file holds, less the white space around it."""
+    try:
+        with path.open("rb") as file:
+            secret = file.read(4096).strip()
+    except (OSError, ValueError) as fault:
+        reason = getattr(fault, "strerror", None) or str(fault)
+        msg = f"{shown(os.fspath(path))} cannot be read ({reason}); name a file that this process may read"
+        raise ValueError(msg) from None
+    return read_secret(secret)
+
+
+def read_secret(secret: bytes) -> bytes:
+    """*secret* as it is. Never repeats it."""
+    if not 1 <= len(secret) <= SECRET_BYTES_MAX:
+        what = "write 32 random bytes in hexadecimal"
+        msg = f"a secret of {len(secret)} bytes is not one of 1 to {SECRET_BYTES_MAX}; {what}"
+        raise ValueError(msg)
+    return secret
+
+
+def read_template(template: str) -> None:
+    """Refuse a template that no canonical path can meet."""
+    if "?" in template or "#" in template:
+        msg = f"{shown(template)} is not only a path; write what is before ? and #"
+        raise ValueError(msg)
+    if re.search("%[0-9A-Fa-f]{2}", template):
+        msg = f"{shown(template)} is percent-encoded; write the characters themselves"
+        raise ValueError(msg)
+    segments = template.split("/")[1:]
+    if "" in segments[:-1] or {".", ".."} & set(segments):
+        msg = f"{shown(template)} has an empty or a dot segment, which no path keeps; write it without"
+        raise ValueError(msg)
+    if "**" in segments[:-1]:
+        msg = f"{shown(template)} has ** before its end; write * for one segment, and ** only at the end"
+        raise ValueError(msg)
+    try:
+        Match(path=template)
+    except ValueError:
+        msg = f"{shown(template)} has a wildcard inside a segment; write a whole one, like /users/{{id}} or /users/*"
+        raise ValueError(msg) from None

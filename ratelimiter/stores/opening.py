@@ -1,0 +1,71 @@
+"""From the URL of a store to the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from ratelimiter.errors import ConfigError
+from ratelimiter.stores.memory import KEYS_MAX, MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ratelimiter.stores.base import Store
+
+    Opener = Callable[[SplitResult], Store]
+
+
+def open_store(url: str) -> Store:
+    """The store that *url* names. Opens no connection: that is left to the first charge.
+
+    Raises:
+        ConfigError: the scheme is not known, or the rest is not what it wants.
+    """
+    try:
+        return opened(url)
+    except ValueError as fault:
+        msg = f"store: {fault}"
+        raise ConfigError(msg) from None
+
+
+def opened(url: str) -> Store:
+    """Like `open_store`, for a caller that knows where the URL came from.
+
+    Raises:
+        ValueError: the scheme is not known, or the rest is not what it wants. Never repeats a password.
+    """
+    opener = OPENERS.get(url.partition("://")[0].lower()) if "://" in url else None
+    if opener is None:
+        known = ", ".join(f"{scheme}://" for scheme in OPENERS)
+        msg = f"{_beginning(url)!r} does not begin the URL of a store; write one of {known}"
+        raise ValueError(msg)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        msg = "what follows :// is not the rest of a URL; write [ and ] only around an IPv6 address"
+        raise ValueError(msg) from None
+    return opener(parts)
+
+
+def _beginning(url: str) -> str:
+    """What of *url* can be repeated: its scheme, as what follows may hold a password."""
+    scheme, separator, _ = url.partition("://")
+    return (scheme if separator else url.partition(":")[0])[:40] + separator
+
+
+def _memory(parts: SplitResult) -> Store:
+    """`memory://`, with `?keys_max=N`: how many keys are held, 100,000 by default."""
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    text = options.pop("keys_max", str(KEYS_MAX))
+    if parts.netloc or parts.path or parts.fragment or options:
+        msg = "a memory store has no host, no path and no option but keys_max; write memory:// or memory://?keys_max=100000"
+        raise ValueError(msg)
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text)):  # 10^9 keys fit no machine
+        msg = f"{text[:40]!r} is not a number of keys from 1 to 999999999; write memory://?keys_max=100000"
+        raise ValueError(msg)
+    return MemoryStore(keys_max=int(text))
+
+
+# A scheme, and what makes a store of a URL with it: connects to nothing, raises ValueError "... is not ...; write ...".
+OPENERS: dict[str, Opener] = {"memory": _memory}
