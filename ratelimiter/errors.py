@@ -1,7 +1,7 @@
 """What can go wrong, as a tree.
 
 RateLimiterError
- |- ConfigError             a policy, a dialect or an argument cannot be used; says every problem, where, and what would do
+ |- ConfigError             a policy, a dialect or an argument cannot be used; says every problem, and what would do
  |- StoreError              the store gave no answer
      |- StoreUnavailable    availability: it cannot be reached, or says that it cannot serve now
      |   |- StoreTimeout    it did not answer in time
@@ -74,7 +74,7 @@ class StoreError(RateLimiterError):
         self.kind = kind or self.default_kind
 
 
-class StoreUnavailable(StoreError):
+class StoreUnavailable(StoreError):  # noqa: N818 - reads as what the store is
     """Availability: the store cannot be reached, or says that it cannot serve now. What the breaker is about."""
 
 
@@ -84,19 +84,19 @@ class StoreTimeout(StoreUnavailable):
     default_kind = Kind.TIMEOUT
 
 
-class StoreOverloaded(StoreError):
+class StoreOverloaded(StoreError):  # noqa: N818 - reads as what the store is
     """More requests wait than may wait: our own overload, which says nothing about the store. Nothing was charged."""
 
     default_kind = Kind.OVERLOADED
 
 
-class StoreFault(StoreError):
+class StoreFault(StoreError):  # noqa: N818 - a fault is an error
     """Logic: an answer that makes no sense, so somebody has made a mistake, or is at work. Deserves an alert."""
 
     default_kind = Kind.REFUSED
 
 
-class StoreMisconfigured(StoreError):
+class StoreMisconfigured(StoreError):  # noqa: N818 - reads as what the store is
     """Configuration: the store does not let us in, or not do what we must. No waiting helps."""
 
     default_kind = Kind.AUTHENTICATION

@@ -1,0 +1,119 @@
+"""The charge script as values: requests become its arguments, its reply becomes receipts. Sends nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from ratelimiter.core.window import Receipt, Tally
+from ratelimiter.errors import Kind, StoreFault
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ratelimiter.core.policy import Hit
+
+TEXT = files(__package__ or "ratelimiter.stores").joinpath("charge.lua").read_bytes()
+SHA = hashlib.sha1(TEXT, usedforsecurity=False).hexdigest().encode()  # what EVALSHA calls it by
+
+REQUESTS_MAX = 255  # of one batch: each may have a form of its own, and a form's number is one byte
+
+FOREIGN = -1  # the script's verdict on a request that has a key with somebody else's value
+
+
+def arguments(
+    requests: Sequence[Sequence[Hit]], nonce: bytes, now_ms: int | None = None
+) -> tuple[list[bytes], list[bytes]]:
+    """The KEYS and the ARGV of one call; charge.lua says what they mean.
+
+    Args:
+        requests: at most `REQUESTS_MAX`, each with at least one hit and no key twice.
+        nonce: what the reply must begin with.
+        now_ms: Unix time; the server's own when None.
+    """
+    keys: list[bytes] = []
+    numbers: dict[object, int] = {}  # of the forms
+    forms: list[bytes] = []
+    spelled = bytearray()
+    for hits in requests:
+        # Quotas and rules outlive this call, so that their identity will do: their hashes cost more than all the rest.
+        form: object
+        if len(hits) == 1:
+            key, quota, cost, rule = hits[0]
+            keys.append(key)
+            form = (id(quota), cost, rule.shadow)
+        else:
+            keys += [hit.key for hit in hits]
+            form = tuple([(id(hit.quota), hit.cost, id(hit.rule) if hit.rule.shadow else 0) for hit in hits])
+        number = numbers.get(form)
+        if number is None:
+            forms.append(_form(hits))
+            number = numbers[form] = len(forms)
+        spelled.append(number)
+    return keys, [nonce, b"" if now_ms is None else b"%d" % now_ms, bytes(spelled), *forms]
+
+
+def _form(hits: Sequence[Hit]) -> bytes:
+    shadows = {name: number for number, name in enumerate(dict.fromkeys(h.rule.name for h in hits if h.rule.shadow), 1)}
+    return b" ".join(
+        b"%d %d %d %d %d"
+        % (quota.limit, quota.window_ms, quota.resolution_ms, cost, shadows[rule.name] if rule.shadow else 0)
+        for _, quota, cost, rule in hits
+    )
+
+
+def packed(keys: Sequence[bytes], argv: Sequence[bytes], *, text: bool = False) -> bytes:
+    """One EVALSHA, or one EVAL with the script's *text*, as it goes over the wire (RESP2)."""
+    start = b"*%d\r\n$4\r\nEVAL\r\n%b" % (3 + len(keys) + len(argv), _BULK_TEXT)
+    if not text:
+        start = b"*%d\r\n$7\r\nEVALSHA\r\n%b" % (3 + len(keys) + len(argv), _BULK_SHA)
+    return b"".join(
+        [start, _bulk(b"%d" % len(keys)), *[b"$%d\r\n%b\r\n" % (len(word), word) for word in (*keys, *argv)]]
+    )
+
+
+def receipts(requests: Sequence[Sequence[Hit]], nonce: bytes, reply: object) -> list[Receipt | StoreFault]:
+    """What the script answered to each of *requests*.
+
+    Raises:
+        StoreFault: this is not the answer to the call with this *nonce*.
+    """
+    if not isinstance(reply, list) or not reply or reply[0] != nonce:
+        msg = f"asked for the reply to call {nonce!r}, got {_shortened(reply)}"
+        raise StoreFault(msg, Kind.MISMATCH)
+    if len(reply) != 2 + sum([1 + 3 * len(hits) for hits in requests]):
+        msg = f"a reply of {len(reply)} elements does not answer {len(requests)} requests"
+        raise StoreFault(msg, Kind.PROTOCOL)
+    now_ms = reply[1]
+    at = 2
+    answers: list[Receipt | StoreFault] = []
+    for hits in requests:
+        verdict = reply[at]
+        at += 1
+        if verdict == FOREIGN:
+            used = reply[at : at + 3 * len(hits) : 3]
+            rules = sorted({hit.rule.name for hit, units in zip(hits, used, strict=True) if units == FOREIGN})
+            answers.append(
+                StoreFault(f"a key of {', '.join(rules)} holds a value that is not ours", Kind.FOREIGN_VALUE)
+            )
+        elif len(hits) == 1:
+            answers.append(Receipt(now_ms, verdict == 1, (Tally(reply[at], reply[at + 1], reply[at + 2]),)))
+        else:
+            tallies = tuple([Tally(*reply[i : i + 3]) for i in range(at, at + 3 * len(hits), 3)])
+            answers.append(Receipt(now_ms, verdict == 1, tallies))
+        at += 3 * len(hits)
+    return answers
+
+
+def _bulk(word: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(word), word)
+
+
+def _shortened(reply: object) -> str:
+    text = repr(reply[:2] if isinstance(reply, list) else reply)
+    return text if len(text) <= 100 else text[:100] + "..."
+
+
+_BULK_SHA = _bulk(SHA)
+_BULK_TEXT = _bulk(TEXT)

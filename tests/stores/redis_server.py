@@ -1,0 +1,128 @@
+"""A real redis-server of the test's own: started on demand, hurt on purpose, gone at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXECUTABLE = "redis-server"
+START_S = 10  # a loaded machine needs a moment
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], object], what: str, within_s: float = START_S) -> None:
+    """Poll *condition* until it holds."""
+    end = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > end:
+            msg = f"not within {within_s} s: {what}"
+            raise AssertionError(msg)
+        time.sleep(0.005)
+
+
+class RedisServer:
+    """A redis-server on a free port and a unix socket, in a directory that goes with it.
+
+    Args:
+        options: of the server, as on its command line: `requirepass="x"`, `save=("1 1",)` for several words.
+        plain: whether it listens without TLS, too.
+    """
+
+    def __init__(self, *, plain: bool = True, **options: str) -> None:
+        if shutil.which(EXECUTABLE) is None:
+            msg = (
+                f"{EXECUTABLE} is missing, and the Redis store is tested on nothing else: apt-get install redis-server"
+            )
+            raise AssertionError(msg)
+        self.directory = Path(tempfile.mkdtemp(prefix="ratelimiter-redis-"))
+        self.port = free_port()
+        self.socket = str(self.directory / "redis.sock")
+        self.options = {name.replace("_", "-"): value for name, value in options.items()}
+        self.plain = plain
+        self.password = options.get("requirepass")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start it, and return when it answers."""
+        given = {
+            "port": str(self.port) if self.plain else "0",
+            "unixsocket": self.socket,
+            "dir": str(self.directory),
+            "save": "",
+            "enable-debug-command": "yes",
+            "loglevel": "warning",
+            **self.options,
+        }
+        words = [word for name, value in given.items() for word in (f"--{name}", *(value.split() or [""]))]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen([EXECUTABLE, *words], stdout=log, stderr=log)
+        wait_until(self._answers, f"{EXECUTABLE} answers; see {self.directory / 'log'}")
+        return self
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.directory / "log").read_text()
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.exceptions.RedisError:
+            return False
+
+    def client(self) -> redis.Redis:
+        """A client to look and to hurt with."""
+        return redis.Redis(unix_socket_path=self.socket, password=self.password, protocol=2)
+
+    def freeze(self) -> None:
+        """Stop it in mid-air: its sockets stay open, and nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        """End it, and remove what it left."""
+        self.kill()
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.directory)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
