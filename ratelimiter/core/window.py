@@ -181,5 +181,11 @@ def charge_one(hit: Hit, window: Window, now_ms: int) -> Receipt:
             window.used = used
         reset_ms = instants[0] + window_ms - now_ms if instants else 0
         return new(Receipt, (now_ms, True, (new(Tally, (used, reset_ms, 0)),), "store"))
-    wait_ms = window.wait_ms(quota, cost, now_ms) if cost <= limit else 0
-    return Receipt(now_ms, rule.shadow, (Tally(window.used, window.reset_ms(quota, now_ms), wait_ms),))
+    reset_ms = instants[0] + window_ms - now_ms if instants else 0
+    if cost > limit:
+        wait_ms = 0
+    elif used - limit <= window.counts[0]:
+        wait_ms = reset_ms
+    else:
+        wait_ms = window.wait_ms(quota, cost, now_ms)
+    return new(Receipt, (now_ms, rule.shadow, (new(Tally, (window.used, reset_ms, wait_ms)),), "store"))

@@ -1,0 +1,71 @@
+"""The applications that the benchmarks serve: one small JSON answer, bare and behind a limiter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from ratelimiter import RateLimitMiddleware
+
+PLENTY = "1000000000/minute"
+
+
+async def _hello(_: Request) -> JSONResponse:
+    return JSONResponse({"hello": "world"})
+
+
+def _starlette() -> Starlette:
+    return Starlette(routes=[Route("/", _hello)])
+
+
+def _fastapi() -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/")
+    async def hello(greeting: str = "hello") -> dict[str, str]:
+        return {greeting: "world"}
+
+    return app
+
+
+class ThreeHeaders:
+    """What any limiter must cost: three headers on every response."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        def send_with_headers(message: Any) -> Any:
+            if message["type"] == "http.response.start":
+                headers = [
+                    (b"x-ratelimit-limit", b"1000000000"),
+                    (b"x-ratelimit-remaining", b"999999999"),
+                    (b"x-ratelimit-reset", b"1800000000"),
+                ]
+                message = {**message, "headers": [*message["headers"], *headers]}
+            return send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def _behind(app: Any, middleware: Any = RateLimitMiddleware, **settings: Any) -> Any:
+    app.add_middleware(middleware, **settings)
+    return app
+
+
+starlette_bare = _starlette()
+starlette_three_headers = _behind(_starlette(), ThreeHeaders)
+starlette_limited = _behind(_starlette(), limit=PLENTY, principal="header:X-API-Key")
+starlette_no_headers = _behind(_starlette(), limit=PLENTY, principal="header:X-API-Key", headers=[])
+starlette_refusing = _behind(_starlette(), limit="1/hour", principal="header:X-API-Key")
+fastapi_bare = _fastapi()
+fastapi_limited = _behind(_fastapi(), limit=PLENTY, principal="header:X-API-Key")
