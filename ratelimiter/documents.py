@@ -339,10 +339,8 @@ class _Builder:
         if event.anchor is not None:
             self._refuse(mark, f"the anchor &{_short(event.anchor)}; leave it out, aliases are not read")
         if event.tag is not None:
-            self._refuse(
-                mark,
-                f"the tag {_short(event.tag).replace('tag:yaml.org,2002:', '!!')}; leave it out, a value's type is how it is written",
-            )
+            tag = _short(event.tag).replace("tag:yaml.org,2002:", "!!")
+            self._refuse(mark, f"the tag {tag}; leave it out, a value's type is how it is written")
 
     def _open(self, container: dict[str, Any] | list[Any], mark: Mark) -> None:
         if len(self._frames) == DEPTH_MAX:

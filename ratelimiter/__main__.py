@@ -1,0 +1,8 @@
+"""`python -m ratelimiter` is the command `ratelimiter`."""
+
+import sys
+
+from ratelimiter.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""The command line: each command reads its flags, calls one function and prints what it says."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ratelimiter import __version__
+from ratelimiter.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ratelimiter.core.dialect import Answer
+
+# What a command needs is imported inside of it: `--version` and `--help` wait for none of it.
+# ruff: noqa: PLC0415
+
+UNUSABLE = 2  # exit status when a file or an argument cannot be used; argparse's own, too
+EXAMPLE = """\
+example:
+  ratelimiter demo --limit 10/minute
+  ratelimiter check-config config/quickstart.yaml
+  ratelimiter explain --config config/quickstart.yaml GET /v1/items -H 'X-API-Key: alice'
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; *arguments* are those of the process by default.
+
+    Returns:
+        The exit status: 0, or 2 when a file or an argument cannot be used, of which every problem is on stderr.
+    """
+    flags = vars(_parser().parse_args(arguments))
+    run = flags.pop("run")
+    flags.pop("command")
+    try:
+        run(**flags)
+    except ConfigError as fault:
+        print(*fault.problems, sep="\n", file=sys.stderr)
+        return UNUSABLE
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+class _OneLinePerCommand(argparse.RawDescriptionHelpFormatter):
+    """Help whose list of commands is not folded."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=20, width=100)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ratelimiter",
+        description="Strict rate limiting for APIs.",
+        epilog=EXAMPLE,
+        formatter_class=_OneLinePerCommand,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"ratelimiter {__version__}", help="print it and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    demo = command("demo", _demo, "run an example API behind the limiter, and print what to try")
+    demo.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8080", help="default: %(default)s")
+    demo.add_argument("--config", metavar="FILE", help="a policy file, instead of --limit")
+    demo.add_argument("--limit", metavar="LIMIT", action="append", help="like 60/minute; may be given several times")
+    demo.add_argument("--store", metavar="URL", help="where tallies are kept; default: memory://")
+    demo.add_argument("--dialect", metavar="NAME", help="how refusals are written; default: problem")
+    demo.add_argument(
+        "--principal",
+        metavar="SOURCE",
+        action="append",
+        help="who is charged: header:NAME, bearer, client or everyone; several are tried in order",
+    )
+    demo.add_argument(
+        "--headers",
+        metavar="FAMILY",
+        action="append",
+        help="headers on every response: x-ratelimit, draft-11 or draft-06; may be given several times",
+    )
+
+    check = command("check-config", _check_config, "say every problem of a policy file; exit 2 if any")
+    check.add_argument("file", metavar="FILE", help="the policy file")
+
+    explain = command("explain", _explain, "say what a policy makes of a request; asks no store")
+    explain.add_argument("--config", metavar="FILE", required=True, help="the policy file")
+    explain.add_argument("method", metavar="METHOD", help="like GET")
+    explain.add_argument("url", metavar="URL", help="a path like /v1/items, or a whole URL")
+    explain.add_argument(
+        "-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="may be given several times"
+    )
+    explain.add_argument(
+        "--peer",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+        help="who connected, or none for a unix socket; default: %(default)s",
+    )
+
+    dialects = command("dialects", _dialects, "list the dialects, or every answer that one can give")
+    dialects.add_argument("name", metavar="NAME", nargs="?", help="a dialect, or the path of a dialect file")
+
+    schema = command("schema", _schema, "print the JSON Schema of policy or dialect files, for editors")
+    schema.add_argument("kind", choices=["policy", "dialect"], nargs="?", default="policy", help="default: %(default)s")
+    return parser
+
+
+def _demo(listen: str, **settings: Any) -> None:
+    from ratelimiter import demo
+
+    demo.run(listen=listen, **{name: value for name, value in settings.items() if value is not None})
+
+
+def _check_config(file: str) -> None:
+    from ratelimiter.advice import warnings
+    from ratelimiter.config import load_with_document
+
+    policy, document = load_with_document(file)
+    rules = f"{len(policy.rules)} rule{'s' if len(policy.rules) > 1 else ''}"
+    store = policy.store.partition("://")[0]  # what follows may hold a password
+    print(f"{document.name}: ok, {rules}, store {store}, dialect {policy.dialect}")
+    for warning in warnings(policy, document):
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _explain(config: str, method: str, url: str, header: Sequence[str], peer: str) -> None:
+    from ratelimiter.config import load
+    from ratelimiter.core.request import Request
+    from ratelimiter.explanation import explain
+
+    policy = load(config)
+    request = Request(method, _target(url), tuple(map(_header, header)), None if peer == "none" else peer)
+    print(*explain(policy, request), sep="\n")
+
+
+def _target(url: str) -> bytes:
+    """What a client that is given *url* sends as request target."""
+    if "://" not in url.partition("?")[0]:
+        return url.encode("utf-8", "surrogateescape")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        msg = f"URL: {url!r} is not a URL; write one like http://localhost/v1/items, or a path"
+        raise ConfigError(msg) from None
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.path or '/'}{query}".encode("utf-8", "surrogateescape")
+
+
+def _header(text: str) -> tuple[bytes, bytes]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        msg = "-H: what is given is not a header; write 'Name: value'"  # not repeated: it may be a credential
+        raise ConfigError(msg)
+    return name.strip().lower().encode("utf-8", "surrogateescape"), value.strip().encode("utf-8", "surrogateescape")
+
+
+def _dialects(name: str | None) -> None:
+    from ratelimiter import dialect_files
+
+    if name is None:
+        for known in sorted(dialect_files.names()):
+            print(f"{known:<16} {dialect_files.load(known).about}")
+        return
+    answers = dialect_files.load(name).answers.values()
+    _print_table(("STATUS", "ANSWER", "CODE", "MESSAGE"), [_row(answer) for answer in answers])
+
+
+def _row(answer: Answer) -> tuple[str, ...]:
+    return str(answer.status), answer.name, answer.code, " ".join((answer.message or answer.cause).split())
+
+
+def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _schema(kind: str) -> None:
+    print(resources.files("ratelimiter").joinpath(f"{kind}.schema.json").read_text(encoding="utf-8"), end="")

@@ -1,0 +1,57 @@
+"""What a policy makes of one request, in words: its path, who is charged by which rule, and under which keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ratelimiter.core.policy import Planner, key_of
+from ratelimiter.core.request import MalformedRequest
+from ratelimiter.notation import spell_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.core.request import Request
+
+WIDTH = 10  # of the labels
+
+
+def explain(policy: Policy, request: Request) -> list[str]:
+    """Lines for a person to read. No principal's value is among them."""
+    return list(_lines(policy, request))
+
+
+def _lines(policy: Policy, request: Request) -> Iterator[str]:
+    planner = Planner(policy)
+    headers = tuple(request.headers)
+    try:
+        paths = planner.paths(request)
+        rules = planner.plan(request).rules
+        principals = [planner.reader.read(rule.principal, headers, request.peer) for rule in rules]
+    except MalformedRequest as fault:
+        yield _line("refused", f"400, {fault}")
+        return
+    yield _line("method", request.method)
+    looks_at_paths = any(rule.match.path is not None for rule in policy.rules)
+    yield _line("path", " and ".join(paths) if looks_at_paths else "any, as no rule looks at paths")
+    yield _line(
+        "rules", f"{len(rules)} of {len(policy.rules)} match" if rules else "none matches: admitted, not counted"
+    )
+    for rule, principal in zip(rules, principals, strict=True):
+        yield ""
+        yield _rule(rule)
+        yield _line("  charged", f"{principal.source} {principal.digest}")
+        for index, quota in enumerate(rule.quotas):
+            yield _line("  key", f"{key_of(policy, rule, principal, index).decode()} holds {spell_limit(quota)}")
+
+
+def _rule(rule: Rule) -> str:
+    parts = [spell_limit(rule.quota), f"cost {rule.cost}", str(rule.mode), f"{rule.on_store_error} without the store"]
+    if rule.burst:
+        parts.insert(1, f"burst {rule.burst}")
+    return f"{rule.name}: {', '.join(parts)}"
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<{WIDTH}} {text}"
