@@ -248,6 +248,11 @@ class Dialect:
     def __repr__(self) -> str:
         return f"Dialect({self.name!r})"
 
+    @property
+    def validates(self) -> bool:
+        """Whether the dialect words what a framework's validation finds; else that is left to the framework."""
+        return "validation" in self._document
+
     def refusal(self, decision: Decision, request_id: str = "") -> Reply:
         """The reply to a request that was not allowed.
 
