@@ -15,7 +15,7 @@ class DialectError(Exception):
         answer: name of an answer of the dialect, as `ratelimiter dialects NAME` lists them.
         headers: further header fields of the response.
         facts: values of the words that the answer speaks of, like `requested=50`; `message` and `details` replace its
-            own. An answer or a word that the dialect does not have shows when the response is due: as an unhandled error.
+            own. An answer or a word that the dialect does not have is an unhandled error.
 
     Example:
         >>> raise DialectError("credit_exhausted", requested=50, shortfall=12)

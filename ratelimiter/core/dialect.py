@@ -58,7 +58,7 @@ from ratelimiter.core.template import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ratelimiter.core.decision import Decision, Outcome
     from ratelimiter.core.template import Template
@@ -673,11 +673,16 @@ def _unavailable(word: str) -> str:
 
 
 def _words(allowed: frozenset[str]) -> str:
-    return f"these do: {', '.join(f'{{{word}}}' for word in sorted(allowed))}" if allowed else "write plain text"
+    return f"write {_listed(allowed, '{{{}}}')}" if allowed else "write plain text"
 
 
-def _suggestion(word: str, known: Any, shown: str = "{}") -> str:
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
+def _suggestion(word: str, known: Iterable[str], shown: str = "{}") -> str:
+    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
     if close:
         return f"did you mean {shown.format(close[0])}?"
-    return f"write {' or '.join(shown.format(name) for name in sorted(known))}" if known else "there is none"
+    return f"write {_listed(known, shown)}" if known else "there is none"
+
+
+def _listed(words: Iterable[str], shown: str) -> str:
+    *others, last = [shown.format(word) for word in sorted(words)]
+    return f"{', '.join(others)} or {last}" if others else last

@@ -1,0 +1,120 @@
+"""The exact bytes of every reply of every dialect, as files under `tests/golden`.
+
+Write them anew with `python -m tests.golden_replies`, then review the change with `git diff`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ratelimiter import dialect_files
+from ratelimiter.core.decision import OVER_CAPACITY, OVER_LIMIT, STORE_ERROR, Decision, Outcome, malformed
+from ratelimiter.core.dialect import REASON_PHRASES, Dialect, Finding, Reply
+from ratelimiter.core.policy import Rule
+from ratelimiter.core.quota import Quota
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DIRECTORY = Path(__file__).parent / "golden"
+NOW_MS = 1_800_000_000_123
+TOKEN_ID = "req_01JNQBC4X8Y2Z3A"  # noqa: S105  # an id, as documented
+UUID_ID = "7d3f6b0e-4c1a-4f5e-9b57-2d1c8a9e0f36"
+STATUSES = (400, 401, 402, 403, 404, 405, 408, 409, 422, 429, 500, 503)
+PER_MINUTE = Rule("per-minute", Quota(60, 60_000))
+PER_HOUR = Rule("per-hour", Quota(1000, 3_600_000))
+
+# What an application gives along, where an answer speaks of it.
+FIELD = {"field": "amount.value", "issue": "must be a positive integer"}
+FACTS: dict[str, dict[str, Any]] = {
+    "credit_exhausted": {"requested": 50, "shortfall": 12},
+    "company_not_found": {"resource": "x.example"},
+    "operational_rate_limit_exceeded": {"retry_after_s": 30},
+    "RATE_LIMIT_EXCEEDED": {"retry_after_s": 30},
+    "quota_exceeded": {"rules": ["burst"]},
+    "invalid_identifier_type": {
+        "details": [{"field": "identifiers[0].type", "issue": "Must be one of: email, phone, ..."}]
+    },
+    "REQUIRED": FIELD,
+    "INVALID_UUID": FIELD,
+    "INVALID_ENUM": FIELD,
+    "INVALID_DATE": FIELD,
+    "INVALID_TYPE": FIELD,
+    "VALIDATION_ERROR": {"field": "customer_id", "issue": "is required"},
+    "MISSING_REQUIRED_HEADER": {"field": "x-tenant-id"},
+}
+FACTS_OF = {("tracefinance", "INVALID_DATA"): FIELD}
+
+FINDINGS = {
+    "missing": [Finding("body", "customer_id", "is required", "missing")],
+    "invalid": [Finding("body", "identifiers[0].type", "must be one of: email, phone", "enum")],
+    "malformed": [Finding("body", "body", "is not valid JSON", "malformed")],
+    "several": [
+        Finding("header", "x-tenant-id", "is required", "header"),
+        Finding("query", "depth", "must be a valid integer", "type"),
+    ],
+}
+
+
+def over_limit() -> Decision:
+    """One rule of two refuses, for 29.5 s: 30 in whole seconds."""
+    refusing = Outcome(PER_MINUTE, 0, 29_500, 29_500)
+    return Decision(False, OVER_LIMIT, NOW_MS, [refusing, Outcome(PER_HOUR, 940, 3_000_000, 0)], refusing)
+
+
+def over_capacity() -> Decision:
+    """A request that costs more than the limit."""
+    refusing = Outcome(PER_MINUTE, 60, 0, None)
+    return Decision(False, OVER_CAPACITY, NOW_MS, [refusing], refusing)
+
+
+def malformed_request() -> Decision:
+    """A request without one meaning."""
+    return malformed(NOW_MS, "path", "has an encoded slash, backslash or control character")
+
+
+def store_error() -> Decision:
+    """No answer from the store, and the policy says deny."""
+    return Decision(False, STORE_ERROR, NOW_MS, (), None, "fail_closed")
+
+
+def replies(dialect: Dialect) -> Iterator[tuple[str, Reply]]:
+    """Everything that *dialect* can say, each with the name of its file."""
+    ids = dialect.request_ids
+    request_id = "" if ids is None else UUID_ID if ids.form == "uuid" else TOKEN_ID
+    for name in dialect.answers:
+        facts = FACTS_OF.get((dialect.name, name)) or FACTS.get(name, {})
+        yield name, dialect.reply(name, request_id=request_id, **facts)
+    for decision in (over_limit(), over_capacity(), malformed_request(), store_error()):
+        yield f"refusal-{decision.reason}", dialect.refusal(decision, request_id)
+    for status in STATUSES:
+        yield f"status-{status}", dialect.reply_for_status(status, request_id=request_id)
+    for name, findings in FINDINGS.items():
+        reply = dialect.validation_reply(findings, request_id)
+        if reply is not None:
+            yield f"validation-{name}", reply
+
+
+def as_http(reply: Reply) -> bytes:
+    """*reply* as HTTP/1.1 writes it."""
+    lines = [f"HTTP/1.1 {reply.status} {REASON_PHRASES[reply.status]}".encode()]
+    lines += [name + b": " + value for name, value in reply.headers]
+    return b"\r\n".join([*lines, b"", reply.body])
+
+
+def main() -> None:
+    """Write all files anew, and remove those that nothing writes any more."""
+    written = set()
+    for name in dialect_files.names():
+        (DIRECTORY / name).mkdir(parents=True, exist_ok=True)
+        for stem, reply in replies(dialect_files.load(name)):
+            path = DIRECTORY / name / f"{stem}.http"
+            path.write_bytes(as_http(reply))
+            written.add(path)
+    for path in set(DIRECTORY.glob("*/*.http")) - written:
+        path.unlink()
+
+
+if __name__ == "__main__":
+    main()
