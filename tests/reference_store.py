@@ -33,14 +33,18 @@ class ReferenceStore:
     def copy(self) -> ReferenceStore:
         """The same tallies, to try something out on."""
         twin = ReferenceStore()
-        for key, window in self.windows.items():
-            twin.windows[key].instants = window.instants[:]
-            twin.windows[key].counts = window.counts[:]
-            twin.windows[key].used = window.used
+        twin.windows.update((key, copied(window)) for key, window in self.windows.items())
         return twin
 
     def state(self) -> dict[bytes, tuple[list[int], list[int], int]]:
         return {key: (list(w.instants), list(w.counts), w.used) for key, w in self.windows.items()}
+
+
+def copied(window: Window) -> Window:
+    """A window with the same entries, to try something out on."""
+    twin = Window()
+    twin.instants, twin.counts, twin.used = window.instants[:], window.counts[:], window.used
+    return twin
 
 
 def rule_of(
