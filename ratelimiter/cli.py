@@ -53,6 +53,7 @@ class _OneLinePerCommand(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=20, width=100)
+        self._action_max_length = 16  # argparse forgets that commands are indented once more than flags
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -58,7 +58,7 @@ def load(path: str | os.PathLike[str]) -> Policy:
 def load_with_document(path: str | os.PathLike[str]) -> tuple[Policy, Document]:
     """Like `load`, with the document for those who want to speak of places in the file."""
     layer = _read_policy_file(path)
-    if layer.problems:
+    if layer.problems or layer.foreign:
         raise ConfigError(*layer.told())
     return _assemble(layer.fields, layer.rules), layer.document
 
@@ -313,15 +313,19 @@ def _each(layer: _Layer, path: Path, value: Any, convert: Callable[[Any], Value]
     return converted
 
 
-def _dialect(layer: _Layer, name: str, folder: FilePath) -> str | None:
+def _dialect(layer: _Layer, given: str, folder: FilePath) -> str | None:
     # Imported here because the dialects need this module's neighbours, and a policy without one needs no dialect.
     from ratelimiter import dialect_files  # noqa: PLC0415
 
-    if "/" in name or name.endswith((".yaml", ".yml")):
-        name = os.fspath(folder / name)
-    elif name not in dialect_files.names():
-        what = schema.suggestion(name, sorted(dialect_files.names()))
-        msg = f"{shown(name)} is not a dialect; {what}"
+    name = given
+    if "/" in given or given.endswith(dialect_files.SUFFIXES):
+        # Unlike `folder / given`, this keeps a slash, by which a path is told from a name.
+        name = os.path.join(folder, os.path.normpath(given))
+        if not os.path.isfile(name):
+            msg = f"{shown(given)} is not a file; write the path of a dialect file, relative to the policy"
+            raise ValueError(msg)
+    elif given not in dialect_files.names():
+        msg = f"{shown(given)} is not a dialect; {schema.suggestion(given, dialect_files.names())}"
         raise ValueError(msg)
     try:
         dialect_files.load(name)

@@ -442,7 +442,11 @@ def _number(text: str) -> tuple[Any, str]:
 
 def _syntax(problem: str | None, context: str | None) -> str:
     """What the parser stumbled over, in our voice."""
-    parts = [part for part in (problem, context) if part]
+    if problem and "<document start>" in problem:
+        return "this does not belong to what is above it; check the indentation"
+    if problem and re.search(r"but got '[\[{]'", problem):
+        return "a bracket within a value; write values that hold { } [ ] or , in quotes"
+    parts = [part.replace("'<stream end>'", "the end of the file") for part in (problem, context) if part]
     text = ", ".join(" ".join(part.split()) for part in parts) or "not YAML"
     return f"{text[:200]}; check quotes, brackets and indentation"
 

@@ -36,7 +36,8 @@ def _lines(policy: Policy, request: Request) -> Iterator[str]:
     looks_at_paths = any(rule.match.path is not None for rule in policy.rules)
     yield _line("path", " and ".join(paths) if looks_at_paths else "any, as no rule looks at paths")
     yield _line(
-        "rules", f"{len(rules)} of {len(policy.rules)} match" if rules else "none matches: admitted, not counted"
+        "rules",
+        f"{len(rules)} of {len(policy.rules)} match" if rules else "none matches: admitted, and charged to nobody",
     )
     for rule, principal in zip(rules, principals, strict=True):
         yield ""

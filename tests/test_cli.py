@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import functools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ratelimiter
+from ratelimiter import dialect_files
+from ratelimiter.cli import main
+
+POLICIES = Path(__file__).parent / "data" / "policies"
+SHIPPED = sorted((Path(__file__).parents[1] / "config").glob("*.yaml"))
+POLICY = """
+principal: [header:X-API-Key, client]
+trusted_proxies: [10.0.0.0/8]
+rules:
+  - limit: 60/minute
+    burst: 10
+  - name: posts
+    match: {methods: [POST], path: '/v1/items/{id}'}
+    limit: 5/second
+    mode: shadow
+    cost: 2
+  - name: per-address
+    limit: 600/minute
+    principal: client
+    on_store_error: deny
+"""
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> str:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY, encoding="utf-8")
+    return str(path)
+
+
+def explained(policy: str, *arguments: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    assert 0 == main(["explain", "--config", policy, *arguments])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints name and version."""
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+
+    assert 0 == left.value.code
+    assert f"ratelimiter {ratelimiter.__version__}\n" == capsys.readouterr().out
+
+
+def test_it_runs_as_a_module() -> None:
+    """`python -m ratelimiter` is the command, and its version is said without waiting for what other commands need."""
+    heavy = {"ruamel", "jsonschema", "limits", "starlette", "uvicorn", "redis"}
+    code = f"import sys, ratelimiter.cli; print({heavy} & set(sys.modules))"
+    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
+    done = run([sys.executable, "-m", "ratelimiter", "--version"])
+    lean = run([sys.executable, "-c", code])
+
+    assert f"ratelimiter {ratelimiter.__version__}\n" == done.stdout
+    assert "set()\n" == lean.stdout
+
+
+def test_help_has_one_line_per_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command has its line, and there is an example to copy."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+
+    for command in ("demo", "check-config", "explain", "dialects", "schema"):
+        (line,) = (line for line in lines if line.strip().startswith(f"{command} ") and line.startswith("    "))
+        assert len(line.split()) > 3
+    assert any("ratelimiter demo --limit" in line for line in lines)
+
+
+@pytest.mark.parametrize("command", ["demo", "check-config", "explain", "dialects", "schema"])
+def test_every_flag_is_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No flag stands alone in the help of its command."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    flags = capsys.readouterr().out.partition("options:")[2]
+
+    for flag in re.findall(r"^  -.*(?:\n {10,}.*)?", flags, re.MULTILINE):
+        assert len(re.split(r"\s{2,}", flag.strip())) > 1, flag
+
+
+@pytest.mark.parametrize("arguments", [[], ["nosuch"], ["explain", "GET", "/"], ["demo", "--lim", "1/minute"]])
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Usage errors exit with 2, as a bad file does."""
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+
+    assert 2 == left.value.code
+    assert "usage: ratelimiter" in capsys.readouterr().err
+
+
+# check-config
+
+
+@pytest.mark.parametrize("path", sorted(POLICIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_check_config_says_every_problem(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bad file: exit status 2, its problem on stderr, nothing on stdout, no traceback."""
+    monkeypatch.chdir(POLICIES)
+    expected = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+
+    assert 2 == main(["check-config", path.name])
+    assert ("", expected + "\n") == capsys.readouterr()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_check_config_accepts_what_is_shipped(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A good file: exit status 0, one line, no warning."""
+    assert 0 == main(["check-config", str(path)])
+
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{path}: ok, ")
+    assert 1 == len(out.splitlines())
+    assert not err
+
+
+def test_check_config_warns_and_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A doubtful file is a good file: exit status 0, and the doubts on stderr."""
+    path = tmp_path / "p.yaml"
+    path.write_text("rules:\n  - {limit: 1/minute, match: {methods: [GET]}}\n", encoding="utf-8")
+
+    assert 0 == main(["check-config", str(path)])
+
+    out, err = capsys.readouterr()
+    assert f"{path}: ok, 1 rule, store memory, dialect problem\n" == out
+    assert err.startswith(f"warning: {path}:2:3: rules: what none of them matches is admitted;")
+
+
+@pytest.mark.parametrize("name", ["nowhere.yaml", "."])
+def test_check_config_of_what_is_no_file(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing file is a problem and no traceback."""
+    assert 2 == main(["check-config", str(tmp_path / name)])
+    assert "cannot be read" in capsys.readouterr().err
+
+
+# explain
+
+
+def test_explain_says_who_is_charged_what(policy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Canonical path, matched rules, where each principal was found, its digest and every key; never its value."""
+    lines = explained(
+        policy,
+        "POST",
+        "http://api.example/v1//items/./%61?x=1",
+        "-H",
+        "X-API-Key: alice",
+        "--peer",
+        "192.0.2.7",
+        capsys=capsys,
+    )
+    key = next(line.split()[2] for line in lines if "header:x-api-key" in line)
+    address = next(line.split()[2] for line in lines if "charged  client" in line)
+
+    assert [
+        "method     POST",
+        "path       /v1/items/a",
+        "rules      3 of 3 match",
+        "",
+        "per-minute: 60 per minute, burst 10, cost 1, enforce, local without the store",
+        f"  charged  header:x-api-key {key}",
+        f"  key      rl1:{{{key}}}:default:per-minute:0 holds 70 per minute",
+        f"  key      rl1:{{{key}}}:default:per-minute:1 holds 610 per 10 minutes",
+        "",
+        "posts: 5 per second, cost 2, shadow, local without the store",
+        f"  charged  header:x-api-key {key}",
+        f"  key      rl1:{{{key}}}:default:posts:0 holds 5 per second",
+        "",
+        "per-address: 600 per minute, cost 1, enforce, deny without the store",
+        f"  charged  client {address}",
+        f"  key      rl1:{{{address}}}:default:per-address:0 holds 600 per minute",
+    ] == lines
+    assert not any("alice" in line or "192.0.2.7" in line for line in lines)
+
+
+def test_explain_charges_as_the_limiter_does(policy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The keys are those that the limiter would charge, forwarded addresses and all."""
+    from ratelimiter.config import load
+    from ratelimiter.core.policy import Planner
+    from ratelimiter.core.request import Request
+
+    headers = ((b"x-forwarded-for", b"198.51.100.9"),)
+    request = Request("GET", b"/", headers, "10.0.0.1")
+    hits = Planner(load(policy)).plan(request).hits(request)
+    lines = explained(policy, "GET", "/", "-H", "X-Forwarded-For: 198.51.100.9", "--peer", "10.0.0.1", capsys=capsys)
+
+    assert [hit.key.decode() for hit in hits] == [line.split()[1] for line in lines if line.startswith("  key")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["GET", "/a%2fb"], "refused    400, path has an encoded slash, backslash or control character"),
+        (["GET", "v1"], "refused    400, path must begin with a slash"),
+        (["GET", "/", "-H", "X-API-Key: a", "-H", "x-api-key: b"], "refused    400, x-api-key is there more than once"),
+    ],
+)
+def test_explain_says_why_a_request_is_refused(
+    policy: str, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A request that can be read in two ways has no rules, and the reason is said."""
+    assert [expected] == explained(policy, *arguments, capsys=capsys)
+
+
+def test_explain_of_what_no_rule_matches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A request that no rule matches is admitted, and that is said."""
+    path = tmp_path / "p.yaml"
+    path.write_text("rules:\n  - {limit: 1/minute, match: {path: /v1/**}}\n", encoding="utf-8")
+
+    assert [
+        "method     GET",
+        "path       /v2",
+        "rules      none matches: admitted, and charged to nobody",
+    ] == explained(str(path), "GET", "/v2", "--peer", "none", capsys=capsys)
+
+
+def test_explain_does_not_repeat_a_malformed_header(policy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was meant as a header may be a credential."""
+    assert 2 == main(["explain", "--config", policy, "GET", "/", "-H", "hunter2"])
+    assert "-H: what is given is not a header; write 'Name: value'\n" == capsys.readouterr().err
+
+
+# dialects and schema
+
+
+def test_dialects_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each dialect that comes with the package has a line with its name and what it is."""
+    assert 0 == main(["dialects"])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert dialect_files.names() == [line.split()[0] for line in lines]
+    assert all(len(line.split()) > 1 for line in lines)
+
+
+@pytest.mark.parametrize("name", dialect_files.names())
+def test_every_answer_of_a_dialect_is_printed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has a line for every answer, with its status."""
+    assert 0 == main(["dialects", name])
+
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert ["STATUS", "ANSWER", "CODE", "MESSAGE"] == head.split()
+    assert [[str(answer.status), answer.name] for answer in dialect_files.load(name).answers.values()] == [
+        line.split()[:2] for line in lines
+    ]
+
+
+def test_an_unknown_dialect_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt dialect is answered with the one that was meant."""
+    assert 2 == main(["dialects", "intrase"])
+    assert "did you mean intrace?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["policy"], ["dialect"]])
+def test_schemas_are_printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed is JSON Schema and nothing else, so that it can be redirected into a file."""
+    assert 0 == main(["schema", *arguments])
+    assert "https://json-schema.org/draft/2020-12/schema" == json.loads(capsys.readouterr().out)["$schema"]
+
+
+# demo
+
+
+def test_demo_hands_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is given on the command line arrives, and what is not is left open."""
+    from ratelimiter import demo
+
+    given: list[dict[str, object]] = []
+    monkeypatch.setattr(demo, "run", lambda **settings: given.append(settings))
+
+    flags = "--listen 127.0.0.1:0 --limit 1/minute --limit 5/hour --dialect trace --store memory://"
+    more = "--principal bearer --principal client --headers draft-11"
+
+    assert 0 == main(["demo"])
+    assert 0 == main(["demo", *flags.split(), *more.split()])
+    assert [
+        {"listen": "127.0.0.1:8080"},
+        {
+            "listen": "127.0.0.1:0",
+            "limit": ["1/minute", "5/hour"],
+            "dialect": "trace",
+            "principal": ["bearer", "client"],
+            "headers": ["draft-11"],
+            "store": "memory://",
+        },
+    ] == given
+
+
+def test_demo_says_what_is_wrong_with_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bad flag is a problem with the flag's name, and the demo does not start."""
+    assert 2 == main(["demo", "--limit", "10 parsecs", "--listen", "127.0.0.1:0"])
+    assert capsys.readouterr().err.startswith("limit[0]: '10 parsecs' is not a limit;")

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota
+from ratelimiter.notation import parse_duration_ms, parse_limit, spell_limit, spell_window
+
+UNITS_MS = {"second": 1000, "minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "window_ms"),
+    [
+        ("60/minute", 60, 60_000),
+        ("1000 per hour", 1000, 3_600_000),
+        ("5 per 2 seconds", 5, 2000),
+        ("1/DAY", 1, 86_400_000),
+        (" 10 / 5 minutes ", 10, 300_000),
+        ("1000000000 per 366 days", LIMIT_MAX, WINDOW_MS_MAX),
+    ],
+)
+def test_limits_are_read(text: str, limit: int, window_ms: int) -> None:
+    """The notation is that of the package `limits`."""
+    assert Quota(limit, window_ms) == parse_limit(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10 parsecs", "'10 parsecs' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds"),
+        ("", "'' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds"),
+        ("60/min", "'60/min' is not a limit; did you mean 60 per minute?"),
+        ("10r/s", "'10r/s' is not a limit; did you mean 10 per second?"),
+        ("5/2mintes", "'5/2mintes' is not a limit; did you mean 5 per 2 minutes?"),
+        ("0/minute", "'0/minute' is not a limit of 1 to 1000000000; write 60/minute, for example"),
+        ("1000000001/day", "'1000000001/day' is not a limit of 1 to 1000000000; write 60/minute, for example"),
+        (
+            "5 per 0 seconds",
+            "'5 per 0 seconds' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds",
+        ),
+        ("1/week", "'1/week' is not in seconds, minutes, hours or days; write 1 per 7 days"),
+        ("9 per 2 months", "'9 per 2 months' is not in seconds, minutes, hours or days; write 9 per 60 days"),
+        ("9/year", "'9/year' is not in seconds, minutes, hours or days; write 9 per 365 days"),
+        ("9/2 years", "'9/2 years' is not in seconds, minutes, hours or days; write 9 per 366 days"),
+        ("1 per 367 days", "'1 per 367 days' is not in a window of at most 366 days; write 1 per 366 days"),
+        ("60/minute, 5/second", "'60/minute, 5/second' is not one limit; write one rule for each"),
+        ("60/minute|5/second", "'60/minute|5/second' is not one limit; write one rule for each"),
+        ("1.5/second", "'1.5/second' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds"),
+        ("\u0666/minute", "'\u0666/minute' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds"),
+    ],
+)
+def test_what_is_no_limit_says_what_would_do(text: str, expected: str) -> None:
+    """Every refusal names the text and a text that is accepted."""
+    with pytest.raises(ValueError, match="is not") as caught:
+        parse_limit(text)
+
+    assert expected == str(caught.value)
+
+
+@given(st.integers(1, LIMIT_MAX), st.integers(1, 366), st.sampled_from(sorted(UNITS_MS)))
+def test_a_limit_is_spelled_as_it_is_read(limit: int, count: int, unit: str) -> None:
+    """Spelling a quota and reading it gives the same quota."""
+    quota = Quota(limit, count * UNITS_MS[unit])
+
+    assert quota == parse_limit(spell_limit(quota))
+
+
+@given(st.text(max_size=80) | st.from_regex(r"[0-9]{1,30} ?(/|per) ?[0-9]{0,30} ?[a-z]{0,8}", fullmatch=True))
+def test_no_text_raises_anything_but_valueerror(text: str) -> None:
+    """Any text is a quota, a duration, or a ValueError on one line."""
+    told = "read"
+    for parse in (parse_limit, parse_duration_ms):
+        try:
+            parse(text)
+        except ValueError as fault:
+            told = str(fault)
+
+        assert told.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_ms"), [("50ms", 50), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)]
+)
+def test_durations_are_read(text: str, expected_ms: int) -> None:
+    """A duration is a whole number and its unit."""
+    assert expected_ms == parse_duration_ms(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["50", "1.5s", "5 m", "05s", "-1s", "5M", "s", "", "1m30s", "1:30", "5d", "5s\n", "\u0665s"]
+)
+def test_what_is_no_duration_says_what_would_do(text: str) -> None:
+    """A number without its unit could mean anything."""
+    with pytest.raises(ValueError, match="is not a duration; write a whole number with ms, s, m or h"):
+        parse_duration_ms(text)
+
+
+@pytest.mark.parametrize(
+    ("window_ms", "expected"),
+    [
+        (1000, "second"),
+        (60_000, "minute"),
+        (120_000, "2 minutes"),
+        (90_000, "90 seconds"),
+        (86_400_000, "day"),
+        (1500, "1500 ms"),
+    ],
+)
+def test_windows_are_spelled_in_the_largest_unit(window_ms: int, expected: str) -> None:
+    """A window is spelled in the largest unit that divides it."""
+    assert expected == spell_window(window_ms)
