@@ -1,12 +1,27 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ratelimiter import dialect_files
-from tests.golden_replies import DIRECTORY, as_http, replies
+from ratelimiter.documents import read_file
+from ratelimiter.errors import ConfigError
+from tests.golden_replies import (
+    DIRECTORY,
+    FINDINGS,
+    STATUSES,
+    as_http,
+    malformed_request,
+    over_capacity,
+    over_limit,
+    replies,
+    store_error,
+)
 
 PACKAGED = Path(dialect_files.__file__).parent / "dialects"
 
@@ -31,3 +46,33 @@ def test_a_file_of_ones_own_has_the_same_powers(name: str, tmp_path: Path) -> No
 def test_no_golden_file_is_left_over() -> None:
     """Every folder belongs to a dialect."""
     assert dialect_files.names() == sorted(path.name for path in DIRECTORY.iterdir() if path.is_dir())
+
+
+VALUES = ["{code}", "{findings}", "{details}", "{resource}", "{nope}", "{", "x", "404", 5, None, [], {"a": "{issue}"}]
+
+
+@given(name=st.sampled_from(dialect_files.names()), data=st.data())
+def test_what_loads_never_fails_to_answer(
+    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A file with any one value changed is refused when it is loaded, or gives every reply that takes no facts."""
+    document = read_file(PACKAGED / f"{name}.yaml").value
+    place = document
+    while True:
+        step = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not place[step] or not isinstance(place[step], (dict, list)) or data.draw(st.booleans()):
+            break
+        place = place[step]
+    place[step] = data.draw(st.sampled_from(VALUES))
+    path = tmp_path_factory.mktemp("dialect") / f"{name}.yaml"
+    path.write_text(json.dumps(document, indent=1), encoding="utf-8")  # which is YAML, too
+    try:
+        dialect = dialect_files.load(path)
+    except ConfigError:
+        return
+    for decision in (over_limit(), over_capacity(), malformed_request(), store_error()):
+        assert 400 <= dialect.refusal(decision).status <= 599
+    for status in STATUSES:
+        assert status == dialect.reply_for_status(status).status
+    for findings in FINDINGS.values():
+        dialect.validation_reply(findings)

@@ -537,7 +537,8 @@ def _use_faults(use: Any, path: Path) -> Iterator[tuple[Path, str]]:
     if not isinstance(use, dict):
         return
     yield from _word_faults(use.get("code"), (*path, "code"), frozenset())
-    yield from _word_faults(use.get("message"), (*path, "message"), VOCABULARY - {"message", "details"})
+    message = "message" if "message" in use else "cause"
+    yield from _word_faults(use.get(message), (*path, message), VOCABULARY - {"message", "details"})
     yield from _word_faults(use.get("details"), (*path, "details"), VOCABULARY - {"details"})
     yield from _word_faults(use.get("body"), (*path, "body"), VOCABULARY)
     yield from _word_faults(use.get("headers"), (*path, "headers"), VOCABULARY - {"details", "findings"})

@@ -92,7 +92,7 @@ class Window:
     def wait_ms(self, quota: Quota, cost: int, now_ms: int) -> int:
         """How long until *cost* more units fit; 0 when they do. Ask only for a cost within the limit."""
         surplus = self.used + cost - quota.limit
-        if surplus <= 0:
+        if surplus <= 0 or not cost:  # a limit lowered below what counts already leaves no room, but a peek needs none
             return 0
         for instant, count in zip(self.instants, self.counts, strict=True):
             surplus -= count
@@ -170,7 +170,7 @@ def charge_one(hit: Hit, window: Window, now_ms: int) -> Receipt:
     if instants and (instants[0] <= now_ms - window_ms or instants[-1] > now_ms + window_ms):
         window.forget(quota, now_ms)
     used = window.used + cost
-    if used <= limit:
+    if used <= limit or not cost:
         if cost:
             instant = now_ms if resolution_ms == 1 else now_ms - now_ms % resolution_ms + resolution_ms - 1
             if instants and instants[-1] >= instant:
