@@ -283,6 +283,19 @@ def test_cost_0_peeks(given_: tuple[tuple[Rule, ...], ReferenceStore, int]) -> N
     assert before == used(store, now_ms, *chosen)
 
 
+@pytest.mark.parametrize("rules_count", [1, 2])
+def test_cost_0_peeks_at_a_lowered_limit(rules_count: int) -> None:
+    """A peek is not refused although more counts than the limit, lowered since, allows; nothing has room for a unit."""
+    names = [f"rule-{index}" for index in range(rules_count)]
+    store = ReferenceStore()
+    ask(store, START_MS, *(rule_of(10, 1000, name=name) for name in names), cost=10)
+    lowered = [rule_of(3, 1000, name=name) for name in names]
+
+    assert ask(store, START_MS + 1, *lowered, cost=0)[1].allowed
+    assert [0] * rules_count == [o.remaining for o in ask(store, START_MS + 1, *lowered, cost=0)[1].outcomes]
+    assert not ask(store, START_MS + 1, *lowered, cost=1)[1].allowed
+
+
 @given(rules(), st.integers(0, 3))
 def test_a_cost_that_never_fits_is_told_apart(rule: Rule, excess: int) -> None:
     """A cost above the limit is refused at once for a reason of its own, without a retry that cannot come true."""
