@@ -108,7 +108,10 @@ class ErrorHandlers:
         """
         named, ids = self._named(request)
         exchange = _exchange(request)
+        # Without a decision the error is the limiter's own, and it has no headers to tell.
         limits = exchange.headers if exchange is not None and exchange.decisions else []
+        if not limits and not ids and self.dialect.request_ids is not None:
+            ids = [(self.dialect.request_ids.header, named.encode())]
         reply = self.dialect.reply_for_status(500, request_id=named)
         return _response(reply.status, _merged(reply.headers, [*limits, *ids]), reply.body)
 

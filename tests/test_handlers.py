@@ -186,6 +186,20 @@ def test_without_the_middleware_an_error_has_an_id_of_its_own(error: Exception) 
     assert "mine-1" == client.get("/", headers={"X-Request-Id": "mine-1"}).json()["request_id"]
 
 
+def test_an_error_of_the_limiter_itself_has_its_id_too() -> None:
+    """Where no decision fell there are no numbers to tell, and still an id to quote."""
+
+    class BrokenStore:
+        async def charge(self, hits: object) -> object:
+            raise RuntimeError(SECRET)
+
+    client = client_of(HTTPException(404), "intrace", limit="60/minute", store=BrokenStore())
+    response = client.get("/", headers={"X-Request-Id": "mine-1"})
+
+    assert (500, "mine-1") == (response.status_code, response.json()["request_id"])
+    assert ["mine-1"] == response.headers.get_list("x-request-id")
+
+
 def test_an_id_that_is_malformed_is_not_taken_over() -> None:
     """Where a UUID is documented, only a UUID will do."""
     client = client_of(HTTPException(404), "tracefinance")
