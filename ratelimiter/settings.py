@@ -15,7 +15,7 @@ from ratelimiter.core.matching import Match
 from ratelimiter.core.principal import Network, Source, parse_source
 from ratelimiter.documents import shown
 from ratelimiter.notation import parse_duration_ms
-from ratelimiter.schema import suggestion
+from ratelimiter.schema import listed, suggestion
 from ratelimiter.stores.opening import opened
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SECRET_BYTES_MAX = 64  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
 TIMEOUT_MS_MAX = 10_000
+KINDS = ("bearer", "client", "everyone")  # of sources, beside header:NAME
+TOKEN = re.compile(r"[A-Za-z0-9-]{1,64}")  # what may well be the name of a header
 
 
 def read_store(url: str) -> str:
@@ -45,12 +47,10 @@ def read_source(text: str) -> Source:
     try:
         return parse_source(text)
     except ValueError:
-        if ":" not in text and text.lower() not in ("bearer", "client", "everyone"):
-            what = suggestion(text, ["bearer", "client", "everyone"])
-            if what.startswith("write"):
-                what = f"write header:{text}, bearer, client or everyone"
-        else:
-            what = "write header:X-API-Key, bearer, client or everyone"
+        what = suggestion(text, KINDS) if ":" not in text else "write"
+        if what.startswith("write"):
+            name = text if TOKEN.fullmatch(text) else "X-API-Key"
+            what = f"write header:{name}, {listed(KINDS)}"
         msg = f"{shown(text)} is not a principal source; {what}"
         raise ValueError(msg) from None
 
@@ -58,18 +58,17 @@ def read_source(text: str) -> Source:
 def read_network(text: str) -> Network:
     """A network, or one address as a network of its own."""
     try:
-        return ipaddress.ip_network(text)
-    except ValueError:
-        pass
-    try:
         meant = ipaddress.ip_network(text, strict=False)
     except ValueError:
+        meant = None
+    if meant is None or "%" in text:  # a zone is no part of an address that travels in a header
         msg = f"{shown(text)} is not a network; write one like 10.0.0.0/8 or 2001:db8::/32"
-    else:
-        msg = (
-            f"{shown(text)} is an address within a network; write {meant} for the network, or {text.partition('/')[0]}"
-        )
-    raise ValueError(msg)
+        raise ValueError(msg)
+    address = text.partition("/")[0]
+    if ipaddress.ip_address(address) != meant.network_address:
+        msg = f"{shown(text)} is an address within a network; write {meant} for the network, or {address}"
+        raise ValueError(msg)
+    return meant
 
 
 def read_decision_timeout_ms(text: str) -> int:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ratelimiter.advice import warnings
 from ratelimiter.config import build, load, load_with_document, policy_schema
@@ -356,6 +359,50 @@ def test_a_secret_that_will_not_do_is_not_repeated(secret: object) -> None:
 
     assert line.startswith("secret: a ")
     assert "xxx" not in line
+
+
+# Whatever it says
+
+FIELDS = [*policy_schema()["properties"], *policy_schema()["$defs"]["rule"]["properties"]]
+FIELDS += ["methods", "path", "secret"]
+WORDS = ["60/minute", "1/day", "client", "bearer", "header:x", "10.0.0.0/8", "::/0", "/v1/{id}", "/a/**", "GET", "5ms"]
+WORDS += [
+    "enforce",
+    "x-ratelimit",
+    "draft-06",
+    "trace",
+    "memory://",
+    "unix",
+    "./x.yaml",
+    "a",
+    "",
+    "../",
+    "\0",
+    "é",
+    "\n",
+]
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 10**12) | st.sampled_from(WORDS) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), values, max_size=6), st.lists(values, max_size=3))
+def test_no_policy_raises_anything_but_a_config_error(
+    tmp_path_factory: pytest.TempPathFactory, document: dict[str, object], rules: list[object]
+) -> None:
+    """A file whose fields hold anything at all is a policy or a list of problems, and so are such arguments."""
+    path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    path.write_text(json.dumps(document | ({"rules": rules} if rules else {})), encoding="utf-8")
+    problems: list[str] = []
+    for attempt in (lambda: load(path), lambda: build(**{"environ": {}} | document)):  # type: ignore[arg-type]
+        try:
+            warnings(attempt())
+        except ConfigError as fault:
+            problems += fault.problems
+
+    assert all(line.isprintable() for line in problems)
 
 
 # Stores
