@@ -106,6 +106,8 @@ class MemoryStore:
         if entry is not None:
             self._keep(hit, entry)
             return entry
+        if self._held:
+            self._release(now_ms)
         if self._size + len(hits) > self.keys_max and not self._make_room(hits, now_ms):
             return self._overflow.setdefault((hit.rule.name, window_ms), _Entry())
         return _Entry()
@@ -138,9 +140,8 @@ class MemoryStore:
         self._drop_useless(shelf, window_ms, now_ms)
 
     def _drop_useless(self, shelf: OrderedDict[bytes, _Entry], window_ms: int, now_ms: int) -> None:
-        for _ in range(2):  # one key comes, two may go: the shelf shrinks as fast as it grew
-            key, oldest = next(iter(shelf.items()))
-            if oldest.instants[-1] + window_ms > now_ms:
+        for key, oldest in list(islice(shelf.items(), 2)):  # one comes, two may go: it shrinks as fast as it grew
+            if not _useless(oldest, window_ms, now_ms):
                 return
             del shelf[key]
             self._size -= 1
@@ -152,13 +153,17 @@ class MemoryStore:
             for window_ms, shelf in sorted(self._shelves.items(), key=lambda item: -len(item[1])):
                 if self._forget_one(window_ms, shelf, ours, now_ms):
                     return True
-        for key, (window_ms, entry) in list(islice(self._held.items(), SAMPLE)):
-            if key not in ours and (entry.refused_until_ms <= now_ms or _useless(entry, window_ms, now_ms)):
-                del self._held[key]
-                self._size -= 1
-                return True
-            self._held.move_to_end(key)
         return False
+
+    def _release(self, now_ms: int) -> None:
+        """Put held keys that are no longer refused back in front of their shelf: of a sample, each time another one."""
+        for key, (window_ms, entry) in list(islice(self._held.items(), SAMPLE)):
+            if entry.refused_until_ms > now_ms and not _useless(entry, window_ms, now_ms):
+                self._held.move_to_end(key)
+            else:
+                del self._held[key]
+                self._shelves[window_ms][key] = entry
+                self._shelves[window_ms].move_to_end(key, last=False)
 
     def _forget_one(self, window_ms: int, shelf: OrderedDict[bytes, _Entry], ours: set[bytes], now_ms: int) -> bool:
         least: bytes | None = None
@@ -180,4 +185,5 @@ class MemoryStore:
 
 
 def _useless(entry: _Entry, window_ms: int, now_ms: int) -> bool:
-    return not entry.used or entry.instants[-1] + window_ms <= now_ms
+    """Whether `Window.forget` would leave nothing of it: it left the window, or comes from a clock that was wrong."""
+    return not entry.used or not now_ms - window_ms < entry.instants[-1] <= now_ms + 2 * window_ms
