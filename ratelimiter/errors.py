@@ -57,7 +57,8 @@ class Kind(StrEnum):
     # configuration
     AUTHENTICATION = "authentication"  # user or password
     PERMISSION = "permission"  # what the user may do, or the database that it may select
-    CERTIFICATE = "certificate"  # TLS: we do not trust the server, or it does not trust us
+    TLS = "tls"  # we do not trust the server, or it does not trust us, or one of us does not speak TLS
+    MOVED = "moved"  # another node of the cluster serves the key: this is no single server
 
 
 class StoreError(RateLimiterError):

@@ -7,29 +7,34 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ratelimiter.errors import ConfigError
 from ratelimiter.stores.memory import KEYS_MAX, MemoryStore
+from ratelimiter.stores.redis import TIMEOUT_MS, open_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimiter.stores.base import Store
 
-    Opener = Callable[[SplitResult], Store]
+    Opener = Callable[[SplitResult, int], Store]
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
     """The store that *url* names. Opens no connection: that is left to the first charge.
+
+    Args:
+        url: scheme and rest.
+        timeout_ms: within this time a charge is answered or fails, at least 1.
 
     Raises:
         ConfigError: the scheme is not known, or the rest is not what it wants.
     """
     try:
-        return opened(url)
+        return opened(url, timeout_ms=timeout_ms)
     except ValueError as fault:
         msg = f"store: {fault}"
         raise ConfigError(msg) from None
 
 
-def opened(url: str) -> Store:
+def opened(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
     """Like `open_store`, for a caller that knows where the URL came from.
 
     Raises:
@@ -45,7 +50,7 @@ def opened(url: str) -> Store:
     except ValueError:
         msg = "what follows :// is not the rest of a URL; write [ and ] only around an IPv6 address"
         raise ValueError(msg) from None
-    return opener(parts)
+    return opener(parts, timeout_ms)
 
 
 def _beginning(url: str) -> str:
@@ -54,7 +59,7 @@ def _beginning(url: str) -> str:
     return (scheme if separator else url.partition(":")[0])[:40] + separator
 
 
-def _memory(parts: SplitResult) -> Store:
+def _memory(parts: SplitResult, _timeout_ms: int) -> Store:
     """`memory://`, with `?keys_max=N`: how many keys are held, 100,000 by default."""
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     text = options.pop("keys_max", str(KEYS_MAX))
@@ -68,4 +73,4 @@ def _memory(parts: SplitResult) -> Store:
 
 
 # A scheme, and what makes a store of a URL with it: connects to nothing, raises ValueError "... is not ...; write ...".
-OPENERS: dict[str, Opener] = {"memory": _memory}
+OPENERS: dict[str, Opener] = {"memory": _memory, "redis": open_redis, "rediss": open_redis, "unix": open_redis}

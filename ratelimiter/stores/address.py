@@ -1,0 +1,172 @@
+"""Where a Redis server is and how to get in, as a URL says it."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
+PORT = 6379
+CLIENT_NAME = "ratelimiter"  # what CLIENT LIST shows
+
+# The query of a URL: what each word means. Those of TLS are spelled as redis-py spells them.
+OPTIONS = {
+    "db": "number of the database, also the path of the URL",
+    "client_name": "what CLIENT LIST shows",
+    "password_file": "file that holds the password, read at every connect, so that it can be rotated",
+}
+TLS_OPTIONS = {
+    "ssl_ca_certs": "file with the certificates of who may vouch for the server; default: the system's",
+    "ssl_certfile": "file with our own certificate",
+    "ssl_keyfile": "file with its key",
+    "ssl_check_hostname": "true (default) or false: whether the certificate must name the host",
+    "ssl_cert_reqs": "required (default) or none: whether the server needs a certificate that we trust",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One server, and how to get in.
+
+    Args:
+        host: name or IP address.
+        port: 1 to 65535.
+        path: of a unix socket; host and port do not count then.
+        db: number of the database, at least 0.
+        username: of an ACL user; empty for the default user.
+        password: empty for none.
+        password_file: read at every connect, instead of *password*.
+        client_name: what CLIENT LIST shows.
+        tls: how to speak TLS; None for plain TCP.
+    """
+
+    host: str = "localhost"
+    port: int = PORT
+    path: str = ""
+    db: int = 0
+    username: str = ""
+    password: str = field(default="", repr=False)
+    password_file: str = ""
+    client_name: str = CLIENT_NAME
+    tls: ssl.SSLContext | None = None
+
+    def __str__(self) -> str:
+        """Where it is, for messages; never who gets in and how."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.path or f"{host}:{self.port}"
+
+    def secret(self) -> str:
+        """The password of this moment.
+
+        Raises:
+            OSError: the file that holds it cannot be read.
+        """
+        return Path(self.password_file).read_text(encoding="utf-8").strip() if self.password_file else self.password
+
+    def placed(self, host: str, port: int, path: str = "", db: int = 0) -> Address:
+        """A server there, entered in the same way."""
+        return replace(self, host=host, port=port, path=path, db=db)
+
+
+def address_of(parts: SplitResult) -> Address:
+    """What `redis://`, `rediss://` (TLS) and `unix://` URLs mean.
+
+    `redis://user:password@host:port/db?option=value`; everything but the scheme may be left out. User and password are
+    percent-decoded. `unix:///path/of/the.sock?db=1`.
+
+    Raises:
+        ValueError: an unknown option, or a value that cannot be used. Never repeats a password.
+    """
+    unix = parts.scheme == "unix"
+    options = options_of(parts, OPTIONS | TLS_OPTIONS if parts.scheme == "rediss" else OPTIONS)
+    if unix and not parts.path:
+        msg = "'unix://' is not the path of a socket; write unix:///run/redis.sock"
+        raise ValueError(msg)
+    return entry_of(parts, options).placed(
+        host=parts.hostname or "localhost",
+        port=port_of(parts),
+        path=unquote(parts.path) if unix else "",
+        db=_db(options.get("db", "") or ("" if unix else parts.path.strip("/"))),
+    )
+
+
+def entry_of(parts: SplitResult, options: dict[str, str]) -> Address:
+    """How to get in, wherever that is.
+
+    Raises:
+        ValueError: a value that cannot be used.
+    """
+    return Address(
+        username=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        password_file=options.get("password_file", ""),
+        client_name=options.get("client_name", CLIENT_NAME),
+        tls=_tls(options) if parts.scheme == "rediss" else None,
+    )
+
+
+def options_of(parts: SplitResult, known: dict[str, str]) -> dict[str, str]:
+    """The query of a URL.
+
+    Raises:
+        ValueError: an option that is not *known*.
+    """
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name in options:
+        if name not in known:
+            msg = f"{name[:40]!r} is not an option of {parts.scheme}://; write one of {', '.join(known)}"
+            raise ValueError(msg)
+    return options
+
+
+def port_of(parts: SplitResult, default: int = PORT) -> int:
+    """The port of a URL.
+
+    Raises:
+        ValueError: it is not a port.
+    """
+    try:
+        port = default if parts.port is None else parts.port
+    except ValueError:
+        port = 0
+    if not port:
+        msg = "what follows the host is not a port from 1 to 65535; write redis://host:6379"
+        raise ValueError(msg)
+    return port
+
+
+def _db(word: str) -> int:
+    if word and not (word.isascii() and word.isdigit() and len(word) <= 9):
+        msg = f"{word[:40]!r} is not the number of a database; write redis://host:6379/0"
+        raise ValueError(msg)
+    return int(word or 0)
+
+
+def _tls(options: dict[str, str]) -> ssl.SSLContext:
+    checks_hostname = _chosen(options, "ssl_check_hostname", ("true", "false")) == "true"
+    requires = _chosen(options, "ssl_cert_reqs", ("required", "none")) == "required"
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+        if "ssl_certfile" in options:
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    except OSError as error:
+        named = [value for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile") if (value := options.get(name))]
+        msg = f"{', '.join(named)} is not what TLS needs ({error.strerror or error}); write the path of a PEM file"
+        raise ValueError(msg) from error
+    context.check_hostname = checks_hostname and requires
+    if not requires:
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _chosen(options: dict[str, str], name: str, words: tuple[str, str]) -> str:
+    word = options.get(name, words[0]).lower()
+    if word not in words:
+        msg = f"{word[:40]!r} is not a value of {name}; write {words[0]} or {words[1]}"
+        raise ValueError(msg)
+    return word

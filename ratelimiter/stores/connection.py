@@ -1,0 +1,253 @@
+"""One connection to one Redis server: bytes out, replies in, in the order of asking (RESP2)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import socket
+import ssl
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+import hiredis
+
+from ratelimiter.errors import Kind, StoreError, StoreFault, StoreMisconfigured, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ratelimiter.stores.address import Address
+
+    Answered = Callable[[object], None]  # is given the reply, or the StoreError that came instead
+
+# A peer that vanished without a word is noticed while nothing is asked, too.
+KEEPALIVE_IDLE_S = 30
+KEEPALIVE_INTERVAL_S = 5
+KEEPALIVE_COUNT = 3
+
+
+class ScriptMissing(StoreFault):
+    """The server does not know the script by its digest (NOSCRIPT): it has run nothing."""
+
+
+# How an error reply begins, and what that means for us (reliability classes: see `ratelimiter.errors`).
+CODES: dict[str, tuple[type[StoreError], Kind]] = {
+    "NOSCRIPT": (ScriptMissing, Kind.REFUSED),
+    "LOADING": (StoreUnavailable, Kind.LOADING),
+    "BUSY": (StoreUnavailable, Kind.BUSY),
+    "OOM": (StoreUnavailable, Kind.OUT_OF_MEMORY),
+    "READONLY": (StoreUnavailable, Kind.READ_ONLY),
+    "MASTERDOWN": (StoreUnavailable, Kind.NO_MASTER),
+    "NOREPLICAS": (StoreUnavailable, Kind.NO_REPLICAS),
+    "MISCONF": (StoreUnavailable, Kind.NOT_PERSISTED),
+    "CLUSTERDOWN": (StoreUnavailable, Kind.CLUSTER_DOWN),
+    "TRYAGAIN": (StoreUnavailable, Kind.CLUSTER_DOWN),
+    "WRONGTYPE": (StoreFault, Kind.FOREIGN_VALUE),
+    "NOAUTH": (StoreMisconfigured, Kind.AUTHENTICATION),
+    "WRONGPASS": (StoreMisconfigured, Kind.AUTHENTICATION),
+    "NOPERM": (StoreMisconfigured, Kind.PERMISSION),
+    "DENIED": (StoreMisconfigured, Kind.PERMISSION),  # protected mode
+    "MOVED": (StoreMisconfigured, Kind.MOVED),
+    "ASK": (StoreMisconfigured, Kind.MOVED),
+}
+# Those that have no code of their own.
+TEXTS: tuple[tuple[str, type[StoreError], Kind], ...] = (
+    ("max number of clients", StoreUnavailable, Kind.FULL),
+    ("AUTH", StoreMisconfigured, Kind.AUTHENTICATION),
+    ("user executing the script", StoreMisconfigured, Kind.PERMISSION),
+    ("DB index", StoreMisconfigured, Kind.PERMISSION),
+)
+_NESTED = re.compile(r"@user_script: ?\d+: -?([A-Z]+) ")  # before Redis 7 a script's error hides the one that caused it
+_MORE = object()  # what the reader says when a reply is not complete
+
+
+def _bulk(word: str) -> bytes:
+    encoded = word.encode()
+    return b"$%d\r\n%b\r\n" % (len(encoded), encoded)
+
+
+def error_of(text: str) -> StoreError:
+    """What an error reply means."""
+    nested = _NESTED.search(text)
+    code = nested[1] if nested and nested[1] in CODES else text.split(" ", 1)[0]
+    known = CODES.get(code) or next(((cls, kind) for part, cls, kind in TEXTS if part in text), None)
+    cls, kind = known or (StoreFault, Kind.REFUSED)
+    return cls(text, kind)
+
+
+class Connection(asyncio.Protocol):
+    """One connection. Calls may be pipelined: each reply goes to the oldest that waits.
+
+    Whatever goes wrong ends the connection and is told to all that wait; there is no way back. Whether what they sent
+    was carried out is unknown then.
+    """
+
+    def __init__(self) -> None:
+        self.error: StoreError | None = None  # why it ended; None while it lives
+        self._reader = hiredis.Reader(notEnoughData=_MORE, replyError=error_of)
+        self._waiting: deque[Answered] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._poll = select.poll()
+
+    @property
+    def usable(self) -> bool:
+        """Whether something can be sent. A look at the socket notices what the event loop has not been told yet."""
+        if self.error is None and not self._waiting and self._poll.poll(0):
+            self._end(StoreUnavailable("the server closed the idle connection", Kind.DISCONNECTED))
+        return self.error is None
+
+    def send(self, payload: bytes, answered: Answered) -> None:
+        """Send one call, packed; *answered* gets the reply or the error. Ask `usable` before."""
+        self._waiting.append(answered)
+        self._transport.write(payload)
+
+    def call(self, *words: str) -> asyncio.Future[object]:
+        """Send one command; its reply, error replies raised."""
+        future: asyncio.Future[object] = self._loop.create_future()
+
+        def answered(reply: object) -> None:
+            if future.done():
+                return
+            if isinstance(reply, StoreError):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+        self.send(b"*%d\r\n" % len(words) + b"".join(map(_bulk, words)), answered)
+        return future
+
+    def abort(self, error: StoreError) -> None:
+        """End it now. What was sent may or may not be carried out."""
+        self._end(error)
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        self._poll.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in (
+                ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+                ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+                ("TCP_KEEPCNT", KEEPALIVE_COUNT),
+            ):
+                if hasattr(socket, name):  # not everywhere
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        reader = self._reader
+        reader.feed(data)
+        while self.error is None:
+            try:
+                reply = reader.gets()
+            except hiredis.ProtocolError as error:
+                self._end(StoreFault(f"this does not speak like a Redis server: {error}", Kind.PROTOCOL))
+                return
+            if reply is _MORE:
+                break
+            if not self._waiting:
+                # Said unasked: a farewell, or the replies are out of step.
+                unasked = StoreFault("a reply that nobody waits for", Kind.MISMATCH)
+                self._end(reply if isinstance(reply, StoreError) else unasked)
+                return
+            self._waiting.popleft()(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        if isinstance(exc, ssl.SSLError):
+            self._end(StoreMisconfigured(f"TLS: {exc}", Kind.TLS))
+        self._end(StoreUnavailable(f"the connection broke: {exc or 'closed by the server'}", Kind.DISCONNECTED))
+
+    def _end(self, error: StoreError) -> None:
+        if self.error is None:
+            self.error = error
+            self._transport.abort()
+            while self._waiting:
+                self._waiting.popleft()(error)
+
+
+async def open_connection(address: Address, connect_timeout_ms: int) -> Connection:
+    """A connection to *address*, let in and ready for calls.
+
+    Args:
+        address: the server, and how to get in.
+        connect_timeout_ms: for everything: name, connection, TLS, password.
+
+    Raises:
+        StoreUnavailable: nobody is there, or not able to serve; or a replica is.
+        StoreFault: whoever is there is no Redis server.
+        StoreMisconfigured: the server does not let us in, or we do not trust it.
+    """
+    connection: Connection | None = None
+    try:
+        async with asyncio.timeout(connect_timeout_ms / 1000):
+            connection = await _connected(address)
+            await _enter(connection, address)
+    except TimeoutError as error:
+        msg = f"no connection to {address} within {connect_timeout_ms} ms"
+        failure: StoreError = StoreUnavailable(msg, Kind.UNREACHABLE)
+        _give_up(connection, failure)
+        raise failure from error
+    except BaseException as error:
+        _give_up(connection, error if isinstance(error, StoreError) else StoreUnavailable("given up"))
+        raise
+    return connection
+
+
+def _give_up(connection: Connection | None, error: StoreError) -> None:
+    if connection is not None:
+        connection.abort(error)
+
+
+async def _connected(address: Address) -> Connection:
+    loop = asyncio.get_running_loop()
+    try:
+        if address.path:
+            _, connection = await loop.create_unix_connection(Connection, address.path)
+        else:
+            _, connection = await loop.create_connection(Connection, address.host, address.port, ssl=address.tls)
+    except ssl.SSLError as error:
+        msg = f"TLS with {address}: {error}"
+        raise StoreMisconfigured(msg, Kind.TLS) from error
+    except OSError as error:
+        msg = f"cannot connect to {address}: {error}"
+        raise StoreUnavailable(msg, Kind.UNREACHABLE) from error
+    return connection
+
+
+async def _enter(connection: Connection, address: Address) -> None:
+    """Say who we are and what we want, in one round trip; see that we speak to a master."""
+    try:
+        password = address.secret()
+    except OSError as error:
+        msg = f"password_file: {error}"
+        raise StoreMisconfigured(msg, Kind.AUTHENTICATION) from error
+    required = []
+    if password or address.username:
+        required.append(connection.call("AUTH", *([address.username] if address.username else []), password))
+    if address.db:
+        required.append(connection.call("SELECT", str(address.db)))
+    name = connection.call("CLIENT", "SETNAME", address.client_name)
+    role = connection.call("ROLE")
+    answers = await asyncio.gather(*required, name, role, return_exceptions=True)
+    for number, answer in enumerate(answers):
+        # A name is a courtesy, and so is the role: a user that may not ask for it is told by the first write.
+        if isinstance(answer, BaseException) and (number < len(required) or not _is_courtesy(answer)):
+            raise answer
+    role_answer = answers[-1]
+    if isinstance(role_answer, list) and role_answer[:1] in ([b"slave"], [b"sentinel"]):
+        msg = f"{address} is a {role_answer[0].decode()}, not a master"
+        raise StoreUnavailable(msg, Kind.READ_ONLY)
+
+
+def _is_courtesy(error: BaseException) -> bool:
+    return (isinstance(error, StoreMisconfigured) and error.kind is Kind.PERMISSION) or (
+        isinstance(error, StoreFault) and error.kind is Kind.REFUSED
+    )

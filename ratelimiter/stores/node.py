@@ -1,0 +1,168 @@
+"""One Redis server as a store needs it: a connection that is replaced when it breaks, and batches over it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ratelimiter.errors import Kind, StoreError, StoreFault, StoreTimeout, StoreUnavailable
+from ratelimiter.stores import script
+from ratelimiter.stores.batching import Batcher
+from ratelimiter.stores.connection import Connection, ScriptMissing, open_connection
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.window import Receipt
+    from ratelimiter.stores.address import Address
+    from ratelimiter.stores.batching import Batch
+
+    Locate = Callable[[], Awaitable[Address]]
+
+CONNECT_TIMEOUT_MS = 1000
+# The first attempt after a loss is made at once; further ones wait, and not all processes equally long. The longest
+# pause is well below a second, because enforcement has to be back within one.
+PAUSE_S_MIN = 0.02
+PAUSE_S_MAX = 0.4
+# We speak to the wrong server: a new connection, to wherever the master is now, is the only help.
+MOVED_AWAY = frozenset({Kind.READ_ONLY, Kind.NO_MASTER})
+
+
+class Node:
+    """One server and the way to it.
+
+    Not thread-safe; belongs to the event loop that was running when it was made.
+
+    Args:
+        locate: where the server is; asked before every connection.
+        timeout_ms: how long a caller waits at most.
+        connect_timeout_ms: for locating, connecting and getting in.
+        batching: settings of `Batcher`.
+    """
+
+    def __init__(
+        self, locate: Locate, *, timeout_ms: int, connect_timeout_ms: int = CONNECT_TIMEOUT_MS, **batching: int
+    ) -> None:
+        self._locate = locate
+        self._connect_timeout_ms = connect_timeout_ms
+        self._timeout_ms = timeout_ms
+        self._batcher = Batcher(self._depart, self._overdue, timeout_ms=timeout_ms, **batching)
+        self._loop = self._batcher.loop
+        self._connection: Connection | None = None
+        self._attempt: asyncio.Task[None] | None = None
+        self._failures = 0  # since the last answer
+        self._paused_until_s = 0.0
+        self._error: StoreError = StoreUnavailable("never connected")
+        self._nonces = itertools.count(random.getrandbits(48))  # no other process's may match
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that this node belongs to."""
+        return self._loop
+
+    def charge(self, hits: Sequence[Hit]) -> asyncio.Future[Receipt]:
+        """Charge *hits* with the next batch; the future fails with a `StoreError`, at the latest at the deadline.
+
+        Raises:
+            StoreOverloaded: too many wait.
+        """
+        return self._batcher.join(hits)
+
+    async def close(self) -> None:
+        """Let go of the connection. Who waits is told that nothing will come."""
+        error = StoreUnavailable("the store was closed", Kind.DISCONNECTED)
+        if self._attempt is not None:
+            self._attempt.cancel()
+            await asyncio.wait([self._attempt])
+        if self._connection is not None:
+            self._connection.abort(error)
+            self._connection = None
+        self._batcher.dismiss(error)
+        self._batcher.close()
+
+    def _depart(self) -> None:
+        """Send the next batch, or see to it that there is a connection to send it over."""
+        connection = self._connection
+        if connection is None or not connection.usable:
+            self._connection = None
+            self._connect()
+            return
+        batch = self._batcher.take()
+        if batch:
+            self._send(connection, batch, text=False)
+            self._batcher.call()
+
+    def _send(self, connection: Connection, batch: Batch, *, text: bool) -> None:
+        nonce = b"%x" % next(self._nonces)
+        requests = [waiting.hits for waiting in batch]
+        try:
+            payload = script.packed(*script.arguments(requests, nonce), text=text)
+        except (AttributeError, TypeError, ValueError) as error:
+            self._batcher.settle(batch, StoreFault(f"these hits cannot be sent: {error}", Kind.REFUSED))
+            return
+        connection.send(payload, partial(self._answered, connection, batch, requests, nonce))
+
+    def _answered(
+        self, connection: Connection, batch: Batch, requests: list[Sequence[Hit]], nonce: bytes, reply: object
+    ) -> None:
+        if isinstance(reply, StoreError):
+            self._refused(connection, batch, reply)
+            return
+        try:
+            answers = script.receipts(requests, nonce, reply)
+        except StoreFault as fault:
+            # Whose reply this is nobody knows, so nobody may get another one from there.
+            self._lost(fault)
+            connection.abort(fault)
+            self._batcher.settle(batch, fault)
+            return
+        self._failures = 0
+        self._batcher.settle(batch, answers)
+
+    def _refused(self, connection: Connection, batch: Batch, error: StoreError) -> None:
+        if isinstance(error, ScriptMissing) and connection.error is None:
+            if not all(waiting.future.done() for waiting in batch):
+                self._send(connection, batch, text=True)  # nothing has been run, so this charges nobody twice
+                return
+        elif connection.error is not None or error.kind in MOVED_AWAY:
+            self._lost(error)
+            connection.abort(error)
+        self._batcher.settle(batch, error)
+
+    def _overdue(self) -> None:
+        """A server that owes an answer for longer than anybody waits may never give it: its late replies go unread."""
+        if self._connection is not None:
+            error = StoreTimeout(f"no answer within {self._timeout_ms} ms")
+            self._lost(error)
+            self._connection.abort(error)
+
+    def _lost(self, error: StoreError) -> None:
+        """Once per connection or attempt that came to nothing."""
+        self._error = error
+        self._failures += 1
+        if self._failures > 1:
+            pause_s = min(PAUSE_S_MAX, PAUSE_S_MIN * 2 ** min(self._failures, 10))
+            self._paused_until_s = self._loop.time() + pause_s * random.uniform(0.5, 1)  # noqa: S311 - spreads attempts
+
+    def _connect(self) -> None:
+        if self._attempt is not None:
+            return
+        if self._loop.time() < self._paused_until_s:
+            self._batcher.dismiss(self._error)
+            return
+        self._attempt = self._loop.create_task(self._try_to_connect())
+
+    async def _try_to_connect(self) -> None:
+        try:
+            address = await self._locate()
+            self._connection = await open_connection(address, self._connect_timeout_ms)
+        except StoreError as error:
+            self._lost(error)
+            self._batcher.dismiss(error)
+        finally:
+            self._attempt = None
+        self._batcher.call()

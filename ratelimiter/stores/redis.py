@@ -1,0 +1,73 @@
+"""The shared store: the window of the core in Redis, one script call for all who ask at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ratelimiter.stores.address import Address, address_of
+from ratelimiter.stores.node import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from urllib.parse import SplitResult
+
+    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.window import Receipt
+
+TIMEOUT_MS = 50
+
+
+class RedisStore:
+    """Tallies in one Redis server (6.2 or later), shared by all who use it.
+
+    Every decision is made by the server's clock. Requests that arrive while a script call is under way share the next
+    one. No connection is made before the first charge, and a broken one is replaced on the next.
+
+    What the ACL user needs: `+evalsha +eval +get +set +time ~rl1:*`, and `+select` for a database other than 0. The
+    connection also asks for `client|setname` and `role`, and does without.
+
+    Args:
+        address: the server, and how to get in.
+        timeout_ms: within this time `charge` returns or raises, at least 1.
+        batching: settings of `ratelimiter.stores.batching.Batcher`.
+    """
+
+    def __init__(self, address: Address, *, timeout_ms: int = TIMEOUT_MS, **batching: int) -> None:
+        self._address = address
+        self._timeout_ms = timeout_ms
+        self._batching = batching
+        self._node: Node | None = None
+
+    async def charge(self, hits: Sequence[Hit]) -> Receipt:
+        """Charge all *hits* or none; see `ratelimiter.stores.base.Store`.
+
+        Raises:
+            StoreUnavailable: no connection, or the server cannot serve. `StoreTimeout`: no answer in time. After a
+                timeout or a broken connection the hits may or may not have been charged.
+            StoreOverloaded: too many requests wait already; nothing was charged.
+            StoreFault: a key holds somebody else's value, or the answer made no sense.
+            StoreMisconfigured: the server does not let us in, or not do what we must.
+        """
+        node = self._node
+        if node is None or node.loop is not asyncio.get_running_loop():
+            node = self._node = Node(self._locate, timeout_ms=self._timeout_ms, **self._batching)
+        return await node.charge(hits)
+
+    async def close(self) -> None:
+        """Let go of the connection. A closed store may be used again and opens it anew."""
+        node, self._node = self._node, None
+        if node is not None and node.loop is asyncio.get_running_loop():
+            await node.close()
+
+    async def _locate(self) -> Address:
+        return self._address
+
+
+def open_redis(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> RedisStore:
+    """The store of a `redis://`, `rediss://` or `unix://` URL; see `ratelimiter.stores.address.address_of`.
+
+    Raises:
+        ValueError: the URL cannot be used.
+    """
+    return RedisStore(address_of(parts), timeout_ms=timeout_ms)
