@@ -11,3 +11,8 @@ Clock = Callable[[], int]  # Unix time in milliseconds
 def unix_ms() -> int:
     """Now, as Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def monotonic_ms() -> int:
+    """Milliseconds since some moment, for durations: never set, never stepped."""
+    return time.monotonic_ns() // 1_000_000

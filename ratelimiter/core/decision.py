@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.core.window import new
+from ratelimiter.core.window import FAIL_CLOSED, STORE, new
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Decision(NamedTuple):
     now_ms: int  # the store's clock, Unix time
     outcomes: Sequence[Outcome]  # one per rule that matched, in the order of the policy
     binding: Outcome | None  # the enforced rule that clients are told of; None when none matched
-    source: str = "store"  # who answered: store, remembered, local, fail_open or fail_closed
+    source: str = STORE  # who answered
     fault: tuple[str, str] | None = None  # of a malformed request: the field and what is wrong with it
 
     @property
@@ -58,6 +58,8 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
     The binding rule is the one that a client must heed: of a refusal the one with the longest wait (at its end all the
     others have let go, too), of an admission the one with the least remaining, the earlier in the policy at a tie.
     """
+    if receipt.source == FAIL_CLOSED:
+        return Decision(False, STORE_ERROR, receipt.now_ms, (), None, FAIL_CLOSED)
     if len(hits) == 1:  # most requests: a third of the cost of the general way (tests/benchmarks/decisions.py)
         return _decide_one(hits[0], receipt)
     outcomes: list[Outcome] = []

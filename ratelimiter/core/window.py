@@ -40,6 +40,13 @@ if TYPE_CHECKING:
 # built by `new`, which costs half of calling its class (tests/benchmarks/decisions.py).
 new = tuple.__new__
 
+# Who answered. A closed set: it becomes a metric label.
+STORE = "store"
+REMEMBERED = "remembered"  # the store refused these hits a moment ago, and the refusal still holds
+LOCAL = "local"  # the store is out: windows of this process
+FAIL_OPEN = "fail_open"  # the store is out, and the rules say allow
+FAIL_CLOSED = "fail_closed"  # the store is out, and a rule says deny
+
 
 class Tally(NamedTuple):
     """What the store saw of one hit, after the decision was carried out."""
@@ -55,7 +62,7 @@ class Receipt(NamedTuple):
     now_ms: int  # the store's clock, Unix time
     admitted: bool  # every enforced hit fitted, and all were charged
     tallies: Sequence[Tally]  # one per hit, in order
-    source: str = "store"  # who answered: store, remembered, local, fail_open or fail_closed
+    source: str = STORE  # who answered
 
 
 class Window:
@@ -180,7 +187,7 @@ def charge_one(hit: Hit, window: Window, now_ms: int) -> Receipt:
                 window.counts.append(cost)
             window.used = used
         reset_ms = instants[0] + window_ms - now_ms if instants else 0
-        return new(Receipt, (now_ms, True, (new(Tally, (used, reset_ms, 0)),), "store"))
+        return new(Receipt, (now_ms, True, (new(Tally, (used, reset_ms, 0)),), STORE))
     reset_ms = instants[0] + window_ms - now_ms if instants else 0
     if cost > limit:
         wait_ms = 0
@@ -188,4 +195,4 @@ def charge_one(hit: Hit, window: Window, now_ms: int) -> Receipt:
         wait_ms = reset_ms
     else:
         wait_ms = window.wait_ms(quota, cost, now_ms)
-    return new(Receipt, (now_ms, rule.shadow, (new(Tally, (window.used, reset_ms, wait_ms)),), "store"))
+    return new(Receipt, (now_ms, rule.shadow, (new(Tally, (window.used, reset_ms, wait_ms)),), STORE))

@@ -82,6 +82,10 @@ class MemoryStore:
     async def close(self) -> None:
         """Do nothing: there is nothing to let go of."""
 
+    def now_ms(self) -> int:
+        """This store's clock, Unix time in milliseconds."""
+        return self._clock()
+
     def charge_now(self, hits: Sequence[Hit]) -> Receipt:
         """Like `charge`, for callers that cannot wait."""
         now_ms = self._clock()

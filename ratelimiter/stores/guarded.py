@@ -1,0 +1,145 @@
+"""A store that always answers: behind it another one, and in its absence what each rule says should happen then."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from math import ceil
+from typing import TYPE_CHECKING
+
+from ratelimiter.core.policy import Hit, OnStoreError
+from ratelimiter.core.quota import Quota
+from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, Receipt, Tally
+from ratelimiter.errors import StoreError, StoreFault, StoreOverloaded
+from ratelimiter.stores.breaker import Breaker
+from ratelimiter.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ratelimiter.core.policy import Rule
+    from ratelimiter.stores.base import Store
+
+WARM_EVERY = 64  # one healthy decision in so many is also made locally, so that the way in need is never cold code
+COME_BACK_MS = 1000  # to a request that the local share can never fit: by then the store may be back
+
+log = logging.getLogger("ratelimiter.stores")
+
+
+class GuardedStore:
+    """Asks *store* while it answers; else each rule is judged as its `on_store_error` says. Never raises.
+
+    `deny` of one rule refuses the request. Else the rules that say `local` are charged, all or none, to windows in this
+    process that hold *local_share* of the limit; those that say `allow` admit. While the store is out, N processes admit
+    at most N times their local share.
+
+    Args:
+        store: the store that is guarded.
+        local: where local windows are kept.
+        local_share: how much of a limit this process admits by itself, above 0 to 1; rounded up to whole units.
+        breaker: when not even to ask.
+
+    Attributes:
+        faults: how often each kind of error has come from the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        local: MemoryStore | None = None,
+        local_share: float = 1.0,
+        breaker: Breaker | None = None,
+    ) -> None:
+        if not 0 < local_share <= 1:
+            msg = f"local_share must be above 0 and at most 1, not {local_share}"
+            raise ValueError(msg)
+        self._store = store
+        self._local = local or MemoryStore()
+        self._local_share = local_share
+        self._breaker = breaker or Breaker()
+        self._shares: dict[Quota, Quota] = {}
+        self._until_warm = WARM_EVERY
+        self.faults: Counter[str] = Counter()
+
+    @property
+    def degraded(self) -> bool:
+        """Whether decisions are made without the store at present."""
+        return self._breaker.open
+
+    async def charge(self, hits: Sequence[Hit]) -> Receipt:
+        """Charge all *hits* or none, with the store or without; `Receipt.source` says how."""
+        if not self._breaker.admits():
+            return self._without_store(hits)
+        try:
+            receipt = await self._store.charge(hits)
+        except Exception as error:  # but not a cancellation: whatever it is, a decision is due
+            self._note(error)
+            return self._without_store(hits)
+        if self._breaker.succeeded():
+            log.warning("the store answers again: limits are shared again")
+        self._until_warm -= 1
+        if not self._until_warm:
+            self._until_warm = WARM_EVERY
+            self._without_store(hits)
+        return receipt
+
+    async def close(self) -> None:
+        """Close the guarded store."""
+        await self._store.close()
+
+    def _note(self, error: Exception) -> None:
+        kind = error.kind if isinstance(error, StoreError) else type(error).__name__
+        self.faults[kind] += 1
+        if isinstance(error, StoreOverloaded):
+            return  # our own load says nothing about the store
+        if isinstance(error, StoreFault) or not isinstance(error, StoreError):
+            if self.faults[kind] == 1:  # a mistake of somebody's: it comes back with every request, once is enough
+                log.error("the store's answer makes no sense (%s): %s", kind, error)
+            return
+        if self._breaker.failed():
+            log.warning("the store does not answer (%s): %s; each rule does what its on_store_error says", kind, error)
+
+    def _without_store(self, hits: Sequence[Hit]) -> Receipt:
+        modes = {hit.rule.on_store_error for hit in hits if not hit.rule.shadow}
+        now_ms = self._local.now_ms()
+        if OnStoreError.DENY in modes:
+            return Receipt(now_ms, False, [Tally(0, 0, 0)] * len(hits), FAIL_CLOSED)
+        ours = [self._local_hit(hit) for hit in hits if hit.rule.on_store_error is OnStoreError.LOCAL]
+        if not ours:
+            return Receipt(now_ms, True, [Tally(0, 0, 0)] * len(hits), FAIL_OPEN)
+        receipt = self._local.charge_now(ours)
+        tallies = iter(zip(ours, receipt.tallies, strict=True))
+        seen = [
+            _as_of_the_whole(hit, *next(tallies)) if hit.rule.on_store_error is OnStoreError.LOCAL else Tally(0, 0, 0)
+            for hit in hits
+        ]
+        return Receipt(receipt.now_ms, receipt.admitted, seen, LOCAL)
+
+    def _local_hit(self, hit: Hit) -> Hit:
+        share = self._shares.get(hit.quota)
+        if share is None:
+            share = Quota(local_limit(hit.quota, self._local_share), hit.quota.window_ms)
+            self._shares[hit.quota] = share
+        return hit._replace(quota=share)
+
+
+def local_limit(quota: Quota, local_share: float) -> int:
+    """What one process admits of *quota* without the store: its share, rounded up to whole units."""
+    return ceil(quota.limit * local_share)
+
+
+def outage_limit(rule: Rule, local_share: float, processes: int) -> int | None:
+    """What *processes* together admit of *rule* in one window without the store; None when nothing bounds it."""
+    if rule.on_store_error is OnStoreError.DENY:
+        return 0
+    if rule.on_store_error is OnStoreError.ALLOW:
+        return None
+    return processes * local_limit(rule.quotas[0], local_share)
+
+
+def _as_of_the_whole(hit: Hit, ours: Hit, tally: Tally) -> Tally:
+    """A tally of our share as one of the whole limit, with the same number remaining."""
+    used = hit.quota.limit - max(0, ours.quota.limit - tally.used)
+    wait_ms = COME_BACK_MS if ours.quota.limit < hit.cost <= hit.quota.limit else tally.retry_after_ms
+    return Tally(used, tally.reset_ms, wait_ms)
