@@ -51,11 +51,11 @@ def describe(policy: Policy, url: str) -> str:
     header = next((s.name for rule in policy.rules for s in rule.principal if s.kind == "header"), "x-api-key")
     as_alice = f"-H '{header.title()}: alice' {url}/v1/items"
     return (
-        f"An example API behind the limiter, at {url} (store {policy.store}, dialect {policy.dialect})\n"
+        f"An example API behind the limiter, at {url} (store {policy.store.partition('://')[0]}, dialect {policy.dialect})\n"
         f"  {rules}\n"
         "Try:\n"
         f"  curl -i {as_alice}\n"
-        f"  seq 70 | xargs -I% curl -s -o /dev/null -w '%{{http_code}}\\n' {as_alice} | sort | uniq -c\n"
+        f"  seq 70 | xargs -I_ curl -s -o /dev/null -w '%{{http_code}}\\n' {as_alice} | sort | uniq -c\n"
         f"  curl -i -H '{header.title()}: bob' {url}/v1/items/404\n"
     )
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from ratelimiter.core.decision import merge
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.policy import Hit
 
-    Message = MutableMapping[str, Any]
+    Message = Any  # as frameworks type it
     Send = Callable[[Message], Awaitable[None]]
     Header = tuple[bytes, bytes]
 
@@ -51,7 +51,7 @@ class Exchange:
     def headers(self) -> list[Header]:
         """The headers that are ours to say, for all that was decided so far."""
         decisions = self.decisions
-        headers = self._render(decisions[0] if len(decisions) == 1 else merge(decisions))
+        headers = self._render(decisions[0] if len(decisions) == 1 else merge(decisions)) if decisions else []
         if self._id_header is not None:
             headers.append((self._id_header, self.request_id.encode()))
         return headers

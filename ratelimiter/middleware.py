@@ -16,7 +16,7 @@ from ratelimiter.stores.opening import open_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.dialect import Reply
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from ratelimiter.limiter import Observer
     from ratelimiter.stores.base import Store
 
-    Scope = MutableMapping[str, Any]
-    Message = MutableMapping[str, Any]
+    # As frameworks type them, whose checkers would refuse anything narrower.
+    Scope = Any
+    Message = Any
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
     ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -46,13 +47,13 @@ class RateLimitMiddleware:
         principal: where to find who is charged, like `header:X-API-Key`; several are tried in order.
         headers: header families on every response: `x-ratelimit`, `draft-11`, `draft-06`.
         trusted_proxies: networks whose forwarding headers are believed.
-        settings: any other field of a policy file, by its name.
         observer: is told every decision.
+
+    The others are fields of a policy file, by their names there (README, "The policy file"). What is given here wins over
+    the file, the file over the environment (`RATELIMITER_STORE`, ...).
 
     Raises:
         ConfigError: an argument or the file cannot be used.
-
-    What is given here wins over the file, the file over the environment (`RATELIMITER_STORE`, ...).
     """
 
     def __init__(
@@ -66,9 +67,22 @@ class RateLimitMiddleware:
         principal: str | Sequence[str] | None = None,
         headers: str | Sequence[str] | None = None,
         trusted_proxies: str | Sequence[str] | None = None,
+        trusted_hops: int | None = None,
+        client_header: str | None = None,
+        ipv6_prefix: int | None = None,
+        on_store_error: str | None = None,
+        local_share: float | None = None,
+        decision_timeout: str | None = None,
+        expose_headers: bool | None = None,
+        ambiguous_paths: str | None = None,
+        path_case: str | None = None,
+        method_override: bool | None = None,
+        mode: str | None = None,
+        name: str | None = None,
+        secret: str | bytes | None = None,
         observer: Observer | None = None,
-        **settings: Any,
     ) -> None:
+        # Spelled out rather than **settings, so that type checkers and editors know them, and frameworks' checkers agree.
         policy = configuration.build(
             limit=limit,
             config=config,
@@ -77,7 +91,19 @@ class RateLimitMiddleware:
             principal=principal,
             headers=headers,
             trusted_proxies=trusted_proxies,
-            **settings,
+            trusted_hops=trusted_hops,
+            client_header=client_header,
+            ipv6_prefix=ipv6_prefix,
+            on_store_error=on_store_error,
+            local_share=local_share,
+            decision_timeout=decision_timeout,
+            expose_headers=expose_headers,
+            ambiguous_paths=ambiguous_paths,
+            path_case=path_case,
+            method_override=method_override,
+            mode=mode,
+            name=name,
+            secret=secret,
         )
         self.app = app
         self.dialect = dialect_files.load(policy.dialect)

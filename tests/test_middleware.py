@@ -432,7 +432,7 @@ class TestSettings:
             ({"limit": "1/minute", "dialect": "intrase"}, "intrace"),
             ({"limit": "1/minute", "principal": "cookie:x"}, "cookie:x"),
             ({"limit": "1/minute", "headers": "x-rate"}, "x-ratelimit"),
-            ({"limit": "1/minute", "burts": 3}, "burts"),
+            ({"limit": "1/minute", "ipv6_prefix": 300}, "ipv6_prefix"),
             ({}, "limit"),
             ({"config": "no/such/file.yaml"}, "no/such/file.yaml"),
             ({"limit": "1/minute", "store": "ftp://x"}, "ftp"),

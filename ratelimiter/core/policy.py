@@ -186,16 +186,17 @@ class Plan:
             MalformedRequest: a header that names a principal can be read in two ways.
         """
         watched = self._reader.watched
-        evidence = (request[3], *[header for header in request[2] if header[0].lower() in watched])
+        headers = [header for header in request[2] if header[0].lower() in watched]
+        evidence = (request[3], *headers)
         hits = self._memo.get(evidence)
         if hits is None:
-            hits = self._hits(evidence[1:], request.peer)
+            hits = self._hits(headers, request.peer)
             if len(self._memo) >= HITS_MAX:
                 self._memo.clear()
             self._memo[evidence] = hits
         return hits
 
-    def _hits(self, headers: tuple[tuple[bytes, bytes], ...], peer: str | None) -> tuple[Hit, ...]:
+    def _hits(self, headers: list[tuple[bytes, bytes]], peer: str | None) -> tuple[Hit, ...]:
         principals = {rule.principal: self._reader.read(rule.principal, headers, peer) for rule in self.rules}
         return tuple(
             Hit(key_of(self._policy, rule, principals[rule.principal], index), quota, rule.cost, rule)
