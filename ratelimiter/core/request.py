@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,6 +14,7 @@ TOKEN_BYTES_MAX = 8192  # of one bearer token: real JWTs carry a kilobyte or two
 # RFC 3986 section 3.3, pchar without pct-encoded: written out or encoded, an application sees the same character.
 PLAIN_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@"
 PLAIN = frozenset(PLAIN_CHARACTERS.encode())
+AUTHORITY = frozenset(PLAIN_CHARACTERS.replace("@", "[]%").encode())  # RFC 3986 section 3.2, less the userinfo
 HEX = frozenset(b"0123456789ABCDEFabcdef")
 
 
@@ -61,6 +63,7 @@ def canonical_path(target: bytes, root_path: str = "") -> str:
     if not path.startswith(b"/"):
         path = _path_of_absolute_form(path)
     segments: list[str] = []
+    segment = ""
     for raw in path.split(b"/"):
         segment = _canonical_segment(raw)
         if segment == "..":
@@ -68,11 +71,8 @@ def canonical_path(target: bytes, root_path: str = "") -> str:
         elif segment not in ("", "."):
             segments.append(segment)
     # A trailing slash, or a dot segment at the end, names the directory itself.
-    closing = "/" if segments and path.rsplit(b"/", 1)[1] in _DIRECTORY_ENDINGS else ""
+    closing = "/" if segments and segment in ("", ".", "..") else ""
     return _without_root("/" + "/".join(segments) + closing, root_path)
-
-
-_DIRECTORY_ENDINGS = frozenset({b"", b".", b"..", b"%2e", b"%2E", b".%2e", b".%2E", b"%2e.", b"%2E."})
 
 
 def _path_of_absolute_form(path: bytes) -> bytes:
@@ -82,6 +82,8 @@ def _path_of_absolute_form(path: bytes) -> bytes:
         raise MalformedRequest("path", "must begin with a slash")
     if b"@" in authority:
         raise MalformedRequest("path", "must not carry user information")
+    if not AUTHORITY.issuperset(authority):
+        raise MalformedRequest("path", "must follow a host and a port")
     return slash + tail or b"/"
 
 
@@ -116,7 +118,7 @@ def _canonical_segment(raw: bytes) -> str:
 
 
 def _without_root(path: str, root_path: str) -> str:
-    root = root_path.rstrip("/")
+    root = quote(root_path.rstrip("/"), safe=PLAIN_CHARACTERS + "/", errors="surrogatepass")
     if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
         return path[len(root) :] or "/"
     return path
