@@ -238,7 +238,7 @@ for r = 1, #ARGV[3] do
             local surplus = state[3] + cost - limit
             if cost > limit then
                 fits = false
-            elseif surplus > 0 then
+            elseif surplus > 0 and cost ~= 0 then -- a lowered limit leaves no room, but a look needs none
                 fits, retry = false, wait(state, surplus, window)
             end
         end

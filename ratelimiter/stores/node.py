@@ -16,6 +16,7 @@ from ratelimiter.stores.connection import Connection, ScriptMissing, open_connec
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from ratelimiter.clock import Clock
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.window import Receipt
     from ratelimiter.stores.address import Address
@@ -40,14 +41,22 @@ class Node:
     Args:
         locate: where the server is; asked before every connection.
         timeout_ms: how long a caller waits at most.
+        clock: Unix time in milliseconds; the server's own when None.
         connect_timeout_ms: for locating, connecting and getting in.
         batching: settings of `Batcher`.
     """
 
     def __init__(
-        self, locate: Locate, *, timeout_ms: int, connect_timeout_ms: int = CONNECT_TIMEOUT_MS, **batching: int
+        self,
+        locate: Locate,
+        *,
+        timeout_ms: int,
+        clock: Clock | None = None,
+        connect_timeout_ms: int = CONNECT_TIMEOUT_MS,
+        **batching: int,
     ) -> None:
         self._locate = locate
+        self._clock = clock
         self._connect_timeout_ms = connect_timeout_ms
         self._timeout_ms = timeout_ms
         self._batcher = Batcher(self._depart, self._overdue, timeout_ms=timeout_ms, **batching)
@@ -100,7 +109,8 @@ class Node:
         nonce = b"%x" % next(self._nonces)
         requests = [waiting.hits for waiting in batch]
         try:
-            payload = script.packed(*script.arguments(requests, nonce), text=text)
+            now_ms = None if self._clock is None else self._clock()
+            payload = script.packed(*script.arguments(requests, nonce, now_ms), text=text)
         except (AttributeError, TypeError, ValueError) as error:
             self._batcher.settle(batch, StoreFault(f"these hits cannot be sent: {error}", Kind.REFUSED))
             return

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from urllib.parse import SplitResult
 
+    from ratelimiter.clock import Clock
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.window import Receipt
 
@@ -30,11 +31,16 @@ class RedisStore:
     Args:
         address: the server, and how to get in.
         timeout_ms: within this time `charge` returns or raises, at least 1.
+        clock: Unix time in milliseconds, instead of the server's: for tests, and for servers whose scripts may not ask
+            for the time. All who share the server must then agree on it.
         batching: settings of `ratelimiter.stores.batching.Batcher`.
     """
 
-    def __init__(self, address: Address, *, timeout_ms: int = TIMEOUT_MS, **batching: int) -> None:
+    def __init__(
+        self, address: Address, *, timeout_ms: int = TIMEOUT_MS, clock: Clock | None = None, **batching: int
+    ) -> None:
         self._address = address
+        self._clock = clock
         self._timeout_ms = timeout_ms
         self._batching = batching
         self._node: Node | None = None
@@ -51,7 +57,7 @@ class RedisStore:
         """
         node = self._node
         if node is None or node.loop is not asyncio.get_running_loop():
-            node = self._node = Node(self._locate, timeout_ms=self._timeout_ms, **self._batching)
+            node = self._node = Node(self._locate, timeout_ms=self._timeout_ms, clock=self._clock, **self._batching)
         return await node.charge(hits)
 
     async def close(self) -> None:

@@ -6,7 +6,7 @@ import hashlib
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.window import Receipt, Tally
+from ratelimiter.core.window import STORE, Receipt, Tally, new
 from ratelimiter.errors import Kind, StoreFault
 
 if TYPE_CHECKING:
@@ -98,10 +98,11 @@ def receipts(requests: Sequence[Sequence[Hit]], nonce: bytes, reply: object) -> 
                 StoreFault(f"a key of {', '.join(rules)} holds a value that is not ours", Kind.FOREIGN_VALUE)
             )
         elif len(hits) == 1:
-            answers.append(Receipt(now_ms, verdict == 1, (Tally(reply[at], reply[at + 1], reply[at + 2]),)))
+            tallies: tuple[Tally, ...] = (new(Tally, reply[at : at + 3]),)
+            answers.append(new(Receipt, (now_ms, verdict == 1, tallies, STORE)))
         else:
-            tallies = tuple([Tally(*reply[i : i + 3]) for i in range(at, at + 3 * len(hits), 3)])
-            answers.append(Receipt(now_ms, verdict == 1, tallies))
+            tallies = tuple([new(Tally, reply[i : i + 3]) for i in range(at, at + 3 * len(hits), 3)])
+            answers.append(new(Receipt, (now_ms, verdict == 1, tallies, STORE)))
         at += 3 * len(hits)
     return answers
 

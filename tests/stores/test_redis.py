@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import socket
 import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,14 +26,21 @@ from ratelimiter.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from ratelimiter.stores import script
+from ratelimiter.stores.address import address_of
 from ratelimiter.stores.connection import CODES, ScriptMissing, error_of
 from ratelimiter.stores.opening import open_store
 from ratelimiter.stores.redis import RedisStore
+from tests.stores import contract
+from tests.stores.contract import StoreContract
 from tests.stores.redis_server import RedisServer, free_port, wait_until
+from tests.stores.stored_reference import StoredReference
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
+
+    from ratelimiter.clock import Clock
 
 PATIENT_MS = 5000  # where the deadline is not the point
 SLACK_S = 0.1  # what a loaded machine needs on top of a deadline
@@ -98,6 +107,27 @@ def calls(server: RedisServer, command: str) -> int:
     with server.client() as client:
         stats: Any = client.info("commandstats")
         return int(stats.get(f"cmdstat_{command}", {}).get("calls", 0))
+
+
+class TestContract(StoreContract):
+    """The contract, with a clock of the test's own; so keys must not expire while that clock stands still."""
+
+    @pytest.fixture(autouse=True)
+    def keys_that_stay(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = script.TEXT.replace(b", px, expiry[key])", b")")
+        assert text != script.TEXT
+        words = {"TEXT": text, "SHA": hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()}
+        for name, word in words.items():
+            monkeypatch.setattr(script, f"_BULK_{name}", b"$%d\r\n%b\r\n" % (len(word), word))
+
+    @pytest.fixture(autouse=True)
+    def refusals_that_are_not_stored(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(contract, "ReferenceStore", StoredReference)
+
+    @pytest.fixture
+    def make_store(self, redis_server: RedisServer) -> Callable[[Clock], RedisStore]:
+        address = address_of(urlsplit(redis_server.url))
+        return lambda clock: RedisStore(address, timeout_ms=PATIENT_MS, clock=clock)
 
 
 # --- one after another
@@ -177,7 +207,7 @@ async def test_every_caller_gets_his_own_receipt(store: RedisStore) -> None:
 
 async def test_request_with_more_keys_than_a_batch_travels_alone(redis_server: RedisServer) -> None:
     """The bound on keys splits batches, never a request."""
-    async with closing(RedisStore(opened(redis_server.url)._address, timeout_ms=PATIENT_MS, keys_max=4)) as store:
+    async with closing(RedisStore(address_of(urlsplit(redis_server.url)), timeout_ms=PATIENT_MS, keys_max=4)) as store:
         await store.charge([hit("warm")])
         with redis_server.client() as client:
             client.config_resetstat()
@@ -225,7 +255,9 @@ async def test_cancelled_before_departure_is_not_charged(store: RedisStore) -> N
 
 async def test_overload_is_ours(redis_server: RedisServer) -> None:
     """Beyond the bound of the queue a request fails at once, is not charged, and is told that this is our own load."""
-    async with closing(RedisStore(opened(redis_server.url)._address, timeout_ms=PATIENT_MS, queue_max=10)) as store:
+    async with closing(
+        RedisStore(address_of(urlsplit(redis_server.url)), timeout_ms=PATIENT_MS, queue_max=10)
+    ) as store:
         results = await asyncio.gather(*[store.charge([hit()]) for _ in range(12)], return_exceptions=True)
 
         assert [True] * 10 == [isinstance(result, Receipt) for result in results[:10]]
