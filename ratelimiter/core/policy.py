@@ -23,6 +23,8 @@ NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 NAME_CHARACTERS_MAX = 64
 PLANS_MAX = 4096  # (method, target) pairs whose rules are remembered
 HITS_MAX = 8192  # principals of one plan whose hits are remembered
+BYTES_MAX = 4096  # of a request that is remembered; longer ones are worked out anew, so that none can fill the memory
+LINE_BYTES = 128  # about what a header line costs beside its value
 
 
 class OnStoreError(StrEnum):
@@ -193,7 +195,8 @@ class Plan:
             hits = self._hits(headers, request.peer)
             if len(self._memo) >= HITS_MAX:
                 self._memo.clear()
-            self._memo[evidence] = hits
+            if sum(len(value) + LINE_BYTES for _, value in headers) <= BYTES_MAX:
+                self._memo[evidence] = hits
         return hits
 
     def _hits(self, headers: list[tuple[bytes, bytes]], peer: str | None) -> tuple[Hit, ...]:
@@ -211,7 +214,7 @@ class Planner:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.reader = PrincipalReader((s for rule in policy.rules for s in rule.principal), policy.trust, policy.secret)
-        self._looks_at_paths = any(rule.match.path is not None for rule in policy.rules)
+        self._looks_at_paths = any(rule.match.looks_at_paths for rule in policy.rules)
         self._plans: dict[tuple[Rule, ...], Plan] = {}
         self._memo: dict[tuple[str, bytes, str, str | None], Plan] = {}
         # Where no rule has a condition, there is one plan for everything.
@@ -236,7 +239,8 @@ class Planner:
             plan = self._planned(self.rules(request))
             if len(self._memo) >= PLANS_MAX:
                 self._memo.clear()
-            self._memo[seen] = plan
+            if sum(len(part) for part in seen if part) <= BYTES_MAX:
+                self._memo[seen] = plan
         return plan
 
     def rules(self, request: Request) -> tuple[Rule, ...]:
