@@ -437,14 +437,19 @@ def _check_numbers(layer: _Layer, path: Path, quota: Quota, stated: Mapping[str,
 
 
 def _match(layer: _Layer, path: Path, value: Mapping[str, Any]) -> Match | None:
-    template = value.get("path")
-    if template is not None:
+    stated = value.get("except", ())
+    excepted = (stated,) if isinstance(stated, str) else tuple(stated)
+    places = [((*path, "path"), value["path"])] if "path" in value else []
+    places += [
+        ((*path, "except") if isinstance(stated, str) else (*path, "except", i), t) for i, t in enumerate(excepted)
+    ]
+    for place, template in places:
         try:
             settings.read_template(template)
         except ValueError as fault:
-            layer.refuse((*path, "path"), str(fault))
+            layer.refuse(place, str(fault))
             return None
-    return Match(frozenset(value.get("methods", ())), template)
+    return Match(frozenset(value.get("methods", ())), value.get("path"), excepted)
 
 
 def _assemble(fields: Mapping[str, Any], drafts: Sequence[_Draft]) -> Policy:

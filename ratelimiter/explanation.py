@@ -33,7 +33,7 @@ def _lines(policy: Policy, request: Request) -> Iterator[str]:
         yield _line("refused", f"400, {fault}")
         return
     yield _line("method", request.method)
-    looks_at_paths = any(rule.match.path is not None for rule in policy.rules)
+    looks_at_paths = any(rule.match.looks_at_paths for rule in policy.rules)
     yield _line("path", " and ".join(paths) if looks_at_paths else "any, as no rule looks at paths")
     yield _line(
         "rules",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import quote
 
 from ratelimiter.core.request import PLAIN_CHARACTERS
@@ -19,47 +20,60 @@ class Match:
         methods: upper-case methods; GET includes HEAD.
         path: `/v1/items`, with `{name}` or `*` for one segment, and a final `/*` or `/**` for everything below (and the
             path itself). A trailing slash is of no account.
+        excepted: paths, spelled likewise, that do not match after all.
         ignore_case: compare paths without regard to case, for an application that routes so.
 
     Raises:
-        ValueError: *path* does not begin with a slash, or has a wildcard inside a segment.
+        ValueError: a path does not begin with a slash, or has a wildcard inside a segment.
     """
 
     methods: frozenset[str] = frozenset()
     path: str | None = None
+    excepted: tuple[str, ...] = ()
     ignore_case: bool = False
     _methods: frozenset[str] = field(init=False, repr=False, compare=False)
-    _segments: tuple[str | None, ...] = field(init=False, repr=False, compare=False)  # None: any one segment
-    _below: bool = field(init=False, repr=False, compare=False)  # whatever follows matches, too
+    _wanted: _Template = field(init=False, repr=False, compare=False)
+    _unwanted: tuple[_Template, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         methods = frozenset(method.upper() for method in self.methods)
         object.__setattr__(self, "_methods", methods | {ALSO_MEANT[m] for m in methods if m in ALSO_MEANT})
-        segments, below = (
-            _parse_template(self.path, ignore_case=self.ignore_case) if self.path is not None else ((), True)
-        )
-        object.__setattr__(self, "_segments", segments)
-        object.__setattr__(self, "_below", below)
+        object.__setattr__(self, "_wanted", _parse_template("/**" if self.path is None else self.path, ignore_case=self.ignore_case))
+        unwanted = tuple(_parse_template(path, ignore_case=self.ignore_case) for path in self.excepted)
+        object.__setattr__(self, "_unwanted", unwanted)
+
+    @property
+    def looks_at_paths(self) -> bool:
+        """Whether the path of a request makes a difference."""
+        return bool(self._wanted.segments or not self._wanted.below or self._unwanted)
 
     @property
     def everything(self) -> bool:
         """Whether no request escapes it."""
-        return not self.methods and self._below and not self._segments
+        return not self.methods and not self.looks_at_paths
 
     def matches(self, method: str, path: str) -> bool:
         """Whether *method* on canonical *path* meets the condition."""
         if self._methods and method.upper() not in self._methods:
             return False
-        if self._below and not self._segments:
-            return True
         segments = (path.casefold() if self.ignore_case else path).strip("/").split("/")
-        wanted = self._segments
-        if len(segments) != len(wanted) and not (self._below and len(segments) > len(wanted)):
+        return self._wanted.fits(segments) and not any(template.fits(segments) for template in self._unwanted)
+
+
+class _Template(NamedTuple):
+    """A path with wildcards, taken apart."""
+
+    segments: tuple[str | None, ...]  # None: any one segment
+    below: bool  # whatever follows fits, too
+
+    def fits(self, path: list[str]) -> bool:
+        wanted = self.segments
+        if len(path) != len(wanted) and not (self.below and len(path) > len(wanted)):
             return False
-        return all(want is None or want == have for want, have in zip(wanted, segments, strict=False))
+        return all(want is None or want == have for want, have in zip(wanted, path, strict=False))
 
 
-def _parse_template(template: str, *, ignore_case: bool) -> tuple[tuple[str | None, ...], bool]:
+def _parse_template(template: str, *, ignore_case: bool) -> _Template:
     if not template.startswith("/"):
         msg = f"path must begin with a slash, not {template!r}"
         raise ValueError(msg)
@@ -68,7 +82,7 @@ def _parse_template(template: str, *, ignore_case: bool) -> tuple[tuple[str | No
     if below:
         parts.pop()
     segments = tuple(_parse_segment(part, template) for part in parts)
-    return tuple(s.casefold() if s is not None and ignore_case else s for s in segments), below
+    return _Template(tuple(s.casefold() if s is not None and ignore_case else s for s in segments), below)
 
 
 def _parse_segment(part: str, template: str) -> str | None:

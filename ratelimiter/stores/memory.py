@@ -66,16 +66,18 @@ class MemoryStore:
         """Charge all *hits* or none; see `ratelimiter.stores.base.Store`. Never raises."""
         if len(hits) == 1:  # the way of most requests, one hit on a key that is known: no lists, no second look-up
             hit = hits[0]
-            shelf = self._shelves.get(hit[1].window_ms)
-            if shelf is not None and (entry := shelf.get(hit[0])) is not None:
+            key, quota, cost, _ = hit
+            shelf = self._shelves.get(quota.window_ms)
+            if shelf is not None and (entry := shelf.get(key)) is not None:
                 now_ms = self._clock()
                 receipt = charge_one(hit, entry, now_ms)
                 wait_ms = receipt[2][0][2]
                 if wait_ms:
                     entry.refused_until_ms = now_ms + wait_ms
-                elif receipt[1] and hit[2]:
-                    shelf.move_to_end(hit[0])
-                    self._drop_useless(shelf, hit[1].window_ms, now_ms)
+                elif cost and receipt[1]:
+                    shelf.move_to_end(key)
+                    if next(iter(shelf.values())).instants[-1] <= now_ms - quota.window_ms:
+                        self._drop_useless(shelf, quota.window_ms, now_ms)
                 return receipt
         return self.charge_now(hits)
 

@@ -88,3 +88,31 @@ def test_templates_that_mean_nothing_are_refused(template: str) -> None:
 def test_everything(match: Match, expected: bool) -> None:
     """A match says whether any request escapes it."""
     assert expected == match.everything
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/v1/items", True),
+        ("/events", False),
+        ("/events/7/x", False),
+        ("/health", False),
+        ("/eventsx", True),
+        ("*", True),
+    ],
+)
+def test_an_excepted_path_does_not_match(path: str, expected: bool) -> None:
+    """What is excepted is left to other rules; all else matches as if nothing were."""
+    match = Match(excepted=("/events/**", "/health"))
+
+    assert expected == match.matches("GET", path)
+    assert not match.everything
+    assert match.looks_at_paths
+
+
+def test_an_exception_narrows_a_path() -> None:
+    """A path and its exceptions are spelled likewise, case and wildcards included."""
+    match = Match(path="/v1/**", excepted=("/v1/{kind}/public",), ignore_case=True)
+
+    assert match.matches("GET", "/V1/a/private")
+    assert not match.matches("GET", "/v1/a/PUBLIC")
