@@ -1,0 +1,99 @@
+"""What a store's reply means: the verdict, the rule that speaks, and its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ratelimiter.core.decision import (
+    MALFORMED,
+    OVER_CAPACITY,
+    OVER_LIMIT,
+    UNMATCHED,
+    WITHIN_LIMIT,
+    Decision,
+    Outcome,
+    decide,
+    malformed,
+    unmatched,
+)
+from ratelimiter.core.window import Receipt, Tally
+from tests.reference_store import START_MS, hits_of, rule_of
+
+TIGHT = rule_of(3, 1000, name="tight")
+WIDE = rule_of(10, 60_000, name="wide")
+BURSTY = rule_of(3, 1000, burst=2, name="bursty")
+SHADOW = rule_of(3, 1000, name="shadow", shadow=True)
+
+
+def receipt(admitted: bool, *tallies: tuple[int, int, int]) -> Receipt:
+    return Receipt(START_MS, admitted, [Tally(*tally) for tally in tallies])
+
+
+TABLE = [
+    # rules, cost, admitted, tallies (used, reset, retry); reason, binding rule and its (remaining, reset, retry)
+    ("one-rule", [TIGHT], 1, True, [(1, 1000, 0)], WITHIN_LIMIT, "tight", (2, 1000, 0)),
+    ("last-unit", [TIGHT], 1, True, [(3, 400, 0)], WITHIN_LIMIT, "tight", (0, 400, 0)),
+    ("refused", [TIGHT], 1, False, [(3, 400, 400)], OVER_LIMIT, "tight", (0, 400, 400)),
+    ("refused-cost-2", [TIGHT], 2, False, [(2, 300, 300)], OVER_LIMIT, "tight", (1, 300, 300)),
+    ("refused-until-the-second-leaves", [TIGHT], 2, False, [(3, 300, 700)], OVER_LIMIT, "tight", (0, 300, 700)),
+    ("never-fits", [TIGHT], 4, False, [(1, 300, 0)], OVER_CAPACITY, "tight", (2, 300, None)),
+    ("peek", [TIGHT], 0, True, [(3, 400, 0)], WITHIN_LIMIT, "tight", (0, 400, 0)),
+    ("peek-at-a-lowered-limit", [TIGHT], 0, True, [(9, 400, 0)], WITHIN_LIMIT, "tight", (0, 400, 0)),
+    ("least-remaining-binds", [WIDE, TIGHT], 1, True, [(5, 9, 0), (1, 8, 0)], WITHIN_LIMIT, "tight", (2, 8, 0)),
+    ("a-tie-goes-to-the-first", [TIGHT, WIDE], 1, True, [(1, 8, 0), (8, 9, 0)], WITHIN_LIMIT, "tight", (2, 8, 0)),
+    ("the-other-tie", [WIDE, TIGHT], 1, True, [(8, 9, 0), (1, 8, 0)], WITHIN_LIMIT, "wide", (2, 9, 0)),
+    ("the-refusing-one-binds", [TIGHT, WIDE], 1, False, [(2, 9, 0), (10, 5, 5)], OVER_LIMIT, "wide", (0, 5, 5)),
+    ("the-longest-wait-binds", [TIGHT, WIDE], 1, False, [(3, 9, 9), (10, 50, 50)], OVER_LIMIT, "wide", (0, 50, 50)),
+    ("a-tie-of-waits", [WIDE, TIGHT], 1, False, [(10, 9, 9), (3, 9, 9)], OVER_LIMIT, "wide", (0, 9, 9)),
+    ("never-outlasts-any-wait", [TIGHT, WIDE], 4, False, [(0, 0, 0), (9, 5, 50)], OVER_CAPACITY, "tight", (3, 0, None)),
+    ("burst-unused", [BURSTY], 1, True, [(1, 9, 0), (1, 90, 0)], WITHIN_LIMIT, "bursty", (2, 9, 0)),
+    ("burst-in-use", [BURSTY], 1, True, [(4, 9, 0), (4, 90, 0)], WITHIN_LIMIT, "bursty", (0, 9, 0)),
+    ("burst-spent", [BURSTY], 1, False, [(5, 9, 9), (5, 90, 0)], OVER_LIMIT, "bursty", (0, 9, 9)),
+    ("long-window-nearly-full", [BURSTY], 1, True, [(1, 9, 0), (31, 90, 0)], WITHIN_LIMIT, "bursty", (1, 90, 0)),
+    ("long-window-refuses", [BURSTY], 1, False, [(1, 9, 0), (32, 90, 90)], OVER_LIMIT, "bursty", (0, 90, 90)),
+    ("both-refuse", [BURSTY], 1, False, [(5, 9, 9), (32, 90, 90)], OVER_LIMIT, "bursty", (0, 90, 90)),
+    ("cost-within-the-burst", [BURSTY], 5, True, [(5, 9, 0), (5, 90, 0)], WITHIN_LIMIT, "bursty", (0, 9, 0)),
+    ("cost-beyond-the-burst", [BURSTY], 6, False, [(0, 0, 0), (0, 0, 0)], OVER_CAPACITY, "bursty", (3, 0, None)),
+    ("shadow-alone", [SHADOW], 1, True, [(3, 9, 9)], WITHIN_LIMIT, None, None),
+    ("shadow-never-binds", [SHADOW, WIDE], 1, True, [(3, 9, 9), (1, 5, 0)], WITHIN_LIMIT, "wide", (9, 5, 0)),
+    ("shadow-never-refuses", [SHADOW, WIDE], 1, False, [(3, 99, 99), (10, 5, 5)], OVER_LIMIT, "wide", (0, 5, 5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_decide(row: Any) -> None:
+    """The binding rule is the one a client must heed, and says what is true of it."""
+    rules, cost, admitted, tallies, reason, binding, numbers = row
+    decision = decide(hits_of(*rules, cost=cost), receipt(admitted, *tallies))
+    spoken = decision.binding
+
+    assert (admitted, reason, START_MS) == (decision.allowed, decision.reason, decision.now_ms)
+    assert [rule.name for rule in rules] == [outcome.rule.name for outcome in decision.outcomes]
+    assert binding == (spoken and spoken.rule.name)
+    assert numbers == (spoken and spoken[1:])
+    assert all(outcome.remaining >= 0 for outcome in decision.outcomes)
+    assert decision.retry_after_ms == (0 if admitted else numbers[2])
+
+
+def test_every_rule_has_its_outcome() -> None:
+    """Outcomes are in the order of the policy, a shadow's among them, refusing or not."""
+    decision = decide(hits_of(TIGHT, SHADOW, WIDE), receipt(False, (3, 9, 9), (3, 7, 7), (2, 5, 0)))
+
+    assert [Outcome(TIGHT, 0, 9, 9), Outcome(SHADOW, 0, 7, 7), Outcome(WIDE, 8, 5, 0)] == list(decision.outcomes)
+    assert [True, True, False] == [outcome.refuses for outcome in decision.outcomes]
+
+
+def test_no_rule_matched() -> None:
+    """Nothing was charged: admitted, and said so."""
+    assert Decision(True, UNMATCHED, START_MS, (), None) == unmatched(START_MS)
+    assert 0 == unmatched(START_MS).retry_after_ms
+
+
+def test_a_malformed_request_need_not_come_back() -> None:
+    """It is refused for what it is, not for now: no wait makes it well-formed."""
+    decision = malformed(START_MS, "path", "is odd")
+
+    assert (False, MALFORMED, ("path", "is odd")) == (decision.allowed, decision.reason, decision.fault)
+    assert decision.retry_after_ms is None

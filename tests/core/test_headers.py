@@ -1,0 +1,229 @@
+"""Header fields to the byte: whole seconds upward, never 0 on a refusal, never negative."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import http_sf
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimiter.core.decision import Decision, decide, malformed, unmatched
+from ratelimiter.core.headers import EXPOSED, FAMILIES, SINGLE, ceil_s, reset_at_s, retry_after_s
+from ratelimiter.core.window import Receipt, Tally
+from tests.reference_store import START_MS, ReferenceStore, gaps_ms, hits_of, rule_of
+
+if TYPE_CHECKING:
+    from ratelimiter.core.policy import Rule
+
+NOW_S = START_MS // 1000
+MINUTE = rule_of(60, 60_000, name="per-minute")
+HOUR = rule_of(1000, 3_600_000, name="per-hour")
+SHADOW = rule_of(1, 1000, name="shadow", shadow=True)
+BURSTY = rule_of(60, 60_000, name="bursty", burst=10)
+SHORT = rule_of(5, 500, name="short")
+
+
+def decided(
+    *rules: Rule, tallies: list[tuple[int, int, int]], admitted: bool = True, cost: int = 1, now_ms: int = START_MS
+) -> Decision:
+    return decide(hits_of(*rules, cost=cost), Receipt(now_ms, admitted, [Tally(*tally) for tally in tallies]))
+
+
+def lines(family: str, decision: Decision) -> dict[str, str]:
+    headers = FAMILIES[family](decision)
+    assert len(headers) == len(dict(headers))
+    return {name.decode(): value.decode() for name, value in headers}
+
+
+@pytest.mark.parametrize(("ms", "expected"), [(0, 0), (1, 1), (999, 1), (1000, 1), (1001, 2), (59_999, 60)])
+def test_seconds_are_rounded_up(ms: int, expected: int) -> None:
+    """A client that waits the seconds it was told has waited long enough."""
+    assert expected == ceil_s(ms)
+
+
+X_RATELIMIT = [
+    ("first", decided(MINUTE, tallies=[(1, 60_000, 0)]), 60, 59, NOW_S + 60),
+    ("part-of-a-second", decided(MINUTE, tallies=[(3, 59_001, 0)]), 60, 57, NOW_S + 60),
+    ("spent", decided(MINUTE, tallies=[(60, 1, 0)]), 60, 0, NOW_S + 1),
+    ("refused", decided(MINUTE, tallies=[(60, 1, 1)], admitted=False), 60, 0, NOW_S + 1),
+    ("between-seconds", decided(MINUTE, tallies=[(60, 500, 0)], now_ms=START_MS + 501), 60, 0, NOW_S + 2),
+    ("on-the-second", decided(MINUTE, tallies=[(60, 500, 0)], now_ms=START_MS + 500), 60, 0, NOW_S + 1),
+    ("refused-with-cost", decided(MINUTE, tallies=[(58, 2000, 9000)], admitted=False, cost=5), 60, 2, NOW_S + 9),
+    ("never-fits", decided(MINUTE, tallies=[(58, 2000, 0)], admitted=False, cost=61), 60, 2, NOW_S + 2),
+    ("nothing-counts", decided(MINUTE, tallies=[(0, 0, 0)], cost=0), 60, 60, NOW_S),
+    ("burst-in-use", decided(BURSTY, tallies=[(65, 1000, 0), (65, 9000, 0)]), 60, 0, NOW_S + 1),
+    ("tightest", decided(MINUTE, HOUR, tallies=[(1, 60_000, 0), (990, 5000, 0)]), 1000, 10, NOW_S + 5),
+    ("refusing", decided(MINUTE, HOUR, tallies=[(1, 9, 0), (1000, 5000, 5000)], admitted=False), 1000, 0, NOW_S + 5),
+    ("lowered", decided(MINUTE, tallies=[(99, 1000, 2000)], admitted=False), 60, 0, NOW_S + 2),
+    ("shadow-is-silent", decided(SHADOW, MINUTE, tallies=[(1, 9, 9), (2, 1000, 0)]), 60, 58, NOW_S + 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("decision", "limit", "remaining", "reset"), [row[1:] for row in X_RATELIMIT], ids=[row[0] for row in X_RATELIMIT]
+)
+def test_x_ratelimit(decision: Decision, limit: int, remaining: int, reset: int) -> None:
+    """Limit, remaining and the Unix time of the reset, of the binding rule."""
+    expected = {
+        "x-ratelimit-limit": str(limit),
+        "x-ratelimit-remaining": str(remaining),
+        "x-ratelimit-reset": str(reset),
+    }
+
+    assert expected == lines("x-ratelimit", decision)
+
+
+@pytest.mark.parametrize(("retry_ms", "expected"), [(1, 1), (999, 1), (1000, 1), (1001, 2), (60_000, 60)])
+def test_retry_after(retry_ms: int, expected: int) -> None:
+    """Whole seconds, upward, at least 1."""
+    assert expected == retry_after_s(decided(MINUTE, tallies=[(60, retry_ms, retry_ms)], admitted=False))
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [decided(MINUTE, tallies=[(0, 0, 0)], admitted=False, cost=61), malformed(START_MS, "path", "is odd")],
+    ids=["never-fits", "malformed"],
+)
+def test_no_retry_after_where_no_wait_helps(decision: Decision) -> None:
+    """A Retry-After that cannot come true is not sent."""
+    assert retry_after_s(decision) is None
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize(
+    "decision",
+    [unmatched(START_MS), malformed(START_MS, "path", "is odd"), decided(SHADOW, tallies=[(1, 9, 9)])],
+    ids=["unmatched", "malformed", "shadow-only"],
+)
+def test_nothing_to_say(family: str, decision: Decision) -> None:
+    """Without an enforced rule there are no fields."""
+    assert {} == lines(family, decision)
+
+
+def test_draft_11() -> None:
+    """Every enforced rule is an item of both lists, in the order of the policy."""
+    admitted = decided(MINUTE, SHADOW, HOUR, tallies=[(1, 59_001, 0), (1, 9, 9), (990, 5000, 0)])
+    refused = decided(MINUTE, HOUR, tallies=[(1, 0, 0), (1000, 1, 1)], admitted=False)
+
+    assert {
+        "ratelimit-policy": '"per-minute";q=60;w=60, "per-hour";q=1000;w=3600',
+        "ratelimit": '"per-minute";r=59;t=60, "per-hour";r=10;t=5',
+    } == lines("draft-11", admitted)
+    assert '"per-minute";r=59;t=1, "per-hour";r=0;t=1' == lines("draft-11", refused)["ratelimit"]
+
+
+def test_draft_11_has_no_half_seconds() -> None:
+    """A window that is not of whole seconds is left out: rounded it would be another policy."""
+    assert '"short";q=5' == lines("draft-11", decided(SHORT, tallies=[(1, 1, 0)]))["ratelimit-policy"]
+
+
+def test_draft_06() -> None:
+    """Limit, remaining and seconds to reset of the binding rule, and the policies of all."""
+    decision = decided(MINUTE, SHADOW, HOUR, tallies=[(1, 59_001, 0), (1, 9, 9), (990, 4001, 0)])
+
+    assert {
+        "ratelimit-limit": "1000",
+        "ratelimit-remaining": "10",
+        "ratelimit-reset": "5",
+        "ratelimit-policy": "60;w=60, 1000;w=3600",
+    } == lines("draft-06", decision)
+    assert "1" == lines("draft-06", decided(MINUTE, tallies=[(0, 0, 0)], admitted=False, cost=61))["ratelimit-reset"]
+
+
+def test_families_are_consistent() -> None:
+    """What a family sends is what it exposes to browsers; nothing else is taken for its own."""
+    decision = decided(MINUTE, tallies=[(1, 1, 0)])
+    for family in FAMILIES:
+        assert {name.lower().decode() for name in EXPOSED[family]} == set(lines(family, decision))
+        assert {name.decode() for name in SINGLE[family]} <= set(lines(family, decision))
+
+
+# --- properties ------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def exchanges(draw: st.DrawFn) -> list[tuple[int, Decision]]:
+    """Decisions as a client gets them, with the moment of each."""
+    rules = [
+        rule_of(
+            draw(st.sampled_from([1, 3, 128, 1000])),
+            draw(st.sampled_from([500, 1000, 1500, 60_000])),
+            name=f"rule-{index}",
+            burst=draw(st.sampled_from([0, 0, 2])),
+            shadow=draw(st.sampled_from([False, False, True])),
+        )
+        for index in range(draw(st.integers(1, 3)))
+    ]
+    store, now_ms, answers = ReferenceStore(), START_MS + draw(st.integers(0, 999)), []
+    for gap_ms, cost in draw(
+        st.lists(st.tuples(gaps_ms(rules[0].quota), st.sampled_from([0, 1, 1, 2, 3, 1001])), min_size=1, max_size=12)
+    ):
+        now_ms += gap_ms
+        hits = hits_of(*rules, cost=cost)
+        answers.append((now_ms, decide(hits, store.charge_at(hits, now_ms))))
+    return answers
+
+
+@given(exchanges())
+def test_numbers_are_sane(answers: list[tuple[int, Decision]]) -> None:
+    """In every family: integers, never negative, never a reset in the past, never 0 to wait on a refusal."""
+    for now_ms, decision in answers:
+        for family in ("x-ratelimit", "draft-06"):
+            numbers = {n: int(v) for n, v in lines(family, decision).items() if not n.endswith("policy")}
+            assert all(number >= 0 for number in numbers.values())
+            if numbers:
+                limit, remaining, reset = numbers.values()
+                assert remaining <= limit
+                since_ms = now_ms if family == "x-ratelimit" else 0
+                assert reset * 1000 >= since_ms + (0 if decision.allowed else 1)
+        if not decision.allowed and decision.retry_after_ms:
+            retry_s = retry_after_s(decision)
+            assert retry_s is not None
+            assert 0 <= retry_s * 1000 - decision.retry_after_ms < 1000
+            assert decision.binding is not None
+            assert reset_at_s(decision, decision.binding) * 1000 >= now_ms + decision.retry_after_ms
+
+
+@given(exchanges())
+def test_draft_11_is_a_structured_field(answers: list[tuple[int, Decision]]) -> None:
+    """A strict parser (RFC 9651) reads both: lists of strings with integer parameters, the same names in both."""
+    for _, decision in answers:
+        fields = {
+            name: http_sf.parse(value.encode(), tltype="list") for name, value in lines("draft-11", decision).items()
+        }
+        if not fields:
+            continue
+        policies, limits = fields["ratelimit-policy"], fields["ratelimit"]
+        enforced = [outcome for outcome in decision.outcomes if not outcome.rule.shadow]
+        assert [o.rule.name for o in enforced] == [name for name, _ in policies] == [name for name, _ in limits]
+        for outcome, (_, policy), (_, limit) in zip(enforced, policies, limits, strict=True):
+            assert outcome.rule.quota.limit == policy["q"]
+            assert outcome.rule.quota.window_ms == policy.get("w", outcome.rule.quota.window_ms / 1000) * 1000
+            assert outcome.remaining == limit["r"]
+            assert limit["t"] >= (0 if decision.allowed else 1)
+
+
+@given(exchanges(), st.lists(st.integers(1, 700), max_size=8))
+def test_reset_does_not_wobble(answers: list[tuple[int, Decision]], pauses_ms: list[int]) -> None:
+    """Replies within one quiet period name the same absolute reset, to the second."""
+    rule = rule_of(2, 60_000)
+    store, now_ms = ReferenceStore(), answers[0][0]
+    hits = hits_of(rule)
+    resets = set()
+    store.charge_at(hits, now_ms)
+    store.charge_at(hits, now_ms + 300)
+    for pause_ms in pauses_ms:
+        now_ms += pause_ms
+        for asked in (hits, hits_of(rule, cost=0)):
+            resets.add(lines("x-ratelimit", decide(asked, store.charge_at(asked, now_ms)))["x-ratelimit-reset"])
+
+    assert len(resets) <= 1
+
+
+def test_equal_decisions_are_equal_bytes() -> None:
+    """Rendering depends on the decision alone (9)."""
+    for family, render in FAMILIES.items():
+        one, other = (decided(MINUTE, HOUR, tallies=[(1, 9, 0), (2, 8, 0)]) for _ in range(2))
+        assert render(one) == render(other), family
