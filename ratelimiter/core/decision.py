@@ -48,8 +48,10 @@ class Decision(NamedTuple):
 
     @property
     def retry_after_ms(self) -> int | None:
-        """When to come back: 0 when admitted, None when waiting does not help."""
-        return 0 if self.allowed or self.binding is None else self.binding.retry_after_ms
+        """When to come back: 0 when admitted, None when no wait is known to help."""
+        if self.allowed:
+            return 0
+        return None if self.binding is None else self.binding.retry_after_ms
 
 
 def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
