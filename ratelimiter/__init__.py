@@ -1,8 +1,9 @@
 """Strict rate limiting for APIs."""
 
+from ratelimiter.dialect_error import DialectError
 from ratelimiter.errors import ConfigError, RateLimiterError, StoreError
 from ratelimiter.middleware import RateLimitMiddleware
 
 __version__ = "0.1.0"
 
-__all__ = ["ConfigError", "RateLimiterError", "RateLimitMiddleware", "StoreError"]
+__all__ = ["ConfigError", "DialectError", "RateLimiterError", "RateLimitMiddleware", "StoreError"]
