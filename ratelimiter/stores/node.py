@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimiter.errors import Kind, StoreError, StoreFault, StoreTimeout, StoreUnavailable
 from ratelimiter.stores import script
@@ -29,8 +29,19 @@ CONNECT_TIMEOUT_MS = 1000
 # pause is well below a second, because enforcement has to be back within one.
 PAUSE_S_MIN = 0.02
 PAUSE_S_MAX = 0.4
+# By digest, and by digest or with the text; once more if a batch with the text came to nothing just before.
+ATTEMPTS_MAX = 3
 # We speak to the wrong server: a new connection, to wherever the master is now, is the only help.
 MOVED_AWAY = frozenset({Kind.READ_ONLY, Kind.NO_MASTER})
+
+
+class _Call(NamedTuple):
+    connection: Connection
+    batch: Batch
+    requests: Sequence[Sequence[Hit]]
+    nonce: bytes
+    attempt: int  # from 1
+    text: bool  # whether the script's text went with it
 
 
 class Node:
@@ -65,6 +76,7 @@ class Node:
         self._attempt: asyncio.Task[None] | None = None
         self._failures = 0  # since the last answer
         self._paused_until_s = 0.0
+        self._told: Connection | None = None  # which has been sent the script's text, and has not answered yet
         self._error: StoreError = StoreUnavailable("never connected")
         self._nonces = itertools.count(random.getrandbits(48))  # no other process's may match
 
@@ -102,10 +114,14 @@ class Node:
             return
         batch = self._batcher.take()
         if batch:
-            self._send(connection, batch, text=False)
+            self._send(connection, batch)
             self._batcher.call()
 
-    def _send(self, connection: Connection, batch: Batch, *, text: bool) -> None:
+    def _send(self, connection: Connection, batch: Batch, attempt: int = 1) -> None:
+        # The server forgot the script: the first batch to hear of it brings the text, those behind it find it there.
+        text = attempt > 1 and self._told is not connection
+        if text:
+            self._told = connection
         nonce = b"%x" % next(self._nonces)
         requests = [waiting.hits for waiting in batch]
         try:
@@ -114,44 +130,48 @@ class Node:
         except (AttributeError, TypeError, ValueError) as error:
             self._batcher.settle(batch, StoreFault(f"these hits cannot be sent: {error}", Kind.REFUSED))
             return
-        connection.send(payload, partial(self._answered, connection, batch, requests, nonce))
+        call = _Call(connection, batch, requests, nonce, attempt, text)
+        connection.send(payload, partial(self._answered, call))
 
-    def _answered(
-        self, connection: Connection, batch: Batch, requests: list[Sequence[Hit]], nonce: bytes, reply: object
-    ) -> None:
+    def _answered(self, call: _Call, reply: object) -> None:
+        if call.text:
+            self._told = None
         if isinstance(reply, StoreError):
-            self._refused(connection, batch, reply)
+            self._refused(call, reply)
             return
         try:
-            answers = script.receipts(requests, nonce, reply)
+            answers = script.receipts(call.requests, call.nonce, reply)
         except StoreFault as fault:
             # Whose reply this is nobody knows, so nobody may get another one from there.
-            self._lost(fault)
-            connection.abort(fault)
-            self._batcher.settle(batch, fault)
+            self._drop(call.connection, fault)
+            self._batcher.settle(call.batch, fault)
             return
         self._failures = 0
-        self._batcher.settle(batch, answers)
+        self._batcher.settle(call.batch, answers)
 
-    def _refused(self, connection: Connection, batch: Batch, error: StoreError) -> None:
+    def _refused(self, call: _Call, error: StoreError) -> None:
+        connection, batch = call.connection, call.batch
         if isinstance(error, ScriptMissing) and connection.error is None:
-            if not all(waiting.future.done() for waiting in batch):
-                self._send(connection, batch, text=True)  # nothing has been run, so this charges nobody twice
+            if call.attempt < ATTEMPTS_MAX and not all(waiting.future.done() for waiting in batch):
+                self._send(connection, batch, call.attempt + 1)  # nothing has been run: this charges nobody twice
                 return
         elif connection.error is not None or error.kind in MOVED_AWAY:
-            self._lost(error)
-            connection.abort(error)
+            self._drop(connection, error)
         self._batcher.settle(batch, error)
 
     def _overdue(self) -> None:
         """A server that owes an answer for longer than anybody waits may never give it: its late replies go unread."""
         if self._connection is not None:
-            error = StoreTimeout(f"no answer within {self._timeout_ms} ms")
-            self._lost(error)
-            self._connection.abort(error)
+            self._drop(self._connection, StoreTimeout(f"no answer within {self._timeout_ms} ms"))
 
-    def _lost(self, error: StoreError) -> None:
-        """Once per connection or attempt that came to nothing."""
+    def _drop(self, connection: Connection, error: StoreError) -> None:
+        if connection is self._connection:  # once, though every batch that it carried brings the news
+            self._connection = None
+            self._failed(error)
+        connection.abort(error)
+
+    def _failed(self, error: StoreError) -> None:
+        """A connection, or an attempt at one, came to nothing."""
         self._error = error
         self._failures += 1
         if self._failures > 1:
@@ -171,7 +191,7 @@ class Node:
             address = await self._locate()
             self._connection = await open_connection(address, self._connect_timeout_ms)
         except StoreError as error:
-            self._lost(error)
+            self._failed(error)
             self._batcher.dismiss(error)
         finally:
             self._attempt = None
