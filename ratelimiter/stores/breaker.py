@@ -1,4 +1,4 @@
-"""Whether a store that failed is worth asking again: closed, or open with one probe at a time."""
+"""Whether a store that failed is worth asking again: closed, or open with a probe now and then."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ PROBE_MS = 250  # four probes a second, so enforcement is back well within a sec
 
 
 class Breaker:
-    """Closed while the store answers. After *failures_max* failures in a row it opens: callers are turned away but for one
-    probe every *probe_ms*, and the first success closes it.
+    """Closed while the store answers. After *failures_max* failures in a row it opens: callers are turned away but for
+    one probe every *probe_ms*, and the first success closes it.
 
     Args:
         failures_max: failures in a row that open it, at least 1.
@@ -52,3 +52,7 @@ class Breaker:
         self.open = True
         self._next_probe_ms = self._clock() + self._probe_ms
         return True
+
+    def spared(self) -> None:
+        """The probe ended before the store could prove anything: the next caller is the probe."""
+        self._next_probe_ms = self._clock()

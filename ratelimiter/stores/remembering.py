@@ -1,8 +1,10 @@
-"""A store that remembers refusals, so that a flood of one refused principal costs the store behind it next to nothing."""
+"""A store that remembers refusals, so that a flood of one refused principal costs the store behind it next to
+nothing.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ratelimiter.clock import Clock, monotonic_ms
 from ratelimiter.core.window import REMEMBERED, STORE, Receipt, Tally
@@ -13,24 +15,33 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Hit
     from ratelimiter.stores.base import Store
 
-REMEMBERED_MAX = 8192
+REMEMBERED_MAX = 8192  # refusals, about 1 kB each
 HOLD_MS_MAX = 1000  # so that what an operator resets or overrides works everywhere within a second, unannounced
+
+_Keys: TypeAlias = tuple[bytes, ...]  # of one request
 
 
 class _Refusal(NamedTuple):
-    at_ms: int  # monotonic, just before the store was asked
-    until_ms: int  # monotonic
     hits: tuple[Hit, ...]
+    answered_ms: int  # monotonic
+    until_ms: int  # monotonic
     receipt: Receipt
 
 
 class RememberingStore:
-    """Answers from memory what *store* has just refused, until the moment when it would first let go.
+    """Answers from memory what *store* has just refused, as long as nothing about it can have changed.
 
-    Only a store's own refusal is remembered, for these very hits: the same keys, quotas and costs, so a changed rule has
-    nothing to do with it. The time that has passed is measured with a local monotonic clock from before the store was
-    asked, so the memory ends no later than the refusal. An admission that charges one of the keys ends it, too, as it
-    changes what the other rules of the request have left.
+    Only a store's own refusal is remembered, for these very hits: the same keys, quotas and costs, so that a changed
+    rule has nothing to do with it. It is forgotten
+
+    * before the first counted entry of any of its keys leaves, hence before it would be admitted: until then the store
+      could say nothing new of itself;
+    * after a second, in which an operator or another process may have changed something;
+    * when this process is admitted elsewhere and charges one of its keys, which leaves less of that one. The refusal
+      would stand, but not its numbers.
+
+    All of that only makes it end early. So it refuses nothing that the store would have admitted, but for what others
+    did in the last second to make room: a reset, or what a store takes back itself.
 
     Args:
         store: the store that is asked otherwise.
@@ -42,48 +53,74 @@ class RememberingStore:
         self._store = store
         self._remembered_max = remembered_max
         self._clock = clock
-        self._refusals: dict[bytes, _Refusal] = {}  # by the key that refuses longest, oldest first
+        self._refusals: dict[_Keys, _Refusal] = {}  # oldest first
+        self._concerned: dict[bytes, set[_Keys]] = {}  # by key, the refusals that speak of it
+
+    def __len__(self) -> int:
+        """Refusals held now, those that have ended but were not asked for since included."""
+        return len(self._refusals)
 
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
-        """Charge all *hits* or none; a refusal from memory has `source` "remembered"."""
-        refusals = self._refusals
-        if refusals:
-            for hit in hits:
-                refusal = refusals.get(hit.key)
-                if refusal is not None and refusal.hits == tuple(hits):
-                    now_ms = self._clock()
-                    if now_ms < refusal.until_ms:
-                        return _aged(refusal.receipt, now_ms - refusal.at_ms)
-                    del refusals[hit.key]
-                    break
+        """Charge all *hits* or none; a refusal from memory has `source` "remembered".
+
+        Raises:
+            StoreError: of the store behind.
+        """
+        if self._refusals:
+            keys = tuple([hit.key for hit in hits])
+            refusal = self._refusals.get(keys)
+            if refusal is not None:
+                now_ms = self._clock()
+                if now_ms >= refusal.until_ms:
+                    self._forget(keys)
+                elif refusal.hits == tuple(hits):
+                    return _aged(refusal.receipt, now_ms - refusal.answered_ms)
         asked_ms = self._clock()
         receipt = await self._store.charge(hits)
-        if not receipt.admitted:
-            if receipt.source == STORE:
-                self._remember(asked_ms, tuple(hits), receipt)
-        elif refusals:
-            for hit in hits:
-                refusals.pop(hit.key, None)
+        if receipt.admitted:
+            if self._concerned:
+                self._forget_charged(hits)
+        elif receipt.source == STORE:
+            self._remember(tuple(hits), asked_ms, receipt)
         return receipt
 
     async def close(self) -> None:
         """Forget everything and close the store behind."""
         self._refusals.clear()
+        self._concerned.clear()
         await self._store.close()
 
-    def _remember(self, asked_ms: int, hits: tuple[Hit, ...], receipt: Receipt) -> None:
-        enforced = [
-            (tally.retry_after_ms, hit.key)
-            for hit, tally in zip(hits, receipt.tallies, strict=True)
-            if not hit.rule.shadow
-        ]
-        wait_ms, key = max(enforced)
-        if not wait_ms:
-            return  # what can never fit is refused for free by the next store in any case
-        self._refusals.pop(key, None)
+    def _remember(self, hits: tuple[Hit, ...], asked_ms: int, receipt: Receipt) -> None:
+        if not any(tally.retry_after_ms for tally in receipt.tallies):
+            return  # what can never fit is refused at any time, and whether it still can never is the store's to say
+        first_ms = min(tally.reset_ms for tally in receipt.tallies if tally.reset_ms)
+        # From before the question, so that it is never too long; less one, as both clocks show whole milliseconds and
+        # the store's may be ahead of ours by a part of one.
+        until_ms = asked_ms + min(first_ms - 1, HOLD_MS_MAX)
+        keys = tuple([hit.key for hit in hits])
+        self._forget(keys)
         if len(self._refusals) >= self._remembered_max:
-            del self._refusals[next(iter(self._refusals))]
-        self._refusals[key] = _Refusal(asked_ms, asked_ms + min(wait_ms, HOLD_MS_MAX), hits, receipt)
+            self._forget(next(iter(self._refusals)))
+        # Its numbers count from when the answer was here, as they do for the caller who got it: so that whoever comes
+        # back when he is told to is not too early.
+        self._refusals[keys] = _Refusal(hits, self._clock(), until_ms, receipt)
+        for key in keys:
+            self._concerned.setdefault(key, set()).add(keys)
+
+    def _forget_charged(self, hits: Sequence[Hit]) -> None:
+        for hit in hits:
+            if hit.cost and hit.key in self._concerned:
+                for keys in list(self._concerned[hit.key]):
+                    self._forget(keys)
+
+    def _forget(self, keys: _Keys) -> None:
+        if self._refusals.pop(keys, None) is None:
+            return
+        for key in keys:
+            concerned = self._concerned[key]
+            concerned.remove(keys)
+            if not concerned:
+                del self._concerned[key]
 
 
 def _aged(receipt: Receipt, age_ms: int) -> Receipt:

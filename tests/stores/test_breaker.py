@@ -1,0 +1,97 @@
+"""The breaker opens after failures in a row, probes at a steady pace, and closes at the first success."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ratelimiter.stores.breaker import FAILURES_MAX, PROBE_MS, Breaker
+
+if TYPE_CHECKING:
+    from ratelimiter.testing import FakeClock
+
+
+def opened(clock: FakeClock) -> Breaker:
+    breaker = Breaker(clock=clock)
+    for _ in range(FAILURES_MAX):
+        breaker.failed()
+    assert breaker.open
+    return breaker
+
+
+def test_is_closed_at_first(clock: FakeClock) -> None:
+    """A breaker that knows of nothing lets everybody ask."""
+    breaker = Breaker(clock=clock)
+
+    assert not breaker.open
+    assert all(breaker.admits() for _ in range(1000))
+
+
+def test_opens_after_failures_in_a_row(clock: FakeClock) -> None:
+    """The fifth failure in a row opens it, says so once, and turns callers away."""
+    breaker = Breaker(clock=clock)
+
+    assert [False] * (FAILURES_MAX - 1) + [True, False, False] == [breaker.failed() for _ in range(FAILURES_MAX + 2)]
+    assert not breaker.admits()
+
+
+def test_a_success_starts_the_count_anew(clock: FakeClock) -> None:
+    """Failures that are not in a row never open it."""
+    breaker = Breaker(clock=clock)
+    for _ in range(100):
+        for _ in range(FAILURES_MAX - 1):
+            assert not breaker.failed()
+        assert not breaker.succeeded()
+
+    assert not breaker.open
+
+
+def test_one_probe_per_interval(clock: FakeClock) -> None:
+    """While open, one of a thousand callers may ask in each interval, and none before the first is over."""
+    breaker = opened(clock)
+    admitted = []
+    for _ in range(4 * PROBE_MS):
+        clock.advance(1)
+        admitted.append(sum(breaker.admits() for _ in range(1000)))
+
+    assert [0] * (PROBE_MS - 1) == admitted[: PROBE_MS - 1]
+    assert [1, 1, 1, 1] == admitted[PROBE_MS - 1 :: PROBE_MS]
+    assert 4 == sum(admitted)
+
+
+def test_a_failed_probe_waits_for_the_next_interval(clock: FakeClock) -> None:
+    """A probe that fails changes nothing, and says nothing new."""
+    breaker = opened(clock)
+    clock.advance(PROBE_MS)
+    assert breaker.admits()
+
+    assert not breaker.failed()
+    clock.advance(PROBE_MS - 1)
+    assert not breaker.admits()
+    clock.advance(1)
+    assert breaker.admits()
+
+
+def test_closes_at_the_first_success(clock: FakeClock) -> None:
+    """One success closes it, says so once, and takes as many failures to open as ever."""
+    breaker = opened(clock)
+    clock.advance(PROBE_MS)
+    assert breaker.admits()
+
+    assert [True, False] == [breaker.succeeded(), breaker.succeeded()]
+    assert all(breaker.admits() for _ in range(1000))
+    assert [False] * (FAILURES_MAX - 1) + [True] == [breaker.failed() for _ in range(FAILURES_MAX)]
+
+
+def test_a_probe_that_proved_nothing_is_given_back(clock: FakeClock) -> None:
+    """After a probe that ended without an answer (its caller left) the next caller probes at once: otherwise callers
+    that leave could put off the recovery for as long as they like.
+    """
+    breaker = opened(clock)
+    clock.advance(PROBE_MS)
+    for _ in range(10):
+        assert breaker.admits()
+        assert not breaker.admits()
+        breaker.spared()
+
+    assert breaker.open
+    assert breaker.admits()
