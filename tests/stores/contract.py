@@ -35,8 +35,16 @@ if TYPE_CHECKING:
 
 _principals = itertools.count()
 
-# The store outlives an example; every example has keys of its own.
-shared_store = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+# The store outlives an example, and every example has keys of its own. One property runs for several stores, so what
+# failed for one is not kept to be tried on another.
+shared_store = settings(
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.differing_executors,
+        HealthCheck.too_slow,
+    ],
+    database=None,
+)
 
 
 def fresh() -> str:
