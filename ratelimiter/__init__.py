@@ -6,4 +6,10 @@ from ratelimiter.middleware import RateLimitMiddleware
 
 __version__ = "0.1.0"
 
-__all__ = ["ConfigError", "DialectError", "RateLimiterError", "RateLimitMiddleware", "StoreError"]
+__all__ = [  # noqa: RUF022  # as a reader sorts, without regard to case
+    "ConfigError",
+    "DialectError",
+    "RateLimiterError",
+    "RateLimitMiddleware",
+    "StoreError",
+]

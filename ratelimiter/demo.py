@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ratelimiter import config as configuration
-from ratelimiter.core.policy import Policy
 from ratelimiter.errors import ConfigError
 from ratelimiter.handlers import install_error_handlers
 from ratelimiter.middleware import RateLimitMiddleware
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from ratelimiter.core.policy import Policy
 
 ITEMS = {"1": "anvil", "2": "bolt", "3": "cog"}
 
@@ -51,11 +54,12 @@ def describe(policy: Policy, url: str) -> str:
     header = next((s.name for rule in policy.rules for s in rule.principal if s.kind == "header"), "x-api-key")
     as_alice = f"-H '{header.title()}: alice' {url}/v1/items"
     return (
-        f"An example API behind the limiter, at {url} (store {policy.store.partition('://')[0]}, dialect {policy.dialect})\n"
+        f"An example API behind the limiter, at {url}"
+        f" (store {policy.store.partition('://')[0]}, dialect {policy.dialect})\n"
         f"  {rules}\n"
         "Try:\n"
         f"  curl -i {as_alice}\n"
-        f"  seq 70 | xargs -I_ curl -s -o /dev/null -w '%{{http_code}}\\n' {as_alice} | sort | uniq -c\n"
+        f"  for i in $(seq 70); do curl -s -o /dev/null -w '%{{http_code}}\\n' {as_alice}; done | sort | uniq -c\n"
         f"  curl -i -H '{header.title()}: bob' {url}/v1/items/404\n"
     )
 
@@ -83,6 +87,7 @@ def run(*, listen: str = "127.0.0.1:8080", **settings: Any) -> None:
         build_app(policy), host=host.strip("[]"), port=int(port), proxy_headers=False, log_level="warning"
     )
     listener = config.bind_socket()
+    listener.listen(config.backlog)  # so that what is printed is true by then
     bound_host, bound_port = listener.getsockname()[:2]
     shown = f"[{bound_host}]" if ":" in bound_host else bound_host
     print(describe(policy, f"http://{shown}:{bound_port}"), flush=True)

@@ -1,4 +1,6 @@
-"""One request on its way through an application: what its limiters agreed on, and the headers its response leaves with."""
+"""One request on its way through an application: what its limiters agreed on, and the headers its response leaves
+with.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,8 @@ class Exchange:
         """*send*, with our headers on the message that begins the response.
 
         A closure, not a method, because the scope holds the exchange and what servers call `send` holds the scope: kept
-        here it would close a circle that only the garbage collector opens, at a third of the throughput. And no coroutine
-        of its own: that would be one more per message, for an await that nothing needs.
+        here it would close a circle that only the garbage collector opens, at a third of the throughput. And no
+        coroutine of its own: that would be one more per message, for an await that nothing needs.
         """
 
         def send_with_headers(message: Message) -> Awaitable[None]:

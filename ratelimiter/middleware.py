@@ -49,8 +49,8 @@ class RateLimitMiddleware:
         trusted_proxies: networks whose forwarding headers are believed.
         observer: is told every decision.
 
-    The others are fields of a policy file, by their names there (README, "The policy file"). What is given here wins over
-    the file, the file over the environment (`RATELIMITER_STORE`, ...).
+    The others are fields of a policy file, by their names there (README, "The policy file"). What is given here wins
+    over the file, the file over the environment (`RATELIMITER_STORE`, ...).
 
     Raises:
         ConfigError: an argument or the file cannot be used.
@@ -82,7 +82,8 @@ class RateLimitMiddleware:
         secret: str | bytes | None = None,
         observer: Observer | None = None,
     ) -> None:
-        # Spelled out rather than **settings, so that type checkers and editors know them, and frameworks' checkers agree.
+        # Spelled out rather than **settings, so that type checkers and editors know them, and frameworks' checkers
+        # agree.
         policy = configuration.build(
             limit=limit,
             config=config,
@@ -149,15 +150,17 @@ class RateLimitMiddleware:
         try:
             await self.app(scope, receive, send)
         except Exception:
-            # A framework answers this outside of us, so past our headers, and raises on; servers do no better. Where the
-            # application has said how, it is left to.
+            # A framework answers this outside of us, so past our headers, and raises on; servers do no better. Where
+            # the application has said how, it is left to.
             if kind == "http" and not exchange.started and not _handles_errors(scope):
                 reply = self.dialect.reply_for_status(500, request_id=exchange.request_id)
                 await _refuse(scope, receive, send, reply)
             raise
 
     async def _further_in(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        """Judge a request that another limiter has let through; that one writes the headers, of all decisions at once."""
+        """Judge a request that another limiter has let through; that one writes the headers, of all decisions at
+        once.
+        """
         decision, hits = await self.limiter.decide(_request(scope), exchange.charged)
         exchange.decisions = (*exchange.decisions, decision)
         exchange.charged = (*exchange.charged, *hits)

@@ -36,7 +36,9 @@ class Answer:
         return values[0] if values else None
 
 
-def http_scope(method: str = "GET", target: str = "/", headers: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+def http_scope(
+    method: str = "GET", target: str = "/", headers: dict[str, str] | None = None, **more: Any
+) -> dict[str, Any]:
     """A scope as uvicorn makes it."""
     from urllib.parse import unquote
 

@@ -17,7 +17,6 @@ from fastapi.middleware.cors import CORSMiddleware
 from litestar.middleware import DefineMiddleware
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 
@@ -27,6 +26,7 @@ from tests.asgi import get, http_scope, send_request
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from starlette.requests import Request
     from starlette.websockets import WebSocket
 
 
@@ -83,7 +83,9 @@ class TestFastAPI:
 
         assert [200, 429] == [answer.status for answer in answers]
         assert ["https://app.example"] * 2 == [answer.line("access-control-allow-origin") for answer in answers]
-        assert all("X-RateLimit-Remaining" in (answer.line("access-control-expose-headers") or "") for answer in answers)
+        assert all(
+            "X-RateLimit-Remaining" in (answer.line("access-control-expose-headers") or "") for answer in answers
+        )
 
     async def test_own_error_handler_is_left_to_answer(self) -> None:
         """An application that has said how it answers an unhandled error does so."""
@@ -105,7 +107,9 @@ class TestFastAPI:
 class TestStarlette:
     async def test_inside_a_mount(self) -> None:
         """A limiter around one mount limits that mount, with paths relative to it, and nothing else."""
-        guarded = Mount("/api", routes=[Route("/hello", hello)], middleware=[Middleware(RateLimitMiddleware, limit="1/minute")])
+        guarded = Mount(
+            "/api", routes=[Route("/hello", hello)], middleware=[Middleware(RateLimitMiddleware, limit="1/minute")]
+        )
         app = Starlette(routes=[guarded, Route("/free", hello)])
 
         assert [200, 429] == await statuses(app, "/api/hello")
@@ -116,13 +120,17 @@ class TestStarlette:
         from tests.test_middleware import _path_policy
 
         limiter = Middleware(RateLimitMiddleware, config=_path_policy())
-        app = Starlette(routes=[Mount("/api", routes=[Route("/v1/deep", hello), Route("/x", hello)], middleware=[limiter])])
+        app = Starlette(
+            routes=[Mount("/api", routes=[Route("/v1/deep", hello), Route("/x", hello)], middleware=[limiter])]
+        )
 
         assert [200, 429] == await statuses(app, "/api/v1/deep")
         assert [200, 200] == await statuses(app, "/api/x")
 
     async def test_unhandled_error_has_headers_whatever_the_stack(self) -> None:
-        """Starlette answers unhandled errors outside of all middleware; the client still gets figures and the dialect."""
+        """Starlette answers unhandled errors outside of all middleware; the client still gets figures and the
+        dialect.
+        """
 
         async def broken(_: Request) -> None:
             raise RuntimeError
@@ -199,7 +207,7 @@ async def served(app: Any) -> AsyncIterator[str]:
     server = uvicorn.Server(config)
     socket = config.bind_socket()
     task = asyncio.create_task(server.serve(sockets=[socket]))
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110  # uvicorn offers no event to wait for
         await asyncio.sleep(0.01)
     try:
         yield "{}:{}".format(*socket.getsockname())
@@ -217,7 +225,9 @@ class TestUvicorn:
             await websocket.send_text(await websocket.receive_text())
             await websocket.close()
 
-        app = Starlette(routes=[WebSocketRoute("/", echo)], middleware=[Middleware(RateLimitMiddleware, limit="1/minute")])
+        app = Starlette(
+            routes=[WebSocketRoute("/", echo)], middleware=[Middleware(RateLimitMiddleware, limit="1/minute")]
+        )
         async with served(app) as address:
             async with websockets.connect(f"ws://{address}/") as connection:
                 await connection.send("hello")

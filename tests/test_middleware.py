@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ratelimiter import ConfigError, RateLimitMiddleware
-from ratelimiter.core.decision import Decision
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.asgi import get, http_scope, send_request
+
+if TYPE_CHECKING:
+    from ratelimiter.core.decision import Decision
 
 NOW_S = 1_800_000_000
 
@@ -189,7 +191,9 @@ class TestRefusal:
         assert 200 == (await get(middleware)).status
 
     async def test_head_has_headers_and_no_body(self) -> None:
-        """A refused HEAD looks like the refused GET, without its body (RFC 9110 section 9.3.2); both spend one bucket."""
+        """A refused HEAD looks like the refused GET, without its body (RFC 9110 section 9.3.2); both spend one
+        bucket.
+        """
         middleware = limited(App(), limit="1/minute")
         await get(middleware)
         got = await get(middleware)
@@ -340,7 +344,9 @@ class TestScopes:
 
         assert [200, 429] == [(await send_request(middleware, dict(scope))).status for _ in range(2)]
 
-    @pytest.mark.parametrize("target", ["/v1/deep/", "//v1//deep", "/v1/./deep", "/v1/x/../deep", "/v1/%64eep", "/v1/deep?x=1"])
+    @pytest.mark.parametrize(
+        "target", ["/v1/deep/", "//v1//deep", "/v1/./deep", "/v1/x/../deep", "/v1/%64eep", "/v1/deep?x=1"]
+    )
     async def test_spelling_is_no_escape(self, target: str) -> None:
         """However the path is spelled, its rule applies."""
         middleware = RateLimitMiddleware(App(), config=_path_policy())

@@ -39,7 +39,9 @@ def test_every_block_is_of_a_known_kind() -> None:
 @pytest.mark.parametrize("text", blocks("python"))
 def test_python(text: str) -> None:
     """Runs as it stands, from the root of the repository."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", text], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", text], cwd=ROOT, capture_output=True, text=True, check=False
+    )
 
     assert (0, "") == (done.returncode, done.stderr)
 

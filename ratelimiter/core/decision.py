@@ -86,13 +86,14 @@ def _decide_one(hit: Hit, receipt: Receipt) -> Decision:
     _, quota, cost, rule = hit
     remaining = quota.limit - used
     retry_after_ms = wait_ms if cost <= quota.limit else None
-    outcome = new(Outcome, (rule, remaining if remaining > 0 else 0, reset_ms, retry_after_ms))
+    outcome = new(Outcome, (rule, max(0, remaining), reset_ms, retry_after_ms))
     reason = WITHIN_LIMIT if admitted else OVER_CAPACITY if retry_after_ms is None else OVER_LIMIT
     return new(Decision, (admitted, reason, now_ms, (outcome,), None if rule.shadow else outcome, source, None))
 
 
 def merge(decisions: Sequence[Decision]) -> Decision:
-    """What several limiters in one stack say of one request: the first refusal, else an admission that counts all rules.
+    """What several limiters in one stack say of one request: the first refusal, else an admission that counts all
+    rules.
 
     Args:
         decisions: at least one.

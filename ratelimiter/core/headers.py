@@ -20,8 +20,8 @@ def ceil_s(ms: int) -> int:
 
 
 def retry_after_s(decision: Decision) -> int | None:
-    """The Retry-After of a refusal (RFC 9110 section 10.2.3): at least 1, as 0 would invite a hot loop; None when no wait
-    helps.
+    """The Retry-After of a refusal (RFC 9110 section 10.2.3): at least 1, as 0 would invite a hot loop; None when no
+    wait helps.
     """
     retry_after_ms = decision.retry_after_ms
     return None if retry_after_ms is None else max(1, ceil_s(retry_after_ms))

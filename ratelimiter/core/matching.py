@@ -38,7 +38,8 @@ class Match:
     def __post_init__(self) -> None:
         methods = frozenset(method.upper() for method in self.methods)
         object.__setattr__(self, "_methods", methods | {ALSO_MEANT[m] for m in methods if m in ALSO_MEANT})
-        object.__setattr__(self, "_wanted", _parse_template("/**" if self.path is None else self.path, ignore_case=self.ignore_case))
+        path = "/**" if self.path is None else self.path
+        object.__setattr__(self, "_wanted", _parse_template(path, ignore_case=self.ignore_case))
         unwanted = tuple(_parse_template(path, ignore_case=self.ignore_case) for path in self.excepted)
         object.__setattr__(self, "_unwanted", unwanted)
 

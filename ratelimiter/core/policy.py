@@ -209,7 +209,9 @@ class Plan:
 
 
 class Planner:
-    """A policy made ready for the hot path: what was worked out for a target or a principal is remembered, boundedly."""
+    """A policy made ready for the hot path: what was worked out for a target or a principal is remembered,
+    boundedly.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy

@@ -109,8 +109,8 @@ class Trust:
 def parse_address(text: str) -> Address | None:
     """The address that *text* names, decided by its bits and not its notation; None when it names none.
 
-    Takes off a port, brackets, quotes and an IPv6 zone. IPv4-mapped, NAT64 (64:ff9b::/96) and 6to4 addresses are the IPv4
-    address inside them: masked as IPv6 they would put all of IPv4 into one bucket.
+    Takes off a port, brackets, quotes and an IPv6 zone. IPv4-mapped, NAT64 (64:ff9b::/96) and 6to4 addresses are the
+    IPv4 address inside them: masked as IPv6 they would put all of IPv4 into one bucket.
     """
     text = text.strip().strip('"')
     if text.startswith("["):
@@ -183,8 +183,8 @@ class PrincipalReader:
         secret: key of the digests, at most 64 bytes; the same in every process that shares a store.
 
     Attributes:
-        watched: lower-case names of the headers that `read` looks at, each with the name it means. Underscored twins are
-            among them, as some frameworks read those as the same header.
+        watched: lower-case names of the headers that `read` looks at, each with the name it means. Underscored
+            twins are among them, as some frameworks read those as the same header.
     """
 
     def __init__(self, sources: Iterable[Source], trust: Trust, secret: bytes = b"") -> None:

@@ -49,9 +49,9 @@ class Request(NamedTuple):
 def canonical_path(target: bytes, root_path: str = "") -> str:
     """The one path that *target* means, in ASCII, without query and *root_path*.
 
-    Encoded plain characters are decoded, all other escapes are upper case (RFC 3986 section 6.2.2), repeated slashes are
-    one and dot segments are resolved (section 5.2.4). `*` stays `*` (RFC 9112 section 3.2.4), and of the absolute form the
-    path is taken (section 3.2.2).
+    Encoded plain characters are decoded, all other escapes are upper case (RFC 3986 section 6.2.2), repeated slashes
+    are one and dot segments are resolved (section 5.2.4). `*` stays `*` (RFC 9112 section 3.2.4), and of the absolute
+    form the path is taken (section 3.2.2).
 
     Raises:
         MalformedRequest: the target is none of these forms, or holds what servers read differently: a broken or

@@ -15,13 +15,13 @@ Invariants, cited by number in the tests:
 
 Theory of operation. A key's state is a short sorted list of (instant, count). A charge at `now` is remembered under the
 *last* instant of the `resolution_ms`-wide cell that holds `now`; it counts until that instant has left the window. So a
-charge may count up to `resolution_ms - 1` too long and never a millisecond too short, which is how (2) holds with bounded
-memory. As the instant itself is stored, not the cell's number, a policy whose limit (hence resolution) changed reads the
-old entries unharmed (7).
+charge may count up to `resolution_ms - 1` too long and never a millisecond too short, which is how (2) holds with
+bounded memory. As the instant itself is stored, not the cell's number, a policy whose limit (hence resolution) changed
+reads the old entries unharmed (7).
 
-The list stays sorted even when the clock steps back: a new charge is never remembered before the newest one. A state that
-lies more than one window in the future is no memory of ours but a clock that was wrong: it is forgotten, so a step back
-locks nobody out for longer than 2 W.
+The list stays sorted even when the clock steps back: a new charge is never remembered before the newest one. A state
+that lies more than one window in the future is no memory of ours but a clock that was wrong: it is forgotten, so a
+step back locks nobody out for longer than 2 W.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ratelimiter.core.quota import Quota
 
 
-# What is built per request is a named tuple, which costs a third of a frozen dataclass; and where most requests pass it is
-# built by `new`, which costs half of calling its class (tests/benchmarks/decisions.py).
+# What is built per request is a named tuple, which costs a third of a frozen dataclass; and where most requests pass
+# it is built by `new`, which costs half of calling its class (tests/benchmarks/decisions.py).
 new = tuple.__new__
 
 # Who answered. A closed set: it becomes a metric label.
@@ -135,8 +135,8 @@ def last_instant(quota: Quota, now_ms: int) -> int:
 def charge(hits: Sequence[Hit], windows: Sequence[Window], now_ms: int) -> Receipt:
     """Look at every hit, then charge all of them or none (1, 3).
 
-    A rule in shadow never refuses the request. It is charged if the request is admitted and all its own hits fit, so its
-    numbers are those of its enforcing twin.
+    A rule in shadow never refuses the request. It is charged if the request is admitted and all its own hits fit, so
+    its numbers are those of its enforcing twin.
 
     Args:
         hits: the charges of one request; no two share a key.

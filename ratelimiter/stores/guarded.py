@@ -30,8 +30,8 @@ class GuardedStore:
     """Asks *store* while it answers; else each rule is judged as its `on_store_error` says. Never raises.
 
     `deny` of one rule refuses the request. Else the rules that say `local` are charged, all or none, to windows in this
-    process that hold *local_share* of the limit; those that say `allow` admit. While the store is out, N processes admit
-    at most N times their local share.
+    process that hold *local_share* of the limit; those that say `allow` admit. While the store is out, N processes
+    admit at most N times their local share.
 
     Args:
         store: the store that is guarded.

@@ -36,8 +36,8 @@ class MemoryStore:
     matter; so the keys to drop are always in front, and every charge drops a few.
 
     When *keys_max* live keys are reached, the least charged of a sample of the oldest makes room. A key that is being
-    refused never does: whoever has spent his limit cannot buy it back by flooding the store with other names. If nothing
-    can make room, newcomers share one window per rule, as strict as one principal's.
+    refused never does: whoever has spent his limit cannot buy it back by flooding the store with other names. If
+    nothing can make room, newcomers share one window per rule, as strict as one principal's.
 
     Args:
         keys_max: keys held at most, at least 1.
@@ -76,7 +76,7 @@ class MemoryStore:
                     entry.refused_until_ms = now_ms + wait_ms
                 elif cost and receipt[1]:
                     shelf.move_to_end(key)
-                    if next(iter(shelf.values())).instants[-1] <= now_ms - quota.window_ms:
+                    if _useless(next(iter(shelf.values())), quota.window_ms, now_ms):
                         self._drop_useless(shelf, quota.window_ms, now_ms)
                 return receipt
         return self.charge_now(hits)
@@ -85,7 +85,7 @@ class MemoryStore:
         """Do nothing: there is nothing to let go of."""
 
     def now_ms(self) -> int:
-        """This store's clock, Unix time in milliseconds."""
+        """The clock of the store, Unix time in milliseconds."""
         return self._clock()
 
     def charge_now(self, hits: Sequence[Hit]) -> Receipt:

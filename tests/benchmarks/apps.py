@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ratelimiter import RateLimitMiddleware
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 PLENTY = "1000000000/minute"
 

@@ -12,7 +12,12 @@ ROUNDS = 7
 
 
 def compare(
-    contestants: Mapping[str, Callable[[], float]], *, unit: str, floor: str, rounds: int = ROUNDS, higher_is_better: bool
+    contestants: Mapping[str, Callable[[], float]],
+    *,
+    unit: str,
+    floor: str,
+    rounds: int = ROUNDS,
+    higher_is_better: bool,
 ) -> dict[str, float]:
     """Run every contestant once per round and print the median of each, and of its per-round ratio to *floor*.
 
@@ -29,5 +34,7 @@ def compare(
     for name, values in seen.items():
         pairs = zip(values, seen[floor], strict=True)
         ratios[name] = median(ours / theirs if higher_is_better else theirs / ours for ours, theirs in pairs)
-        print(f"{name:{width}}  {median(values):14,.1f}  {min(values):10,.1f}  {max(values):10,.1f}  {ratios[name]:.2f}")
+        print(
+            f"{name:{width}}  {median(values):14,.1f}  {min(values):10,.1f}  {max(values):10,.1f}  {ratios[name]:.2f}"
+        )
     return ratios
