@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
+from fractions import Fraction
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -22,12 +24,13 @@ if TYPE_CHECKING:
 
 WARM_EVERY = 64  # one healthy decision in so many is also made locally, so that the way in need is never cold code
 COME_BACK_MS = 1000  # to a request that the local share can never fit: by then the store may be back
+TOLD_MAX = 200  # characters of an error that a log line repeats
 
 log = logging.getLogger("ratelimiter.stores")
 
 
 class GuardedStore:
-    """Asks *store* while it answers; else each rule is judged as its `on_store_error` says. Never raises.
+    """Asks *store* while it answers; else each rule is judged as its `on_store_error` says. Never raises a StoreError.
 
     `deny` of one rule refuses the request. Else the rules that say `local` are charged, all or none, to windows in this
     process that hold *local_share* of the limit; those that say `allow` admit. While the store is out, N processes
@@ -55,9 +58,9 @@ class GuardedStore:
             msg = f"local_share must be above 0 and at most 1, not {local_share}"
             raise ValueError(msg)
         self._store = store
-        self._local = local or MemoryStore()
+        self._local = MemoryStore() if local is None else local  # an empty one is false
         self._local_share = local_share
-        self._breaker = breaker or Breaker()
+        self._breaker = Breaker() if breaker is None else breaker
         self._shares: dict[Quota, Quota] = {}
         self._until_warm = WARM_EVERY
         self.faults: Counter[str] = Counter()
@@ -69,36 +72,47 @@ class GuardedStore:
 
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none, with the store or without; `Receipt.source` says how."""
+        probing = self._breaker.open
         if not self._breaker.admits():
             return self._without_store(hits)
         try:
             receipt = await self._store.charge(hits)
-        except Exception as error:  # but not a cancellation: whatever it is, a decision is due
-            self._note(error)
+        except asyncio.CancelledError:
+            if probing:
+                self._breaker.spared()
+            raise
+        except Exception as error:  # whatever it is, a decision is due
+            self._note(error, probing=probing)
             return self._without_store(hits)
         if self._breaker.succeeded():
             log.warning("the store answers again: limits are shared again")
-        self._until_warm -= 1
-        if not self._until_warm:
-            self._until_warm = WARM_EVERY
-            self._without_store(hits)
+        if receipt.admitted:
+            self._until_warm -= 1
+            if not self._until_warm:
+                self._until_warm = WARM_EVERY
+                self._without_store(hits)
         return receipt
 
     async def close(self) -> None:
         """Close the guarded store."""
         await self._store.close()
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, error: Exception, *, probing: bool) -> None:
         kind = error.kind if isinstance(error, StoreError) else type(error).__name__
         self.faults[kind] += 1
-        if isinstance(error, StoreOverloaded):
-            return  # our own load says nothing about the store
-        if isinstance(error, StoreFault) or not isinstance(error, StoreError):
-            if self.faults[kind] == 1:  # a mistake of somebody's: it comes back with every request, once is enough
-                log.error("the store's answer makes no sense (%s): %s", kind, error)
+        told = " ".join(str(error).split())[:TOLD_MAX]
+        if isinstance(error, StoreError) and not isinstance(error, (StoreOverloaded, StoreFault)):
+            if self._breaker.failed():
+                log.warning(
+                    "the store gives no answer (%s): %s; each rule does what its on_store_error says", kind, told
+                )
             return
-        if self._breaker.failed():
-            log.warning("the store does not answer (%s): %s; each rule does what its on_store_error says", kind, error)
+        if probing:  # neither our own load nor a mistake says whether the store is back
+            self._breaker.spared()
+        if self.faults[kind] == 1 and not isinstance(error, StoreOverloaded):
+            # A mistake of somebody's: it comes back with every request, so once is enough. Ours has a traceback.
+            ours = None if isinstance(error, StoreError) else error
+            log.error("the store's answer makes no sense (%s): %s", kind, told, exc_info=ours)
 
     def _without_store(self, hits: Sequence[Hit]) -> Receipt:
         modes = {hit.rule.on_store_error for hit in hits if not hit.rule.shadow}
@@ -111,7 +125,9 @@ class GuardedStore:
         receipt = self._local.charge_now(ours)
         tallies = iter(zip(ours, receipt.tallies, strict=True))
         seen = [
-            _as_of_the_whole(hit, *next(tallies)) if hit.rule.on_store_error is OnStoreError.LOCAL else Tally(0, 0, 0)
+            self._as_of_the_whole(hit, *next(tallies))
+            if hit.rule.on_store_error is OnStoreError.LOCAL
+            else Tally(0, 0, 0)
             for hit in hits
         ]
         return Receipt(receipt.now_ms, receipt.admitted, seen, LOCAL)
@@ -123,23 +139,33 @@ class GuardedStore:
             self._shares[hit.quota] = share
         return hit._replace(quota=share)
 
+    def _as_of_the_whole(self, hit: Hit, ours: Hit, tally: Tally) -> Tally:
+        """A tally of our share as one of the whole limit, with the same number remaining."""
+        left = max(0, ours.quota.limit - tally.used)
+        if (
+            hit.rule.burst and hit.quota is hit.rule.quotas[0]
+        ):  # headers leave a burst out: here, what it adds to our share
+            left += hit.rule.burst - ours.quota.limit + local_limit(hit.rule.quota, self._local_share)
+        never_fits = ours.quota.limit < hit.cost <= hit.quota.limit
+        return Tally(hit.quota.limit - left, tally.reset_ms, COME_BACK_MS if never_fits else tally.retry_after_ms)
+
 
 def local_limit(quota: Quota, local_share: float) -> int:
     """What one process admits of *quota* without the store: its share, rounded up to whole units."""
-    return ceil(quota.limit * local_share)
+    return _shared(quota.limit, local_share)
 
 
 def outage_limit(rule: Rule, local_share: float, processes: int) -> int | None:
-    """What *processes* together admit of *rule* in one window without the store; None when nothing bounds it."""
+    """What *processes* together admit of *rule* to one principal in one window without the store; None when nothing
+    bounds it.
+    """
+    if rule.shadow or rule.on_store_error is OnStoreError.ALLOW:
+        return None
     if rule.on_store_error is OnStoreError.DENY:
         return 0
-    if rule.on_store_error is OnStoreError.ALLOW:
-        return None
     return processes * local_limit(rule.quotas[0], local_share)
 
 
-def _as_of_the_whole(hit: Hit, ours: Hit, tally: Tally) -> Tally:
-    """A tally of our share as one of the whole limit, with the same number remaining."""
-    used = hit.quota.limit - max(0, ours.quota.limit - tally.used)
-    wait_ms = COME_BACK_MS if ours.quota.limit < hit.cost <= hit.quota.limit else tally.retry_after_ms
-    return Tally(used, tally.reset_ms, wait_ms)
+def _shared(units: int, share: float) -> int:
+    # In decimals, as it was written: in binary a tenth of 70 is a little more than 7, which would be rounded up to 8.
+    return ceil(units * Fraction(str(share)))

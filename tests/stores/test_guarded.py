@@ -1,0 +1,505 @@
+"""A guarded store always answers, and never admits more than it says."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimiter.core.decision import OVER_CAPACITY, OVER_LIMIT, STORE_ERROR, WITHIN_LIMIT, Decision, decide
+from ratelimiter.core.policy import Hit, OnStoreError, Policy, Rule
+from ratelimiter.core.quota import Quota
+from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, STORE, Receipt
+from ratelimiter.errors import (
+    Kind,
+    StoreError,
+    StoreFault,
+    StoreMisconfigured,
+    StoreOverloaded,
+    StoreTimeout,
+    StoreUnavailable,
+)
+from ratelimiter.middleware import RateLimitMiddleware
+from ratelimiter.stores.breaker import FAILURES_MAX, PROBE_MS, Breaker
+from ratelimiter.stores.guarded import COME_BACK_MS, WARM_EVERY, GuardedStore, local_limit, outage_limit
+from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.testing import FakeClock
+from tests.asgi import get
+from tests.reference_store import START_MS, hits_of, rule_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MINUTE_MS = 60_000
+WHAT_THEN = "each rule does what its on_store_error says"
+AVAILABILITY = [StoreUnavailable("refused"), StoreTimeout("late"), StoreMisconfigured("who are you?")]
+
+
+class Frail:
+    """A store that fails while *error* is set."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.behind = MemoryStore(clock=clock)
+        self.error: BaseException | None = None
+        self.asked = 0
+        self.closed = 0
+
+    async def charge(self, hits: Sequence[Hit]) -> Receipt:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return self.behind.charge_now(hits)
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> Frail:
+    return Frail(clock)
+
+
+@pytest.fixture
+def guarded(store: Frail, clock: FakeClock) -> GuardedStore:
+    return guard(store, clock)
+
+
+def guard(store: Frail, clock: FakeClock, **settings: float) -> GuardedStore:
+    return GuardedStore(store, local=MemoryStore(clock=clock), breaker=Breaker(clock=clock), **settings)  # type: ignore[arg-type]
+
+
+def ruled(limit: int, mode: str = "local", *, name: str = "", burst: int = 0, shadow: bool = False) -> Rule:
+    rule = rule_of(limit, MINUTE_MS, name=name or mode, burst=burst, shadow=shadow)
+    return replace(rule, on_store_error=OnStoreError(mode))
+
+
+async def decided(store: GuardedStore, hits: Sequence[Hit]) -> Decision:
+    return decide(hits, await store.charge(hits))
+
+
+async def break_down(guarded: GuardedStore, store: Frail) -> None:
+    """Have the breaker open, at the expense of a principal of its own."""
+    store.error = StoreTimeout("late")
+    for _ in range(FAILURES_MAX):
+        await guarded.charge(hits_of(ruled(1000, "allow"), principal="somebody else"))
+    assert guarded.degraded
+
+
+# While the store answers
+
+
+async def test_passes_on_what_the_store_says(guarded: GuardedStore, store: Frail) -> None:
+    """A healthy store's receipts are passed on as they are."""
+    hits, reference = hits_of(ruled(3), ruled(2, "deny")), MemoryStore(clock=store.behind.now_ms)
+
+    assert [reference.charge_now(hits) for _ in range(5)] == [await guarded.charge(hits) for _ in range(5)]
+    assert not guarded.degraded
+    assert {} == guarded.faults
+
+
+async def test_the_way_in_need_is_kept_warm(store: Frail, clock: FakeClock) -> None:
+    """One healthy admission in 64 is made locally as well, so that an outage finds code that works; no refusal is, so that
+    nobody is charged there for what was refused.
+    """
+    local = MemoryStore(clock=clock)
+    guarded = GuardedStore(store, local=local)
+    hits = hits_of(ruled(10 * WARM_EVERY))
+    for _ in range(20 * WARM_EVERY):
+        await guarded.charge(hits)
+
+    assert 10 == local.charge_now([hits[0]._replace(cost=0)]).tallies[0].used
+
+
+async def test_close_closes_the_store(guarded: GuardedStore, store: Frail) -> None:
+    """Closing a guard lets go of what it guards."""
+    await guarded.close()
+
+    assert 1 == store.closed
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.01, float("nan")])
+def test_a_share_is_a_part(store: Frail, share: float) -> None:
+    """A share of nothing, of less or of more than all is refused at the door."""
+    with pytest.raises(ValueError, match="local_share must be above 0 and at most 1"):
+        GuardedStore(store, local_share=share)
+
+
+# The breaker
+
+
+@pytest.mark.parametrize("error", AVAILABILITY, ids=lambda error: type(error).__name__)
+async def test_opens_after_failures_in_a_row(guarded: GuardedStore, store: Frail, error: StoreError) -> None:
+    """After five failures in a row the store is left alone."""
+    hits = hits_of(ruled(1000))
+    store.error = error
+    for _ in range(FAILURES_MAX - 1):
+        await guarded.charge(hits)
+    assert not guarded.degraded
+    for _ in range(100):
+        await guarded.charge(hits)
+
+    assert guarded.degraded
+    assert FAILURES_MAX == store.asked
+    assert {error.kind: FAILURES_MAX} == guarded.faults
+
+
+async def test_one_probe_per_interval_under_a_thousand_callers(
+    guarded: GuardedStore, store: Frail, clock: FakeClock
+) -> None:
+    """While the store is out, a thousand concurrent callers ask it once in each interval, and all get their answer."""
+    await break_down(guarded, store)
+    hits, asked = hits_of(ruled(500)), store.asked
+    clock.advance(PROBE_MS - 1)
+    for expected in (0, 1, 1, 2):
+        receipts = await asyncio.gather(*(guarded.charge(hits) for _ in range(1000)))
+        assert expected == store.asked - asked
+        assert {LOCAL} == {receipt.source for receipt in receipts}
+        clock.advance(1 if expected != 1 else PROBE_MS // 2)
+
+
+async def test_closes_at_the_first_success(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+    """Within one interval of the fault's end the store decides again, for everybody."""
+    await break_down(guarded, store)
+    store.error = None
+    hits = hits_of(ruled(5))
+    assert LOCAL == (await guarded.charge(hits)).source
+    clock.advance(PROBE_MS)
+    receipts = await asyncio.gather(*(guarded.charge(hits) for _ in range(100)))
+
+    assert {STORE} == {receipt.source for receipt in receipts}
+    assert 5 == sum(receipt.admitted for receipt in receipts)
+    assert not guarded.degraded
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StoreOverloaded("full"), StoreFault("WRONGTYPE"), ZeroDivisionError()],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_says_nothing_about_the_store_never_opens_it(
+    guarded: GuardedStore, store: Frail, error: Exception
+) -> None:
+    """Our own overload and anybody's mistake are answered without the store, and the next caller asks it again."""
+    store.error = error
+    receipts = [await guarded.charge(hits_of(ruled(1000))) for _ in range(100)]
+
+    assert {LOCAL} == {receipt.source for receipt in receipts}
+    assert 100 == store.asked
+    assert not guarded.degraded
+    assert {getattr(error, "kind", "ZeroDivisionError"): 100} == guarded.faults
+
+
+@pytest.mark.parametrize("error", [StoreOverloaded("full"), StoreFault("WRONGTYPE")], ids=lambda e: type(e).__name__)
+async def test_a_probe_that_proves_nothing_does_not_put_off_the_recovery(
+    guarded: GuardedStore, store: Frail, clock: FakeClock, error: Exception
+) -> None:
+    """Somebody whose requests are mistakes cannot use up the probes of all the others."""
+    await break_down(guarded, store)
+    clock.advance(PROBE_MS)
+    store.error = error
+    await guarded.charge(hits_of(ruled(1)))
+    assert guarded.degraded
+    store.error = None
+
+    assert STORE == (await guarded.charge(hits_of(ruled(1)))).source
+
+
+async def test_cancellation_is_no_failure(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+    """A caller that leaves is let go, counts as nothing, and does not take the probe along."""
+    store.error = asyncio.CancelledError()
+    for _ in range(2 * FAILURES_MAX):
+        with pytest.raises(asyncio.CancelledError):
+            await guarded.charge(hits_of(ruled(1)))
+    assert not guarded.degraded
+    assert {} == guarded.faults
+    await break_down(guarded, store)
+    clock.advance(PROBE_MS)
+    store.error = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await guarded.charge(hits_of(ruled(1)))
+    store.error = None
+
+    assert STORE == (await guarded.charge(hits_of(ruled(1)))).source
+
+
+# What each rule says
+
+
+async def test_local_is_the_window(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+    """Without the store a rule that says local is the same window, in this process."""
+    store.error = StoreTimeout("late")
+    hits, reference = hits_of(ruled(3, burst=2)), MemoryStore(clock=clock)
+    for _ in range(50):
+        assert reference.charge_now(hits)._replace(source=LOCAL) == await guarded.charge(hits)
+        clock.advance(7000)
+
+
+async def test_allow_admits(guarded: GuardedStore, store: Frail) -> None:
+    """Rules that say allow admit, and charge nobody."""
+    store.error = StoreTimeout("late")
+    decisions = [await decided(guarded, hits_of(ruled(3, "allow"))) for _ in range(100)]
+
+    assert {(True, WITHIN_LIMIT, FAIL_OPEN, 3)} == {
+        (d.allowed, d.reason, d.source, d.outcomes[0].remaining) for d in decisions
+    }
+
+
+async def test_deny_refuses(guarded: GuardedStore, store: Frail) -> None:
+    """A rule that says deny refuses as what it is: an error of the store, and nobody's limit."""
+    store.error = StoreTimeout("late")
+
+    assert Decision(False, STORE_ERROR, START_MS, (), None, FAIL_CLOSED) == await decided(
+        guarded, hits_of(ruled(3, "deny"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("modes", "expected"),
+    [
+        (["allow", "local", "deny"], FAIL_CLOSED),
+        (["allow", "deny"], FAIL_CLOSED),
+        (["local", "deny"], FAIL_CLOSED),
+        (["allow", "local"], LOCAL),
+        (["allow", "allow"], FAIL_OPEN),
+    ],
+)
+async def test_of_mixed_modes(store: Frail, clock: FakeClock, modes: list[str], expected: str) -> None:
+    """One rule that says deny refuses the request and charges nobody; else those that say local decide."""
+    guarded = guard(store, clock)
+    store.error = StoreTimeout("late")
+    hits = hits_of(*(ruled(2, mode, name=f"{mode}-{index}") for index, mode in enumerate(modes)))
+    receipts = [await guarded.charge(hits) for _ in range(3)]
+
+    assert [expected] * 3 == [receipt.source for receipt in receipts]
+    assert [expected != FAIL_CLOSED] * 2 == [receipt.admitted for receipt in receipts[:2]]
+    assert (expected == FAIL_OPEN) == receipts[2].admitted
+    peek = [hit._replace(cost=0) for hit in hits if hit.rule.on_store_error is OnStoreError.LOCAL]
+    if peek:
+        assert (0 if expected == FAIL_CLOSED else 2) == guarded._local.charge_now(peek).tallies[0].used
+
+
+async def test_local_rules_are_charged_all_or_none(guarded: GuardedStore, store: Frail) -> None:
+    """When one local rule refuses, the others are not charged (1, 3), and the refusal names the one that refuses."""
+    store.error = StoreTimeout("late")
+    tight, roomy, allow = ruled(1, name="tight"), ruled(9, name="roomy"), ruled(5, "allow")
+    hits = hits_of(roomy, allow, tight)
+    first, second = await decided(guarded, hits), await decided(guarded, hits)
+
+    assert [True, False] == [first.allowed, second.allowed]
+    assert [8, 5, 0] == [outcome.remaining for outcome in second.outcomes]
+    assert second.binding is not None
+    assert ("tight", OVER_LIMIT, MINUTE_MS) == (second.binding.rule.name, second.reason, second.retry_after_ms)
+
+
+@pytest.mark.parametrize("mode", ["allow", "deny", "local"])
+async def test_a_shadow_never_refuses(guarded: GuardedStore, store: Frail, mode: str) -> None:
+    """Whatever a shadow rule says should happen without the store, it refuses nothing."""
+    store.error = StoreTimeout("late")
+    for hits in (hits_of(ruled(1, mode, shadow=True)), hits_of(ruled(1, mode, shadow=True), ruled(1000, name="roomy"))):
+        assert all([(await decided(guarded, hits)).allowed for _ in range(10)])
+
+
+# The share
+
+
+@pytest.mark.parametrize(
+    ("limit", "share", "expected"),
+    [
+        *[(10, 1.0, 10), (10, 0.5, 5), (10, 0.25, 3), (10, 0.01, 1), (1, 0.001, 1), (3, 1 / 3, 1)],
+        *[(70, 0.1, 7), (1000, 0.07, 70), (10**9, 0.1, 10**8), (10**9, 1e-9, 1), (100, 0.29, 29), (100, 0.07, 7)],
+    ],
+)
+def test_a_share_is_rounded_up_to_whole_units(limit: int, share: float, expected: int) -> None:
+    """The share as it is written, in decimals, rounded up, so that it is never nothing."""
+    assert expected == local_limit(Quota(limit, 1000), share)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.34, 0.1])
+async def test_headers_speak_of_what_is_left_here(store: Frail, clock: FakeClock, share: float) -> None:
+    """Without the store remaining counts down from the share to 0, with a burst, too: a client that heeds it is not
+    refused, and one that stops at 0 has given nothing away but the burst.
+    """
+    guarded = guard(store, clock, local_share=share)
+    store.error = StoreTimeout("late")
+    for rule in (ruled(10), ruled(10, burst=10, name="with-burst")):
+        remaining = []
+        while (decision := await decided(guarded, hits_of(rule))).allowed:
+            remaining.append(decision.outcomes[0].remaining)
+        count = local_limit(rule.quota, share)
+
+        assert list(range(count - 1, -1, -1)) == remaining[:count]
+        assert [0] * len(remaining[count:]) == remaining[count:]
+        assert local_limit(rule.quotas[0], share) == len(remaining)
+        assert decision.retry_after_ms == MINUTE_MS
+
+
+async def test_a_cost_above_the_share(store: Frail, clock: FakeClock) -> None:
+    """A request that only the whole limit could hold is to come back when the store may be there again; one that even
+    that could not hold never.
+    """
+    guarded = guard(store, clock, local_share=0.5)
+    store.error = StoreTimeout("late")
+    later, never = [await decided(guarded, hits_of(ruled(10), cost=cost)) for cost in (6, 11)]
+
+    assert (False, OVER_LIMIT, COME_BACK_MS, LOCAL) == (later.allowed, later.reason, later.retry_after_ms, later.source)
+    assert (False, OVER_CAPACITY, None) == (never.allowed, never.reason, never.retry_after_ms)
+
+
+@given(
+    st.integers(1, 4),
+    st.sampled_from([1.0, 0.5, 0.3, 0.01]),
+    st.sampled_from([0, 3]),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9000), st.integers(1, 3)), max_size=60),
+)
+async def test_an_outage_is_bounded(
+    processes: int, share: float, burst: int, requests: list[tuple[int, int, int]]
+) -> None:
+    """While the store is out, N processes admit at most N times their share in any window: what check-config prints."""
+    clock = FakeClock(START_MS)
+    store = Frail(clock)
+    store.error = StoreTimeout("late")
+    guards = [guard(store, clock, local_share=share) for _ in range(processes)]
+    rule = ruled(5, burst=burst)
+    bound = outage_limit(rule, share, processes)
+    admitted: list[tuple[int, int]] = []
+    for process, pause_ms, cost in requests:
+        clock.advance(pause_ms)
+        if (await guards[process % processes].charge(hits_of(rule, cost=cost))).admitted:
+            admitted.append((clock.now_ms, cost))
+
+    assert bound is not None
+    for end_ms, _ in admitted:
+        assert bound >= sum(cost for at_ms, cost in admitted if end_ms - MINUTE_MS < at_ms <= end_ms)
+
+
+def test_what_an_outage_admits() -> None:
+    """Nothing bounds what is allowed, nothing passes what is denied, and a burst is shared like the limit."""
+    assert 4 * 5 == outage_limit(ruled(10), 0.5, 4)
+    assert 3 * 8 == outage_limit(ruled(10, burst=5), 0.5, 3)
+    assert 0 == outage_limit(ruled(10, "deny"), 0.5, 4)
+    assert outage_limit(ruled(10, "allow"), 0.5, 4) is None
+    assert outage_limit(ruled(10, "deny", shadow=True), 0.5, 4) is None
+
+
+# What is logged
+
+
+async def test_one_line_per_change_of_state(
+    guarded: GuardedStore, store: Frail, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage of ten seconds under load is two lines: it began, and it is over."""
+    caplog.set_level(logging.DEBUG, "ratelimiter")
+    hits = hits_of(ruled(1000), principal="alice@example.com")
+    store.error = StoreUnavailable("connection refused\nby 10.0.0.1", Kind.UNREACHABLE)
+    for _ in range(10_000):
+        await guarded.charge(hits)
+        clock.advance(1)
+    store.error = None
+    for _ in range(1000):
+        await guarded.charge(hits)
+        clock.advance(1)
+
+    assert [
+        f"the store gives no answer (unreachable): connection refused by 10.0.0.1; {WHAT_THEN}",
+        "the store answers again: limits are shared again",
+    ] == caplog.messages
+
+
+async def test_a_mistake_is_told_once(guarded: GuardedStore, store: Frail, caplog: pytest.LogCaptureFixture) -> None:
+    """A fault that comes with every request is one line for its kind, however long its text; overload is none, as the
+    metrics count it.
+    """
+    caplog.set_level(logging.DEBUG, "ratelimiter")
+    for error in (StoreFault("x" * 5000, Kind.FOREIGN_VALUE), StoreFault("?", Kind.MISMATCH), StoreOverloaded("full")):
+        store.error = error
+        for _ in range(100):
+            await guarded.charge(hits_of(ruled(1000), principal="alice@example.com"))
+
+    assert ["foreign_value", "mismatch"] == [message.split("(")[1].split(")")[0] for message in caplog.messages]
+    assert all(len(message) < 300 for message in caplog.messages)
+
+
+async def test_a_mistake_of_ours_has_a_traceback(
+    guarded: GuardedStore, store: Frail, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception that is no StoreError is a bug: its one line says where."""
+    store.error = ZeroDivisionError("division by zero")
+    for _ in range(100):
+        await guarded.charge(hits_of(ruled(1000)))
+
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert "(ZeroDivisionError): division by zero" in record.message
+
+
+async def test_no_principal_in_the_log(
+    guarded: GuardedStore, store: Frail, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a principal's value nor a key is in anything that is logged (8)."""
+    caplog.set_level(logging.DEBUG, "ratelimiter")
+    app = RateLimitMiddleware(application, limit="5/minute", store=guarded, principal="header:X-API-Key")
+    for store.error in (StoreFault("WRONGTYPE"), StoreTimeout("late"), KeyError("x")):
+        for _ in range(10):
+            await get(app, headers={"X-API-Key": "key-of-alice"})
+
+    assert caplog.messages
+    assert "key-of-alice" not in caplog.text
+    assert "rl1:" not in caplog.text
+
+
+# What a client sees
+
+
+async def application(scope: object, receive: object, send: object) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
+    await send({"type": "http.response.body", "body": b"ok"})  # type: ignore[operator]
+
+
+def app_of(store: GuardedStore, mode: str, **settings: object) -> RateLimitMiddleware:
+    policy = Policy((ruled(3, mode),))
+    return RateLimitMiddleware(application, config=policy, store=store, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dialect", ["problem", "plain", "intrace", "trace", "tracefinance", "sentinel"])
+async def test_deny_is_a_503_with_retry_after(guarded: GuardedStore, store: Frail, dialect: str) -> None:
+    """In every dialect: not the client's fault, so no 429, and when to come back."""
+    store.error = StoreTimeout("late")
+    answer = await get(app_of(guarded, "deny", dialect=dialect))
+
+    assert 503 == answer.status
+    assert int(answer.line("retry-after") or 0) >= 1
+    assert answer.line("x-ratelimit-limit") is None
+
+
+async def test_local_is_a_429_with_the_numbers_of_the_share(store: Frail, clock: FakeClock) -> None:
+    """With half the limit here, 2 of 3 pass, and the headers count down from that."""
+    store.error = StoreTimeout("late")
+    app = app_of(guard(store, clock, local_share=0.5), "local")
+    answers = [await get(app) for _ in range(3)]
+
+    assert [200, 200, 429] == [answer.status for answer in answers]
+    assert ["1", "0", "0"] == [answer.line("x-ratelimit-remaining") for answer in answers]
+    assert ["3"] * 3 == [answer.line("x-ratelimit-limit") for answer in answers]
+    assert "60" == answers[2].line("retry-after")
+
+
+async def test_allow_is_the_application(guarded: GuardedStore, store: Frail) -> None:
+    """No fault of the store produces a 5xx that the application did not."""
+    for store.error in (StoreTimeout("late"), StoreFault("WRONGTYPE"), StoreOverloaded("full"), ZeroDivisionError()):
+        assert {200} == {(await get(app_of(guarded, "allow"))).status for _ in range(20)}
+
+
+async def test_recovers_by_itself(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+    """Denied while the store is out, admitted within a second of its return."""
+    app = app_of(guarded, "deny")
+    await break_down(guarded, store)
+    assert 503 == (await get(app)).status
+    store.error = None
+    clock.advance(PROBE_MS)
+
+    assert 200 == (await get(app)).status
