@@ -103,8 +103,8 @@ async def test_passes_on_what_the_store_says(guarded: GuardedStore, store: Frail
 
 
 async def test_the_way_in_need_is_kept_warm(store: Frail, clock: FakeClock) -> None:
-    """One healthy admission in 64 is made locally as well, so that an outage finds code that works; no refusal is, so that
-    nobody is charged there for what was refused.
+    """One healthy admission in 64 is made locally as well, so that an outage finds code that works. No refusal is,
+    so that nobody is charged there for what was refused.
     """
     local = MemoryStore(clock=clock)
     guarded = GuardedStore(store, local=local)
