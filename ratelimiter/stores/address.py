@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -68,6 +68,10 @@ class Address:
         """
         return Path(self.password_file).read_text(encoding="utf-8").strip() if self.password_file else self.password
 
+    async def locate(self) -> Address:
+        """Where the master is: here. Others have to look (`ratelimiter.stores.sentinel`)."""
+        return self
+
     def placed(self, host: str, port: int, path: str = "", db: int = 0) -> Address:
         """A server there, entered in the same way."""
         return replace(self, host=host, port=port, path=path, db=db)
@@ -83,7 +87,7 @@ def address_of(parts: SplitResult) -> Address:
         ValueError: an unknown option, or a value that cannot be used. Never repeats a password.
     """
     unix = parts.scheme == "unix"
-    options = options_of(parts, OPTIONS | TLS_OPTIONS if parts.scheme == "rediss" else OPTIONS)
+    options = options_of(parts, OPTIONS)
     if unix and not parts.path:
         msg = "'unix://' is not the path of a socket; write unix:///run/redis.sock"
         raise ValueError(msg)
@@ -91,7 +95,7 @@ def address_of(parts: SplitResult) -> Address:
         host=parts.hostname or "localhost",
         port=port_of(parts),
         path=unquote(parts.path) if unix else "",
-        db=_db(options.get("db", "") or ("" if unix else parts.path.strip("/"))),
+        db=db_of(options.get("db", "") or ("" if unix else parts.path.strip("/"))),
     )
 
 
@@ -106,22 +110,37 @@ def entry_of(parts: SplitResult, options: dict[str, str]) -> Address:
         password=unquote(parts.password or ""),
         password_file=options.get("password_file", ""),
         client_name=options.get("client_name", CLIENT_NAME),
-        tls=_tls(options) if parts.scheme == "rediss" else None,
+        tls=_tls(options) if parts.scheme.startswith("rediss") else None,
     )
 
 
 def options_of(parts: SplitResult, known: dict[str, str]) -> dict[str, str]:
-    """The query of a URL.
+    """The query of a URL; a scheme with TLS knows the options of TLS, too.
 
     Raises:
         ValueError: an option that is not *known*.
     """
+    if parts.scheme.startswith("rediss"):
+        known = known | TLS_OPTIONS
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name in options:
         if name not in known:
             msg = f"{name[:40]!r} is not an option of {parts.scheme}://; write one of {', '.join(known)}"
             raise ValueError(msg)
     return options
+
+
+def hosts_of(parts: SplitResult, port: int) -> list[tuple[str, int]]:
+    """The hosts of a URL that names several, `host1:1,host2,[::1]:3`; *port* where none is given.
+
+    Raises:
+        ValueError: no host, or something that is not a port.
+    """
+    hosts = [urlsplit("//" + word) for word in parts.netloc.rpartition("@")[2].split(",") if word]
+    if not hosts:
+        msg = f"'{parts.scheme}://' is not followed by hosts; write {parts.scheme}://host1:{port},host2:{port}"
+        raise ValueError(msg)
+    return [(host.hostname or "localhost", port_of(host, port)) for host in hosts]
 
 
 def port_of(parts: SplitResult, default: int = PORT) -> int:
@@ -140,7 +159,12 @@ def port_of(parts: SplitResult, default: int = PORT) -> int:
     return port
 
 
-def _db(word: str) -> int:
+def db_of(word: str) -> int:
+    """The number of a database; 0 for an empty word.
+
+    Raises:
+        ValueError: it is not a number.
+    """
     if word and not (word.isascii() and word.isdigit() and len(word) <= 9):
         msg = f"{word[:40]!r} is not the number of a database; write redis://host:6379/0"
         raise ValueError(msg)

@@ -173,15 +173,16 @@ class Connection(asyncio.Protocol):
                 self._waiting.popleft()(error)
 
 
-async def open_connection(address: Address, connect_timeout_ms: int) -> Connection:
+async def open_connection(address: Address, connect_timeout_ms: int, role: str = "master") -> Connection:
     """A connection to *address*, let in and ready for calls.
 
     Args:
         address: the server, and how to get in.
         connect_timeout_ms: for everything: name, connection, TLS, password.
+        role: what the server must be, in the words of the command ROLE.
 
     Raises:
-        StoreUnavailable: nobody is there, or not able to serve; or a replica is.
+        StoreUnavailable: nobody is there, or not able to serve, or in another role.
         StoreFault: whoever is there is no Redis server.
         StoreMisconfigured: the server does not let us in, or we do not trust it.
     """
@@ -189,7 +190,7 @@ async def open_connection(address: Address, connect_timeout_ms: int) -> Connecti
     try:
         async with asyncio.timeout(connect_timeout_ms / 1000):
             connection = await _connected(address)
-            await _enter(connection, address)
+            await _enter(connection, address, role)
     except TimeoutError as error:
         msg = f"no connection to {address} within {connect_timeout_ms} ms"
         failure: StoreError = StoreUnavailable(msg, Kind.UNREACHABLE)
@@ -222,8 +223,8 @@ async def _connected(address: Address) -> Connection:
     return connection
 
 
-async def _enter(connection: Connection, address: Address) -> None:
-    """Say who we are and what we want, in one round trip; see that we speak to a master."""
+async def _enter(connection: Connection, address: Address, role: str) -> None:
+    """Say who we are and what we want, in one round trip; see who answers."""
     try:
         password = address.secret()
     except OSError as error:
@@ -234,16 +235,15 @@ async def _enter(connection: Connection, address: Address) -> None:
         required.append(connection.call("AUTH", *([address.username] if address.username else []), password))
     if address.db:
         required.append(connection.call("SELECT", str(address.db)))
-    name = connection.call("CLIENT", "SETNAME", address.client_name)
-    role = connection.call("ROLE")
-    answers = await asyncio.gather(*required, name, role, return_exceptions=True)
+    courtesies = [connection.call("CLIENT", "SETNAME", address.client_name), connection.call("ROLE")]
+    answers = await asyncio.gather(*required, *courtesies, return_exceptions=True)
     for number, answer in enumerate(answers):
         # A name is a courtesy, and so is the role: a user that may not ask for it is told by the first write.
         if isinstance(answer, BaseException) and (number < len(required) or not _is_courtesy(answer)):
             raise answer
-    role_answer = answers[-1]
-    if isinstance(role_answer, list) and role_answer[:1] in ([b"slave"], [b"sentinel"]):
-        msg = f"{address} is a {role_answer[0].decode()}, not a master"
+    actual = answers[-1][0].decode() if isinstance(answers[-1], list) else role
+    if actual != role:
+        msg = f"{address} is a {actual}, not a {role}"
         raise StoreUnavailable(msg, Kind.READ_ONLY)
 
 

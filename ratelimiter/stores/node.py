@@ -179,7 +179,7 @@ class Node:
             self._paused_until_s = self._loop.time() + pause_s * random.uniform(0.5, 1)  # noqa: S311 - spreads attempts
 
     def _connect(self) -> None:
-        if self._attempt is not None:
+        if self._attempt is not None or not len(self._batcher):
             return
         if self._loop.time() < self._paused_until_s:
             self._batcher.dismiss(self._error)
@@ -193,6 +193,10 @@ class Node:
         except StoreError as error:
             self._failed(error)
             self._batcher.dismiss(error)
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            fault = StoreFault(f"connecting failed: {error!r}", Kind.PROTOCOL)
+            self._failed(fault)
+            self._batcher.dismiss(fault)
         finally:
             self._attempt = None
         self._batcher.call()

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ratelimiter.errors import ConfigError
 from ratelimiter.stores.memory import KEYS_MAX, MemoryStore
-from ratelimiter.stores.redis import TIMEOUT_MS, open_redis
+from ratelimiter.stores.redis import TIMEOUT_MS, open_redis, open_sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,4 +73,11 @@ def _memory(parts: SplitResult, _timeout_ms: int) -> Store:
 
 
 # A scheme, and what makes a store of a URL with it: connects to nothing, raises ValueError "... is not ...; write ...".
-OPENERS: dict[str, Opener] = {"memory": _memory, "redis": open_redis, "rediss": open_redis, "unix": open_redis}
+OPENERS: dict[str, Opener] = {
+    "memory": _memory,
+    "redis": open_redis,
+    "rediss": open_redis,
+    "unix": open_redis,
+    "redis+sentinel": open_sentinel,
+    "rediss+sentinel": open_sentinel,
+}

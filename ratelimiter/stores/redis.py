@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from ratelimiter.stores.address import Address, address_of
+from ratelimiter.stores.address import address_of
 from ratelimiter.stores.node import Node
+from ratelimiter.stores.sentinel import sentinels_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,12 +16,24 @@ if TYPE_CHECKING:
     from ratelimiter.clock import Clock
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.window import Receipt
+    from ratelimiter.stores.address import Address
 
 TIMEOUT_MS = 50
 
 
+class Place(Protocol):
+    """A server that may move."""
+
+    async def locate(self) -> Address:
+        """Where it is now, and how to get in.
+
+        Raises:
+            StoreError: nobody knows.
+        """
+
+
 class RedisStore:
-    """Tallies in one Redis server (6.2 or later), shared by all who use it.
+    """Tallies in one Redis server (6.2 or later), or in the master of several, shared by all who use it.
 
     Every decision is made by the server's clock. Requests that arrive while a script call is under way share the next
     one. No connection is made before the first charge, and a broken one is replaced on the next.
@@ -29,7 +42,7 @@ class RedisStore:
     connection also asks for `client|setname` and `role`, and does without.
 
     Args:
-        address: the server, and how to get in.
+        place: the server and how to get in, or who knows it.
         timeout_ms: within this time `charge` returns or raises, at least 1.
         clock: Unix time in milliseconds, instead of the server's: for tests, and for servers whose scripts may not ask
             for the time. All who share the server must then agree on it.
@@ -37,9 +50,9 @@ class RedisStore:
     """
 
     def __init__(
-        self, address: Address, *, timeout_ms: int = TIMEOUT_MS, clock: Clock | None = None, **batching: int
+        self, place: Place, *, timeout_ms: int = TIMEOUT_MS, clock: Clock | None = None, **batching: int
     ) -> None:
-        self._address = address
+        self._place = place
         self._clock = clock
         self._timeout_ms = timeout_ms
         self._batching = batching
@@ -57,7 +70,9 @@ class RedisStore:
         """
         node = self._node
         if node is None or node.loop is not asyncio.get_running_loop():
-            node = self._node = Node(self._locate, timeout_ms=self._timeout_ms, clock=self._clock, **self._batching)
+            node = self._node = Node(
+                self._place.locate, timeout_ms=self._timeout_ms, clock=self._clock, **self._batching
+            )
         return await node.charge(hits)
 
     async def close(self) -> None:
@@ -65,9 +80,6 @@ class RedisStore:
         node, self._node = self._node, None
         if node is not None and node.loop is asyncio.get_running_loop():
             await node.close()
-
-    async def _locate(self) -> Address:
-        return self._address
 
 
 def open_redis(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> RedisStore:
@@ -77,3 +89,12 @@ def open_redis(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> RedisStore:
         ValueError: the URL cannot be used.
     """
     return RedisStore(address_of(parts), timeout_ms=timeout_ms)
+
+
+def open_sentinel(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> RedisStore:
+    """The store of a `redis+sentinel://` or `rediss+sentinel://` URL; see `ratelimiter.stores.sentinel.sentinels_of`.
+
+    Raises:
+        ValueError: the URL cannot be used.
+    """
+    return RedisStore(sentinels_of(parts), timeout_ms=timeout_ms)

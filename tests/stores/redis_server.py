@@ -71,6 +71,13 @@ class RedisServer:
 
     def start(self) -> Self:
         """Start it, and return when it answers."""
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(self.words(), stdout=log, stderr=log)
+        wait_until(self._answers, f"{EXECUTABLE} answers; see {self.directory / 'log'}")
+        return self
+
+    def words(self) -> list[str]:
+        """The command line."""
         given = {
             "port": str(self.port) if self.plain else "0",
             "unixsocket": self.socket,
@@ -80,11 +87,8 @@ class RedisServer:
             "loglevel": "warning",
             **self.options,
         }
-        words = [word for name, value in given.items() for word in (f"--{name}", *(value.split() or [""]))]
-        with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen([EXECUTABLE, *words], stdout=log, stderr=log)
-        wait_until(self._answers, f"{EXECUTABLE} answers; see {self.directory / 'log'}")
-        return self
+        options = [word for name, value in given.items() for word in (f"--{name}", *(value.split() or [""]))]
+        return [EXECUTABLE, *options]
 
     def _answers(self) -> bool:
         assert self._process is not None
@@ -126,3 +130,20 @@ class RedisServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class SentinelServer(RedisServer):
+    """A Sentinel that watches the master at *master_port* under the name `mymaster`."""
+
+    def __init__(self, master_port: int, *, quorum: int = 2, down_after_ms: int = 300) -> None:
+        super().__init__()
+        self._config = self.directory / "sentinel.conf"
+        self._config.write_text(
+            f"port {self.port}\nunixsocket {self.socket}\ndir {self.directory}\n"
+            f"sentinel monitor mymaster 127.0.0.1 {master_port} {quorum}\n"
+            f"sentinel down-after-milliseconds mymaster {down_after_ms}\n"
+            "sentinel failover-timeout mymaster 1000\n"
+        )
+
+    def words(self) -> list[str]:
+        return [EXECUTABLE, str(self._config), "--sentinel"]

@@ -3,11 +3,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import multiprocessing
 import random
 import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -276,6 +278,44 @@ async def test_event_loop_that_stood_still_is_not_the_stores_fault(redis_server:
         time.sleep(0.2)  # noqa: ASYNC251 - this is the fault
 
         assert 2 == (await charging).tallies[0].used
+
+
+def charge_in_a_process(url: str, times: int) -> int:
+    """How many of *times* concurrent requests to one key are admitted; of several processes, one."""
+
+    async def charged() -> int:
+        async with closing(opened(url)) as store:
+            receipts = await asyncio.gather(*[store.charge([hit("shared", 100)]) for _ in range(times)])
+            return sum(receipt.admitted for receipt in receipts)
+
+    return asyncio.run(charged())
+
+
+def test_processes_share_one_limit(redis_server: RedisServer) -> None:
+    """Four processes at once get exactly the limit between them (2)."""
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as processes:
+        admitted = list(processes.map(charge_in_a_process, [redis_server.url] * 4, [200] * 4))
+
+    assert 100 == sum(admitted)
+
+
+async def test_closing_answers_those_who_wait(own_redis: RedisServer) -> None:
+    """Nobody waits for a store that was closed, and nothing is opened behind its back."""
+    store = opened(own_redis.url)
+    await store.charge([hit()])
+    own_redis.freeze()
+    waiting = [asyncio.create_task(store.charge([hit()])) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    waiting.append(asyncio.create_task(store.charge([hit()])))
+    await asyncio.sleep(0)
+    await store.close()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    own_redis.thaw()
+
+    assert [StoreUnavailable] * 4 == [type(result) for result in results]
+    await asyncio.sleep(0.05)
+    with own_redis.client() as client:
+        assert 1 == client.info("clients")["connected_clients"]
 
 
 # --- the script is not there
