@@ -223,6 +223,8 @@ def _of_variable(text: str, wanted: Mapping[str, Any]) -> Any:
         return [] if text.strip() == "none" else [item.strip() for item in text.split(",")]
     if wanted.get("type") == "integer" and re.fullmatch("0|[1-9][0-9]{0,9}", text):
         return int(text)
+    if wanted.get("type") == "number" and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,15})?", text):
+        return float(text)
     if wanted.get("type") == "boolean":
         return {"true": True, "false": False}.get(text, text)
     return text
@@ -284,6 +286,7 @@ def _readers(layer: _Layer, folder: FilePath) -> dict[str, Callable[[Any], Any]]
         "client_header": str.lower,
         "on_store_error": OnStoreError,
         "decision_timeout": settings.read_decision_timeout_ms,
+        "local_share": settings.read_local_share,
         "ambiguous_paths": AmbiguousPaths,
         "mode": Mode,
         "secret_file": lambda value: settings.read_secret_file(folder / value),

@@ -80,6 +80,14 @@ def read_decision_timeout_ms(text: str) -> int:
     return timeout_ms
 
 
+def read_local_share(share: float) -> float:
+    """A number above 0 and up to 1."""
+    if not 0 < share <= 1:  # the schema has said so; what is no number at all compares with nothing
+        msg = f"{shown(share)} is not a number above 0 and up to 1; write 0.5"
+        raise ValueError(msg)
+    return share
+
+
 def read_secret_file(path: Path) -> bytes:
     """The secret that a file holds, less the white space around it."""
     try:

@@ -94,6 +94,7 @@ client_header: X-Real-IP
 ipv6_prefix: 48
 on_store_error: deny
 decision_timeout: 2s
+local_share: 0.25
 ambiguous_paths: match
 path_case: insensitive
 method_override: true
@@ -138,6 +139,7 @@ rules:
         expose_headers=True,
         trust=Trust((ip_network("10.0.0.0/8"), ip_network("2001:db8::1")), header="x-real-ip", ipv6_prefix=48),
         decision_timeout_ms=2000,
+        local_share=0.25,
         ambiguous_paths=AmbiguousPaths.MATCH,
         method_override=True,
         secret=b"hush",
@@ -270,6 +272,7 @@ def test_arguments_win_over_the_file_and_the_file_over_the_environment(folder: P
         "RATELIMITER_PRINCIPAL": "header:X-API-Key, client",
         "RATELIMITER_EXPOSE_HEADERS": "true",
         "RATELIMITER_IPV6_PREFIX": "48",
+        "RATELIMITER_LOCAL_SHARE": "0.5",
         "RATELIMITER_SECRET": "hush",
         "RATELIMITER_CONFIG": path,
         "RATELIMITER_PORT": "tcp://10.0.0.1:80",  # what an orchestrator sets for a service of that name
@@ -282,6 +285,7 @@ def test_arguments_win_over_the_file_and_the_file_over_the_environment(folder: P
     assert (KEY, CLIENT) == policy.rules[0].principal
     assert policy.expose_headers
     assert 48 == policy.trust.ipv6_prefix
+    assert 0.5 == policy.local_share
     assert b"hush" == policy.secret
 
 
@@ -314,13 +318,18 @@ def test_problems_name_the_argument_or_the_variable() -> None:
         "headers[0]: 'draft-7' is not x-ratelimit, draft-11 or draft-06; did you mean draft-11?",
         "limit[1]: '10 parsecs' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds",
         "RATELIMITER_IPV6_PREFIX: 'many' is not a number of bits from 32 to 128; write 64",
+        "RATELIMITER_LOCAL_SHARE: '1/2' is not a number above 0 and up to 1; write 0.5",
         "RATELIMITER_PRINCIPAL: 'x' is not a principal source; write header:x, bearer, client or everyone",
     ] == sorted(
         refusal(
             limit=["60/minute", "10 parsecs"],
             headers=("draft-7",),
             dialetc="trace",
-            environ={"RATELIMITER_PRINCIPAL": "client,x", "RATELIMITER_IPV6_PREFIX": "many"},
+            environ={
+                "RATELIMITER_PRINCIPAL": "client,x",
+                "RATELIMITER_IPV6_PREFIX": "many",
+                "RATELIMITER_LOCAL_SHARE": "1/2",
+            },
         ),
         key=lambda line: (line.startswith("RATELIMITER"), line),
     )
@@ -350,6 +359,22 @@ def test_a_ready_policy_is_taken_as_it_is() -> None:
     assert ["principal: is a matter of the rules of a ready policy; write it there"] == refusal(
         config=policy, principal="client"
     )
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.01, float("nan"), float("inf"), True, "half"])
+def test_a_share_is_above_0_and_at_most_1(share: object) -> None:
+    """A share of nothing would refuse everybody, one above 1 more than the limit admits."""
+    (line,) = refusal(limit="1/minute", local_share=share)
+
+    assert line.startswith("local_share: ")
+    assert line.endswith("is not a number above 0 and up to 1; write 0.5")
+
+
+@pytest.mark.parametrize("share", [1, 1.0, 0.5, 1e-9])
+def test_a_share_is_taken_as_it_is(share: float) -> None:
+    """A whole 1 is a share, too, and the default."""
+    assert share == build(limit="1/minute", local_share=share, environ={}).local_share
+    assert 1 == build(limit="1/minute", environ={}).local_share
 
 
 @pytest.mark.parametrize("secret", ["", "x" * 65, b"", 5])

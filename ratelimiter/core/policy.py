@@ -121,6 +121,8 @@ class Policy:
         expose_headers: let browsers read those headers (`Access-Control-Expose-Headers`).
         trust: who may speak for another address.
         decision_timeout_ms: a decision comes within this time, whatever the store does.
+        local_share: how much of a limit one process admits by itself while the store is out and a rule says local; above
+            0 to 1, rounded up to whole units.
         ambiguous_paths: refuse a path that two readers could read differently with 400 (only asked if a rule looks at
             paths), or match whatever the application was given.
         method_override: also apply the rules of the method that an `X-HTTP-Method-Override` header asks for.
@@ -138,6 +140,7 @@ class Policy:
     expose_headers: bool = False
     trust: Trust = field(default_factory=Trust)
     decision_timeout_ms: int = 50
+    local_share: float = 1.0
     ambiguous_paths: AmbiguousPaths = AmbiguousPaths.REFUSE
     method_override: bool = False
     secret: bytes = field(default=b"", repr=False)
@@ -150,6 +153,9 @@ class Policy:
             raise ValueError(msg)
         if not 1 <= len(self.name) <= NAME_CHARACTERS_MAX or not NAME_CHARACTERS.issuperset(self.name):
             msg = f"name must be 1 to {NAME_CHARACTERS_MAX} of a-z 0-9 - _ . and not {self.name!r}"
+            raise ValueError(msg)
+        if not 0 < self.local_share <= 1:
+            msg = f"local_share must be above 0 and at most 1, not {self.local_share}"
             raise ValueError(msg)
         if len(self.secret) > 64:  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
             msg = f"secret must be at most 64 bytes, not {len(self.secret)}"
