@@ -128,9 +128,9 @@ def _outcome(hit: Hit, tally: Tally) -> Outcome:
 
 
 def _tighter(one: Outcome, other: Outcome) -> Outcome:
-    """Of two quotas of one rule, the one that speaks for it."""
+    """Of two quotas of one rule, the one that speaks for it; what remains is what both have room for."""
     if one.refuses or other.refuses:
-        return max(one, other, key=_wait)
+        return max(one, other, key=_wait)._replace(remaining=min(one.remaining, other.remaining))
     return min(one, other, key=_remaining)
 
 

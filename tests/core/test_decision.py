@@ -53,6 +53,7 @@ TABLE = [
     ("burst-spent", [BURSTY], 1, False, [(5, 9, 9), (5, 90, 0)], OVER_LIMIT, "bursty", (0, 9, 9)),
     ("long-window-nearly-full", [BURSTY], 1, True, [(1, 9, 0), (31, 90, 0)], WITHIN_LIMIT, "bursty", (1, 90, 0)),
     ("long-window-refuses", [BURSTY], 1, False, [(1, 9, 0), (32, 90, 90)], OVER_LIMIT, "bursty", (0, 90, 90)),
+    ("long-window-refuses-a-cost", [BURSTY], 5, False, [(0, 0, 0), (28, 90, 90)], OVER_LIMIT, "bursty", (3, 90, 90)),
     ("both-refuse", [BURSTY], 1, False, [(5, 9, 9), (32, 90, 90)], OVER_LIMIT, "bursty", (0, 90, 90)),
     ("cost-within-the-burst", [BURSTY], 5, True, [(5, 9, 0), (5, 90, 0)], WITHIN_LIMIT, "bursty", (0, 9, 0)),
     ("cost-beyond-the-burst", [BURSTY], 6, False, [(0, 0, 0), (0, 0, 0)], OVER_CAPACITY, "bursty", (3, 0, None)),
