@@ -121,7 +121,7 @@ class Policy:
         expose_headers: let browsers read those headers (`Access-Control-Expose-Headers`).
         trust: who may speak for another address.
         decision_timeout_ms: a decision comes within this time, whatever the store does.
-        local_share: how much of a limit one process admits by itself while the store is out and a rule says local; above
+        local_share: how much of a limit one process admits while the store is out and a rule says local; above
             0 to 1, rounded up to whole units.
         ambiguous_paths: refuse a path that two readers could read differently with 400 (only asked if a rule looks at
             paths), or match whatever the application was given.
