@@ -7,7 +7,9 @@
 -- ARGV[2]  now, Unix ms; or "" to ask the server, once for the whole batch
 -- ARGV[3]  one byte per request: which of the forms that follow is its form, from 1
 -- ARGV[4+] the forms: five numbers per hit, spaces between:
---          limit (units), window (ms), resolution (ms), cost (units), shadow (0 enforced; else the rule's number)
+--          limit (units), window (ms), resolution (ms), cost (units), shadow (0 enforced; else the rule's number).
+--          A cost below 0 gives units back: instead of the limit comes the instant of the entry that they were added to,
+--          and if that is gone, or was never written, nothing happens. A request gives back with all its hits or none
 -- returns  {nonce, now_ms, per request: verdict, then per hit: used (units), reset (ms), retry (ms)}; integers only
 --          verdict  1 admitted and charged, 0 refused, -1 not judged: some key holds what is not ours, or what a newer
 --                   version wrote. Nothing is charged then, nothing overwritten, and that hit's `used` is -1
@@ -209,10 +211,43 @@ local function charge(key, state, cost, window, resolution)
     expiry[key] = newest + window - px_from
 end
 
+-- Take units from the entry that they were added to. Never from another: what leaves too early lets too many in.
+local function give_back(key, state, units, instant, window)
+    local instants, counts, found = {}, {}, nil
+    local moment, at = state[2], state[6]
+    while moment <= state[1] do
+        local count, distance, after = state[4], 1, at
+        if moment < state[1] then
+            count, distance, after = read_entry(state[5], at)
+            if not after then
+                return
+            end
+        end
+        if moment == instant and count >= units then
+            found = true
+            count = count - units
+        end
+        if count > 0 then
+            instants[#instants + 1], counts[#counts + 1] = moment, count
+        end
+        moment, at = moment + distance, after
+    end
+    if not found then
+        return
+    end
+    local last, body = #instants, ''
+    for i = 1, last - 1 do
+        body = body .. write_entry(counts[i], instants[i + 1] - instants[i])
+    end
+    state[2], state[3] = instants[1] or instant, state[3] - units
+    write(key, instants[last] or instant, state[2], state[3], counts[last] or 0, body)
+    expiry[key] = (instants[last] or instant) + window - px_from
+end
+
 local forms = {}
 for i = 4, #ARGV do
     local form = {}
-    for number in string.gmatch(ARGV[i], '%d+') do
+    for number in string.gmatch(ARGV[i], '%-?%d+') do
         form[#form + 1] = tonumber(number)
     end
     forms[i - 3] = form
@@ -238,7 +273,7 @@ for r = 1, #ARGV[3] do
             local surplus = state[3] + cost - limit
             if cost > limit then
                 fits = false
-            elseif surplus > 0 and cost ~= 0 then -- a lowered limit leaves no room, but a look needs none
+            elseif surplus > 0 and cost > 0 then -- a lowered limit leaves no room, but a look needs none
                 fits, retry = false, wait(state, surplus, window)
             end
         end
@@ -259,7 +294,11 @@ for r = 1, #ARGV[3] do
     for h = 1, hits do
         local f = h * 5 - 4
         local state, cost, window = states[h], form[f + 3], form[f + 1]
-        if verdict == 1 and cost ~= 0 and not withheld[form[f + 4]] then
+        if verdict == 1 and cost < 0 then
+            if state[3] ~= 0 then
+                give_back(KEYS[k + h], state, -cost, form[f], window)
+            end
+        elseif verdict == 1 and cost ~= 0 and not withheld[form[f + 4]] then
             charge(KEYS[k + h], state, cost, window, form[f + 2])
         end
         if not state then

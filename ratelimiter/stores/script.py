@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ratelimiter.core.policy import Hit
 from ratelimiter.core.window import STORE, Receipt, Tally, new
 from ratelimiter.errors import Kind, StoreFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from ratelimiter.core.policy import Hit
 
 TEXT = files(__package__ or "ratelimiter.stores").joinpath("charge.lua").read_bytes()
 SHA = hashlib.sha1(TEXT, usedforsecurity=False).hexdigest().encode()  # what EVALSHA calls it by
@@ -20,6 +19,23 @@ SHA = hashlib.sha1(TEXT, usedforsecurity=False).hexdigest().encode()  # what EVA
 REQUESTS_MAX = 255  # of one batch: each may have a form of its own, and a form's number is one byte
 
 FOREIGN = -1  # the script's verdict on a request that has a key with somebody else's value
+
+
+class _Entry(NamedTuple):
+    """In the place of a hit's quota: where its units were added."""
+
+    limit: int  # the entry's instant, Unix ms
+    window_ms: int
+    resolution_ms: int
+
+
+def returned(hit: Hit, instant: int) -> Hit:
+    """A hit that gives back what *hit* was charged, to the entry at *instant* (Unix ms).
+
+    Nothing is given back if that entry has left the window, or has fewer units.
+    """
+    entry: Any = _Entry(instant, hit.quota.window_ms, hit.quota.resolution_ms)
+    return Hit(hit.key, entry, -hit.cost, hit.rule)
 
 
 def arguments(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.policy import Hit, Mode, Rule
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota
-from ratelimiter.core.window import Receipt, Tally, Window
+from ratelimiter.core.window import Receipt, Tally, Window, last_instant
 from ratelimiter.errors import Kind, StoreFault
 from ratelimiter.stores import script
 from tests.reference_store import START_MS, costs, gaps_ms
@@ -77,7 +77,7 @@ def unpacked(value: Any) -> tuple[list[int], list[int], int]:
     counts.append(last)
     assert newest == instants[-1]
     assert used == sum(counts)
-    assert all(count >= 1 for count in counts)
+    assert all(count >= 1 for count in counts) or [0] == counts  # all was given back
     return instants, counts, used
 
 
@@ -200,6 +200,61 @@ def test_any_distance_and_count_is_read_back(shared_redis: RedisServer, rows: li
             subject.charge_one([hit(one, cost=cost)], now_ms)
 
             assert {b"k": (list(window.instants), list(window.counts), window.used)} == subject.state()
+
+
+# --- giving back
+
+
+@given(st.data())
+def test_given_back_is_as_if_never_charged(shared_redis: RedisServer, data: st.DataObject) -> None:
+    """What is given back leaves exactly its own entry; before and after it all counts on, as long as it would."""
+    one = rule(data.draw(st.sampled_from([20, 1000])), 1_280_000)
+    steps = data.draw(
+        st.lists(st.tuples(st.sampled_from([0, 1, 9999, 10_000, 400_000]), st.integers(1, 3)), min_size=1)
+    )
+    chosen = data.draw(st.integers(0, len(steps) - 1))
+    with shared_redis.client() as client:
+        client.flushall()
+        subject, model, now_ms, charged = Script(client), Window(), START_MS, None
+        for number, (gap_ms, cost) in enumerate(steps):
+            now_ms += gap_ms
+            model.forget(one.quota, now_ms)
+            receipt = subject.charge_one([hit(one, cost=cost)], now_ms)
+            if receipt.admitted:
+                model.add(one.quota, cost, now_ms)
+                if number == chosen:
+                    charged = (last_instant(one.quota, now_ms), cost)
+        now_ms += 1
+        model.forget(one.quota, now_ms)
+        if charged is None:
+            return
+        instant, cost = charged
+        if instant in model.instants:
+            index = model.instants.index(instant)
+            model.counts[index] -= cost
+            model.used -= cost
+            if not model.counts[index]:
+                del model.instants[index], model.counts[index]
+        receipt = subject.charge_one([script.returned(hit(one, cost=cost), instant)], now_ms)
+
+        assert (True, model.used) == (receipt.admitted, receipt.tallies[0].used)
+        assert model.reset_ms(one.quota, now_ms) == receipt.tallies[0].reset_ms
+        looked = subject.charge_one([hit(one, cost=0)], now_ms)
+        assert receipt.tallies == looked.tallies
+        if model.used:
+            assert {b"k": (list(model.instants), list(model.counts), model.used)} == subject.state()
+            assert client.pttl(b"k") <= model.ttl_ms(one.quota, now_ms)
+
+
+def test_nothing_is_taken_from_another_entry(client: redis.Redis) -> None:
+    """Units whose entry is not there, or too small, are not given back at the expense of others."""
+    subject, one = Script(client), rule(10, 100_000)
+    subject.charge_one([hit(one, cost=2)], START_MS)
+    before = subject.state()
+    for instant, cost in ((START_MS - 1, 1), (START_MS + 1, 1), (START_MS, 3)):
+        assert 2 == subject.charge_one([script.returned(hit(one, cost=cost), instant)], START_MS + 5).tallies[0].used
+
+    assert before == subject.state()
 
 
 # --- what the model does not know
@@ -520,7 +575,7 @@ MUTATIONS: list[tuple[str, str, Callable[[Script], None]]] = [
     ("{ARGV[1], now}", "{ARGV[2], now}", check_nonce_is_echoed),
     ("verdict == 1 and cost ~= 0", "cost ~= 0", check_refusal_charges_nobody),
     ("verdict == 1 and cost ~= 0", "verdict == 1", check_cost_zero_looks),
-    ("surplus > 0 and cost ~= 0", "surplus > 0", check_cost_zero_looks),
+    ("surplus > 0 and cost > 0", "surplus > 0 and cost > -1", check_cost_zero_looks),
     ("elseif verdict == 1 then", "elseif h == 1 then", check_refusal_charges_nobody),
     ("if cost > limit then", "if cost >= limit then", check_cost_above_the_limit_never_fits),
     ("if cost > limit then", "if false then", check_cost_above_the_limit_never_fits),
