@@ -27,10 +27,11 @@ LATE_S = 0.005  # a timer that fires later than this says that the event loop st
 class Waiting:
     """A request on its way to its receipt."""
 
-    __slots__ = ("due_s", "future", "hits")
+    __slots__ = ("due_s", "future", "group", "hits")
 
-    def __init__(self, hits: Sequence[Hit], future: asyncio.Future[Receipt], due_s: float) -> None:
+    def __init__(self, hits: Sequence[Hit], group: int, future: asyncio.Future[Receipt], due_s: float) -> None:
         self.hits = hits
+        self.group = group
         self.future = future
         self.due_s = due_s  # when it gives up, on the event loop's clock
 
@@ -95,8 +96,12 @@ class Batcher:
         """Requests that wait for a batch."""
         return len(self._queue)
 
-    def join(self, hits: Sequence[Hit]) -> asyncio.Future[Receipt]:
+    def join(self, hits: Sequence[Hit], group: int = 0) -> asyncio.Future[Receipt]:
         """Queue a request. Cancelling the future harms nobody else; the hits are charged then if their batch has left.
+
+        Args:
+            hits: what is charged.
+            group: only requests of one group travel together.
 
         Raises:
             StoreOverloaded: the queue is full.
@@ -106,7 +111,7 @@ class Batcher:
             raise StoreOverloaded(msg)
         future: asyncio.Future[Receipt] = self.loop.create_future()
         due_s = self.loop.time() + self._timeout_s
-        self._queue.append(Waiting(hits, future, due_s))
+        self._queue.append(Waiting(hits, group, future, due_s))
         if self._alarm is None:
             self._alarm = self.loop.call_at(due_s, self._expire, due_s)
         self.call()
@@ -119,19 +124,21 @@ class Batcher:
             self.loop.call_soon(self._go)
 
     def take(self) -> Batch:
-        """The next batch, now under way: `settle` it. Empty if all who waited have given up.
+        """The next batch, now under way: `settle` it. Empty if nobody waits, or enough are under way.
 
         If several batches may leave, they share those who wait.
         """
         batch = Batch()
         queue, room = self._queue, self._keys_max
         free = self._flights_max - len(self._flights)
-        share = min(self._requests_max, max(REQUESTS_WORTH, -(-len(queue) // max(1, free))))
+        if not free:
+            return batch
+        share = min(self._requests_max, max(REQUESTS_WORTH, -(-len(queue) // free)))
         while queue and len(batch) < share:
             waiting = queue[0]
             if not waiting.future.done():
                 room -= len(waiting.hits)
-                if room < 0 and batch:
+                if batch and (room < 0 or waiting.group != batch[0].group):
                     break
                 batch.append(waiting)
             queue.popleft()

@@ -179,7 +179,7 @@ async def open_connection(address: Address, connect_timeout_ms: int, role: str =
     Args:
         address: the server, and how to get in.
         connect_timeout_ms: for everything: name, connection, TLS, password.
-        role: what the server must be, in the words of the command ROLE.
+        role: what the server must be, in the words of the command ROLE; empty for anything.
 
     Raises:
         StoreUnavailable: nobody is there, or not able to serve, or in another role.
@@ -242,7 +242,7 @@ async def _enter(connection: Connection, address: Address, role: str) -> None:
         if isinstance(answer, BaseException) and (number < len(required) or not _is_courtesy(answer)):
             raise answer
     actual = answers[-1][0].decode() if isinstance(answers[-1], list) else role
-    if actual != role:
+    if role and actual != role:
         msg = f"{address} is a {actual}, not a {role}"
         raise StoreUnavailable(msg, Kind.READ_ONLY)
 

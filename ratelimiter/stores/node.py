@@ -35,6 +35,13 @@ ATTEMPTS_MAX = 3
 MOVED_AWAY = frozenset({Kind.READ_ONLY, Kind.NO_MASTER})
 
 
+ASKING = b"*1\r\n$6\r\nASKING\r\n"  # serve the next call although the slot is not yours yet
+
+
+def _ignore(_: object) -> None:
+    """What ASKING is answered with says nothing: the call behind it is answered, too."""
+
+
 class _Call(NamedTuple):
     connection: Connection
     batch: Batch
@@ -85,13 +92,18 @@ class Node:
         """The event loop that this node belongs to."""
         return self._loop
 
-    def charge(self, hits: Sequence[Hit]) -> asyncio.Future[Receipt]:
+    def charge(self, hits: Sequence[Hit], group: int = 0) -> asyncio.Future[Receipt]:
         """Charge *hits* with the next batch; the future fails with a `StoreError`, at the latest at the deadline.
+
+        Args:
+            hits: what is charged.
+            group: only requests of one group share a script call; one below 0 is for a slot that this node is about to
+                take over.
 
         Raises:
             StoreOverloaded: too many wait.
         """
-        return self._batcher.join(hits)
+        return self._batcher.join(hits, group)
 
     async def close(self) -> None:
         """Let go of the connection. Who waits is told that nothing will come."""
@@ -112,10 +124,8 @@ class Node:
             self._connection = None
             self._connect()
             return
-        batch = self._batcher.take()
-        if batch:
+        while batch := self._batcher.take():
             self._send(connection, batch)
-            self._batcher.call()
 
     def _send(self, connection: Connection, batch: Batch, attempt: int = 1) -> None:
         # The server forgot the script: the first batch to hear of it brings the text, those behind it find it there.
@@ -130,6 +140,8 @@ class Node:
         except (AttributeError, TypeError, ValueError) as error:
             self._batcher.settle(batch, StoreFault(f"these hits cannot be sent: {error}", Kind.REFUSED))
             return
+        if batch[0].group < 0:
+            connection.send(ASKING, _ignore)
         call = _Call(connection, batch, requests, nonce, attempt, text)
         connection.send(payload, partial(self._answered, call))
 

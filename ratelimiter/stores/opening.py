@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ratelimiter.errors import ConfigError
+from ratelimiter.stores.cluster import open_cluster
 from ratelimiter.stores.memory import KEYS_MAX, MemoryStore
 from ratelimiter.stores.redis import TIMEOUT_MS, open_redis, open_sentinel
 
@@ -80,4 +81,6 @@ OPENERS: dict[str, Opener] = {
     "unix": open_redis,
     "redis+sentinel": open_sentinel,
     "rediss+sentinel": open_sentinel,
+    "redis+cluster": open_cluster,
+    "rediss+cluster": open_cluster,
 }

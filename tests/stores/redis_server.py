@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EXECUTABLE = "redis-server"
+SLOTS = 16384  # of a cluster
 START_S = 10  # a loaded machine needs a moment
 
 
@@ -147,3 +148,55 @@ class SentinelServer(RedisServer):
 
     def words(self) -> list[str]:
         return [EXECUTABLE, str(self._config), "--sentinel"]
+
+
+class RedisCluster:
+    """Masters of a cluster that share its slots evenly.
+
+    Args:
+        size: how many.
+    """
+
+    def __init__(self, size: int = 2) -> None:
+        self.nodes = [
+            RedisServer(cluster_enabled="yes", cluster_port=str(free_port()), cluster_node_timeout="500")
+            for _ in range(size)
+        ]
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def __enter__(self) -> Self:
+        share = -(-SLOTS // len(self.nodes))
+        for number, node in enumerate(self.nodes):
+            node.start()
+            with node.client() as client:
+                last = min(SLOTS, share * (number + 1)) - 1
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", share * number, last)
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+                first = self.nodes[0]
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, first.options["cluster-port"])
+        wait_until(lambda: all(self._ready(node) for node in self.nodes), "the nodes meet")
+        return self
+
+    def _ready(self, node: RedisServer) -> bool:
+        with node.client() as client:
+            info = client.execute_command("CLUSTER", "INFO")
+            known = _field(info, "cluster_known_nodes") == str(len(self.nodes))
+            return known and _field(info, "cluster_state") == "ok"
+
+    def __exit__(self, *_: object) -> None:
+        for node in self.nodes:
+            node.close()
+
+    def serving(self, slot: int) -> RedisServer:
+        """The node that has *slot* by the first division."""
+        return self.nodes[slot // -(-SLOTS // len(self.nodes))]
+
+
+def _field(info: object, name: str) -> str:
+    if isinstance(info, dict):
+        return str(info.get(name))
+    text = info.decode() if isinstance(info, bytes) else str(info)
+    return next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith(f"{name}:")), "")

@@ -1,0 +1,247 @@
+"""The shared store over several masters: every request goes to who serves its keys' slot."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from binascii import crc_hqx
+from typing import TYPE_CHECKING
+
+from ratelimiter.core.window import Receipt, last_instant
+from ratelimiter.errors import Kind, StoreError, StoreTimeout, StoreUnavailable
+from ratelimiter.stores import script
+from ratelimiter.stores.address import OPTIONS, PORT, entry_of, hosts_of, options_of
+from ratelimiter.stores.connection import open_connection
+from ratelimiter.stores.node import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from urllib.parse import SplitResult
+
+    from ratelimiter.clock import Clock
+    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.window import Tally
+    from ratelimiter.stores.address import Address
+
+    Host = tuple[str, int]
+
+SLOTS = 16384
+TIMEOUT_MS = 50
+MAP_TIMEOUT_MS = 500  # for one node to tell who serves what
+FLIGHTS_MAX = 64  # a call serves one slot, so calls are many and small, and pipelined instead
+PAUSE_S = 0.005  # while a slot moves or changes its master
+
+# The server refused, or was not even reached: nothing was charged, so somebody else may be asked.
+UNDONE = frozenset({Kind.MOVED, Kind.CLUSTER_DOWN, Kind.READ_ONLY, Kind.NO_MASTER, Kind.UNREACHABLE, Kind.LOADING})
+_REDIRECT = re.compile(r"(MOVED|ASK) \d+ (.*):(\d+)$")
+
+
+def slot_of(key: bytes) -> int:
+    """The slot of *key*: of what is between its first braces, if anything is, else of all of it."""
+    start = key.find(b"{")
+    if start >= 0:
+        end = key.find(b"}", start + 1)
+        if end > start + 1:
+            key = key[start + 1 : end]
+    return crc_hqx(key, 0) % SLOTS
+
+
+class ClusterStore:
+    """Tallies in a Redis Cluster, shared by all who use it.
+
+    Keys of one principal share a slot, and a request that has only such is charged in one call, all or none. If its
+    keys are in several slots, all are charged at the same time, and when one of them refuses, the others give back what
+    they charged. For that moment, a round trip, others may be refused who would have been admitted; never the contrary.
+    Should a node be lost in that moment, what it charged stays charged. The clock of such a request is that of each
+    node for its own keys.
+
+    What the ACL user needs, beside what `ratelimiter.stores.redis.RedisStore` says: `+cluster|slots +asking`.
+
+    Args:
+        seeds: some of the nodes, and how to get in; the others are told by them.
+        timeout_ms: within this time `charge` returns or raises, at least 1.
+        clock: Unix time in milliseconds, instead of the servers'.
+        batching: settings of `ratelimiter.stores.batching.Batcher`.
+    """
+
+    def __init__(
+        self, seeds: Sequence[Address], *, timeout_ms: int = TIMEOUT_MS, clock: Clock | None = None, **batching: int
+    ) -> None:
+        self._seeds = tuple(seeds)
+        self._timeout_ms = timeout_ms
+        self._clock = clock
+        self._batching = {"flights_max": FLIGHTS_MAX, **batching}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._nodes: dict[Host, Node] = {}
+        self._served: dict[int, Host] = {}  # slot: by whom
+        self._mapping: asyncio.Task[None] | None = None
+
+    async def charge(self, hits: Sequence[Hit]) -> Receipt:
+        """Charge all *hits* or none; see `ratelimiter.stores.base.Store`.
+
+        Raises:
+            StoreError: as `ratelimiter.stores.redis.RedisStore`.
+        """
+        if self._loop is not asyncio.get_running_loop():
+            self._loop = asyncio.get_running_loop()
+            self._nodes, self._mapping = {}, None
+        slot = slot_of(hits[0].key)
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                if len(hits) == 1 or all(slot_of(hit.key) == slot for hit in hits):
+                    return await self._charge_group(slot, hits)
+                return await self._charge_groups(hits)
+        except TimeoutError as error:
+            msg = f"no answer within {self._timeout_ms} ms"
+            raise StoreTimeout(msg) from error
+
+    async def close(self) -> None:
+        """Let go of all connections. A closed store may be used again and opens them anew."""
+        nodes, self._nodes = self._nodes, {}
+        if self._loop is not asyncio.get_running_loop():
+            return
+        if self._mapping is not None:
+            self._mapping.cancel()
+            await asyncio.wait([self._mapping])
+        for node in nodes.values():
+            await node.close()
+
+    async def _charge_group(self, slot: int, hits: Sequence[Hit]) -> Receipt:
+        """Charge hits of one slot, wherever that is now; a timeout ends it."""
+        ask: Host | None = None
+        while True:
+            host = ask or self._served.get(slot)
+            if host is None:
+                await self._map()
+                host = self._served.get(slot)
+                if host is None:
+                    await asyncio.sleep(PAUSE_S)
+                    continue
+            try:
+                return await self._node(host).charge(hits, -1 - slot if ask else slot)
+            except StoreError as error:
+                redirect = _REDIRECT.match(str(error)) if error.kind is Kind.MOVED else None
+                ask = None
+                if redirect is not None:
+                    to = (redirect[2] or host[0], int(redirect[3]))
+                    if redirect[1] == "ASK":
+                        ask = to
+                    else:
+                        self._served[slot] = to
+                        self._remap()
+                elif error.kind in UNDONE:
+                    await asyncio.sleep(PAUSE_S)
+                    await self._map()
+                else:
+                    self._remap()
+                    raise
+
+    async def _charge_groups(self, hits: Sequence[Hit]) -> Receipt:
+        """Charge hits of several slots at once, and give back if one of them refuses."""
+        groups: dict[int, list[int]] = {}
+        for index, hit in enumerate(hits):
+            groups.setdefault(slot_of(hit.key), []).append(index)
+        parts = {slot: [hits[index] for index in indices] for slot, indices in groups.items()}
+        answers = await asyncio.gather(
+            *[self._charge_group(slot, part) for slot, part in parts.items()], return_exceptions=True
+        )
+        receipts: list[Receipt] = []
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        refused = bool(errors) or any(isinstance(answer, Receipt) and not answer.admitted for answer in answers)
+        for (slot, part), answer in zip(parts.items(), answers, strict=True):
+            if isinstance(answer, Receipt):
+                receipts.append(await self._give_back(slot, part, answer) if refused else answer)
+        if errors:
+            raise errors[0]
+        tallies: list[Tally | None] = [None] * len(hits)
+        for indices, receipt in zip(groups.values(), receipts, strict=True):
+            for index, tally in zip(indices, receipt.tallies, strict=True):
+                tallies[index] = tally
+        seen = [tally for tally in tallies if tally is not None]
+        return Receipt(max(receipt.now_ms for receipt in receipts), not refused, seen)
+
+    async def _give_back(self, slot: int, hits: Sequence[Hit], receipt: Receipt) -> Receipt:
+        """Undo what *receipt* says was charged; the receipt as if it had never been."""
+        withheld = {
+            hit.rule.name
+            for hit, tally in zip(hits, receipt.tallies, strict=True)
+            if tally.retry_after_ms or hit.cost > hit.quota.limit
+        }
+        charged = {
+            index: script.returned(hit, last_instant(hit.quota, receipt.now_ms))
+            for index, hit in enumerate(hits)
+            if receipt.admitted and hit.cost and hit.rule.name not in withheld
+        }
+        if not charged:
+            return receipt
+        after = await self._charge_group(slot, list(charged.values()))
+        tallies = list(receipt.tallies)
+        for index, tally in zip(charged, after.tallies, strict=True):
+            tallies[index] = tally
+        return receipt._replace(tallies=tallies)
+
+    def _node(self, host: Host) -> Node:
+        node = self._nodes.get(host)
+        if node is None:
+            address = self._seeds[0].placed(*host)
+            node = Node(address.locate, timeout_ms=self._timeout_ms, clock=self._clock, **self._batching)
+            self._nodes[host] = node
+        return node
+
+    def _remap(self) -> None:
+        """Ask who serves what, once for all who want to know."""
+        if self._mapping is None or self._mapping.done():
+            self._mapping = asyncio.get_running_loop().create_task(self._ask_around())
+
+    async def _map(self) -> None:
+        self._remap()
+        if self._mapping is not None:
+            await asyncio.wait([self._mapping])  # which outlives a caller who gives up
+            if not self._mapping.cancelled() and not self._served:
+                self._mapping.result()  # nobody knows anything: why
+
+    async def _ask_around(self) -> None:
+        known = [self._seeds[0].placed(*host) for host in dict.fromkeys(self._served.values())]
+        error: StoreError = StoreUnavailable("no node of the cluster answers")
+        for address in (*known, *self._seeds):
+            try:
+                self._served = await _slots(address)
+            except StoreError as caught:
+                error = caught
+            else:
+                return
+        raise error
+
+
+async def _slots(address: Address) -> dict[int, Host]:
+    """Who serves which slot, as the node at *address* has it."""
+    connection = await open_connection(address, MAP_TIMEOUT_MS, role="")
+    try:
+        async with asyncio.timeout(MAP_TIMEOUT_MS / 1000):
+            ranges = await connection.call("CLUSTER", "SLOTS")
+    except TimeoutError as error:
+        msg = f"the node at {address} does not answer"
+        raise StoreUnavailable(msg, Kind.UNREACHABLE) from error
+    finally:
+        connection.abort(StoreUnavailable("done"))
+    served: dict[int, Host] = {}
+    if isinstance(ranges, list):
+        for first, last, master, *_ in ranges:
+            # A node that does not know its own name leaves it out.
+            host = ((master[0] or b"").decode() or address.host, master[1])
+            served.update(dict.fromkeys(range(first, last + 1), host))
+    return served
+
+
+def open_cluster(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> ClusterStore:
+    """The store of a `redis+cluster://` or `rediss+cluster://` (TLS) URL: `redis+cluster://user:password@host:7000,host2`.
+
+    Raises:
+        ValueError: the URL cannot be used.
+    """
+    options = options_of(parts, {name: text for name, text in OPTIONS.items() if name != "db"})
+    if parts.path.strip("/") not in ("", "0"):
+        msg = f"{parts.path!r} is not a database of a cluster, which has but one; write {parts.scheme}://host:{PORT}"
+        raise ValueError(msg)
+    entry = entry_of(parts, options)
+    return ClusterStore([entry.placed(host, port) for host, port in hosts_of(parts, PORT)], timeout_ms=timeout_ms)
