@@ -29,10 +29,12 @@ SLOTS = 16384
 TIMEOUT_MS = 50
 MAP_TIMEOUT_MS = 500  # for one node to tell who serves what
 FLIGHTS_MAX = 64  # a call serves one slot, so calls are many and small, and pipelined instead
-PAUSE_S = 0.005  # while a slot moves or changes its master
+PAUSE_S = 0.005  # while a slot moves
+MAP_PAUSE_S = 0.1  # between two questions about who serves what
+REDIRECTS_MAX = 3  # without a pause
 
-# The server refused, or was not even reached: nothing was charged, so somebody else may be asked.
-UNDONE = frozenset({Kind.MOVED, Kind.CLUSTER_DOWN, Kind.READ_ONLY, Kind.NO_MASTER, Kind.UNREACHABLE, Kind.LOADING})
+# The server was not reached, or would not serve: nothing was charged, so whoever serves the slot now may be asked.
+UNDONE = frozenset({Kind.CLUSTER_DOWN, Kind.READ_ONLY, Kind.NO_MASTER, Kind.UNREACHABLE, Kind.LOADING})
 _REDIRECT = re.compile(r"(MOVED|ASK) \d+ (.*):(\d+)$")
 
 
@@ -52,7 +54,7 @@ class ClusterStore:
     Keys of one principal share a slot, and a request that has only such is charged in one call, all or none. If its
     keys are in several slots, all are charged at the same time, and when one of them refuses, the others give back what
     they charged. For that moment, a round trip, others may be refused who would have been admitted; never the contrary.
-    Should a node be lost in that moment, what it charged stays charged. The clock of such a request is that of each
+    Should a node be lost in that moment, what it has charged stays charged. The clock of such a request is that of each
     node for its own keys.
 
     What the ACL user needs, beside what `ratelimiter.stores.redis.RedisStore` says: `+cluster|slots +asking`.
@@ -75,6 +77,11 @@ class ClusterStore:
         self._nodes: dict[Host, Node] = {}
         self._served: dict[int, Host] = {}  # slot: by whom
         self._mapping: asyncio.Task[None] | None = None
+        self._map_again_s = 0.0  # not earlier
+        self._unknown: StoreError = StoreUnavailable(
+            "nobody has been asked yet"
+        )  # why we do not know who serves a slot
+        self._spread: set[asyncio.Task[Receipt]] = set()  # requests over several slots under way
 
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none; see `ratelimiter.stores.base.Store`.
@@ -84,13 +91,17 @@ class ClusterStore:
         """
         if self._loop is not asyncio.get_running_loop():
             self._loop = asyncio.get_running_loop()
-            self._nodes, self._mapping = {}, None
+            self._nodes, self._mapping, self._map_again_s = {}, None, 0.0
         slot = slot_of(hits[0].key)
         try:
             async with asyncio.timeout(self._timeout_ms / 1000):
                 if len(hits) == 1 or all(slot_of(hit.key) == slot for hit in hits):
                     return await self._charge_group(slot, hits)
-                return await self._charge_groups(hits)
+                # To its end even if the caller gives up, so that nothing stays charged that is to be given back.
+                spread = self._loop.create_task(self._charge_groups(hits))
+                self._spread.add(spread)
+                spread.add_done_callback(self._forget)
+                return await asyncio.shield(spread)
         except TimeoutError as error:
             msg = f"no answer within {self._timeout_ms} ms"
             raise StoreTimeout(msg) from error
@@ -100,26 +111,31 @@ class ClusterStore:
         nodes, self._nodes = self._nodes, {}
         if self._loop is not asyncio.get_running_loop():
             return
-        if self._mapping is not None:
-            self._mapping.cancel()
-            await asyncio.wait([self._mapping])
+        running = [*self._spread, *([] if self._mapping is None else [self._mapping])]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         for node in nodes.values():
             await node.close()
 
+    def _forget(self, spread: asyncio.Task[Receipt]) -> None:
+        self._spread.discard(spread)
+        if not spread.cancelled():
+            spread.exception()  # the caller has it, or has given up
+
     async def _charge_group(self, slot: int, hits: Sequence[Hit]) -> Receipt:
-        """Charge hits of one slot, wherever that is now; a timeout ends it."""
-        ask: Host | None = None
+        """Charge hits of one slot, wherever that is now, within the deadline."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._timeout_ms / 1000
+        redirects = 0
+        ask: Host | None = None  # who is about to take the slot over
         while True:
-            host = ask or self._served.get(slot)
-            if host is None:
-                await self._map()
-                host = self._served.get(slot)
-                if host is None:
-                    await asyncio.sleep(PAUSE_S)
-                    continue
+            host = ask or self._served.get(slot) or await self._mapped(slot)
             try:
                 return await self._node(host).charge(hits, -1 - slot if ask else slot)
             except StoreError as error:
+                if loop.time() >= until_s:
+                    raise
                 redirect = _REDIRECT.match(str(error)) if error.kind is Kind.MOVED else None
                 ask = None
                 if redirect is not None:
@@ -129,10 +145,12 @@ class ClusterStore:
                     else:
                         self._served[slot] = to
                         self._remap()
-                elif error.kind in UNDONE:
+                    redirects += 1
+                    if redirects > REDIRECTS_MAX:
+                        await asyncio.sleep(PAUSE_S)
+                elif str(error).startswith("TRYAGAIN"):
                     await asyncio.sleep(PAUSE_S)
-                    await self._map()
-                else:
+                elif error.kind not in UNDONE or await self._mapped(slot) == host:
                     self._remap()
                     raise
 
@@ -189,28 +207,31 @@ class ClusterStore:
         return node
 
     def _remap(self) -> None:
-        """Ask who serves what, once for all who want to know."""
-        if self._mapping is None or self._mapping.done():
-            self._mapping = asyncio.get_running_loop().create_task(self._ask_around())
+        """Ask who serves what: once for all who want to know, and not too often."""
+        loop = asyncio.get_running_loop()
+        if (self._mapping is None or self._mapping.done()) and loop.time() >= self._map_again_s:
+            self._map_again_s = loop.time() + MAP_PAUSE_S
+            self._mapping = loop.create_task(self._ask_around())
 
-    async def _map(self) -> None:
+    async def _mapped(self, slot: int) -> Host:
+        """Who serves *slot*, asked anew."""
         self._remap()
         if self._mapping is not None:
             await asyncio.wait([self._mapping])  # which outlives a caller who gives up
-            if not self._mapping.cancelled() and not self._served:
-                self._mapping.result()  # nobody knows anything: why
+        if slot not in self._served:
+            raise type(self._unknown)(str(self._unknown), self._unknown.kind)
+        return self._served[slot]
 
     async def _ask_around(self) -> None:
         known = [self._seeds[0].placed(*host) for host in dict.fromkeys(self._served.values())]
-        error: StoreError = StoreUnavailable("no node of the cluster answers")
         for address in (*known, *self._seeds):
             try:
                 self._served = await _slots(address)
-            except StoreError as caught:
-                error = caught
+            except StoreError as error:
+                self._unknown = error
             else:
+                self._unknown = StoreUnavailable("no node serves the slot", Kind.CLUSTER_DOWN)
                 return
-        raise error
 
 
 async def _slots(address: Address) -> dict[int, Host]:

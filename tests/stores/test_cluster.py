@@ -131,6 +131,40 @@ async def test_crowd_over_several_slots_never_exceeds_the_limit(cluster: RedisCl
     assert [7, 7] == [tally.used for tally in look.tallies]
 
 
+async def test_node_that_stands_still_costs_others_nothing(cluster: RedisCluster) -> None:
+    """A request over two nodes of which one does not answer fails at the deadline, and the other gives back."""
+    with RedisCluster() as own:
+        here, there = keys_on_both(own)
+        async with opened(own.url, timeout_ms=100) as store:
+            await store.charge([hit(here), hit(there)])
+            frozen = own.serving(slot_of(hit(there).key))
+            frozen.freeze()
+            try:
+                results = [await within(100, store.charge([hit(here), hit(there)])) for _ in range(3)]
+
+                assert all(isinstance(result, StoreUnavailable) for result in results)
+                await asyncio.sleep(0.2)
+                assert 1 == (await store.charge([hit(here, cost=0)])).tallies[0].used
+            finally:
+                frozen.thaw()
+
+
+async def test_cancelled_caller_leaves_no_charge_behind(cluster: RedisCluster) -> None:
+    """Who gives up while his request is being given back leaves nothing charged that was refused."""
+    mine, everybodys = keys_on_both(cluster)
+    async with opened(cluster.url) as store:
+        await store.charge([hit(everybodys, 1)])
+        for turns in range(12):
+            charging = asyncio.create_task(store.charge([hit(mine, 100), hit(everybodys, 1)]))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            charging.cancel()
+            await asyncio.wait([charging])
+        await asyncio.sleep(0.1)
+
+        assert 0 == (await store.charge([hit(mine, 100, cost=0)])).tallies[0].used
+
+
 async def test_slot_that_moves_under_traffic(cluster: RedisCluster) -> None:
     """While a slot with live keys migrates no decision fails, and none is counted twice or lost (F32, F33)."""
     name = keys_on_both(cluster)[0]
