@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratelimiter import documents
+from ratelimiter.core.policy import OnStoreError
+from ratelimiter.notation import spell_window
+from ratelimiter.stores.bridge import PREFIX, WEAKNESS
+from ratelimiter.stores.guarded import local_limit, outage_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.policy import Policy, Rule
     from ratelimiter.documents import Document, Path
 
 _FORWARDING = frozenset(
@@ -24,10 +28,36 @@ def warnings(policy: Policy, document: Document | None = None) -> list[str]:
         *_credential_warnings(policy),
         *_twin_warnings(policy),
         *_header_warnings(policy, document),
+        *_share_warnings(policy),
+        *_store_warnings(policy),
     ]
     if document is None:
         return [text for _, text in told]
     return documents.told(document, (document.problem(path, text) for path, text in told))
+
+
+def outage(policy: Policy, processes: int = 1) -> list[str]:
+    """What each rule admits while the store is out, one line each; nothing of the embedded store, which never is.
+
+    Args:
+        policy: what is admitted otherwise.
+        processes: how many share the store, at least 1.
+    """
+    if not _shared(policy):
+        return []
+    return [f"{rule.name}: without the store, {_outage(rule, policy.local_share, processes)}" for rule in policy.rules]
+
+
+def _outage(rule: Rule, local_share: float, processes: int) -> str:
+    limit = outage_limit(rule, local_share, processes)
+    if limit is None:
+        return "unlimited"
+    who = f"{processes} processes" if processes > 1 else "each process"
+    return f"{who} at most {limit} per {spell_window(rule.quota.window_ms)}" if limit else "0: refused with 503"
+
+
+def _shared(policy: Policy) -> bool:
+    return policy.store.partition("://")[0].lower() != "memory"
 
 
 def _coverage_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
@@ -76,3 +106,20 @@ def _header_warnings(policy: Policy, document: Document | None) -> Iterator[tupl
     stated = document is not None and isinstance(document.value, dict) and "client_header" in document.value
     if stated and not policy.trust.anyone:
         yield ("client_header",), "client_header: is never read, as no proxy is trusted; write trusted_proxies, too"
+
+
+def _share_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
+    """Rules whose requests cost more than the share of the limit that one process has to itself."""
+    for index, rule in enumerate(policy.rules):
+        share = local_limit(rule.quotas[0], policy.local_share)
+        if _shared(policy) and rule.on_store_error is OnStoreError.LOCAL and share < rule.cost <= rule.quotas[0].limit:
+            text = (
+                f"rules[{index}]: its cost of {rule.cost} never fits the local share of {share} while the store is out"
+            )
+            yield ("rules", index), f"{text}; write a larger local_share"
+
+
+def _store_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
+    """What a store does less well than the product promises."""
+    if policy.store.lower().startswith(PREFIX):
+        yield ("store",), f"store: {WEAKNESS}; write memory:// or a redis:// URL for strict limits"

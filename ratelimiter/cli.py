@@ -93,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
 
     check = command("check-config", _check_config, "say every problem of a policy file; exit 2 if any")
     check.add_argument("file", metavar="FILE", help="the policy file")
+    check.add_argument(
+        "--processes",
+        metavar="N",
+        type=_count,
+        default=1,
+        help="how many share the store, to say what its outage admits; default: %(default)s",
+    )
 
     explain = command("explain", _explain, "say what a policy makes of a request; asks no store")
     explain.add_argument("--config", metavar="FILE", required=True, help="the policy file")
@@ -122,14 +129,24 @@ def _demo(listen: str, **settings: Any) -> None:
     demo.run(listen=listen, **{name: value for name, value in settings.items() if value is not None})
 
 
-def _check_config(file: str) -> None:
-    from ratelimiter.advice import warnings
+def _count(text: str) -> int:
+    """A number of processes, for argparse."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text)):
+        msg = f"{text!r} is not a number of processes from 1 to 999999"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def _check_config(file: str, processes: int) -> None:
+    from ratelimiter.advice import outage, warnings
     from ratelimiter.config import load_with_document
 
     policy, document = load_with_document(file)
     rules = f"{len(policy.rules)} rule{'s' if len(policy.rules) > 1 else ''}"
     store = policy.store.partition("://")[0]  # what follows may hold a password
     print(f"{document.name}: ok, {rules}, store {store}, dialect {policy.dialect}")
+    for line in outage(policy, processes):
+        print(f"  {line}")
     for warning in warnings(policy, document):
         print(f"warning: {warning}", file=sys.stderr)
 

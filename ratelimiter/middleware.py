@@ -12,7 +12,7 @@ from ratelimiter.core.request import Request
 from ratelimiter.core.window import new
 from ratelimiter.exchange import SCOPE_KEY, Exchange
 from ratelimiter.limiter import Limiter
-from ratelimiter.stores.opening import open_store
+from ratelimiter.stores.opening import store_for
 
 if TYPE_CHECKING:
     import os
@@ -108,7 +108,7 @@ class RateLimitMiddleware:
         )
         self.app = app
         self.dialect = dialect_files.load(policy.dialect)
-        opened = open_store(policy.store) if store is None or isinstance(store, str) else store
+        opened = store_for(policy) if store is None or isinstance(store, str) else store
         self.limiter = Limiter(policy, opened, observer=observer)
         self._render = self._renderer(policy)
         self._ids = self.dialect.request_ids

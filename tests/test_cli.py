@@ -137,6 +137,53 @@ def test_check_config_warns_and_passes(tmp_path: Path, capsys: pytest.CaptureFix
     assert err.startswith(f"warning: {path}:2:3: rules: what none of them matches is admitted;")
 
 
+OUTAGE = """
+store: redis://127.0.0.1:6379/0
+local_share: 0.1
+rules:
+  - limit: 70/minute
+    burst: 5
+  - {name: open, limit: 5/second, on_store_error: allow}
+  - {name: closed, limit: 5/2 hours, on_store_error: deny}
+  - {name: watched, limit: 1/second, mode: shadow}
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "each process at most 8 per minute"),
+        (["--processes", "1"], "each process at most 8 per minute"),
+        (["--processes", "4"], "4 processes at most 32 per minute"),
+    ],
+)
+def test_check_config_says_what_an_outage_admits(
+    flags: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a shared store, one line per rule: how much of it is admitted while the store is out."""
+    path = tmp_path / "p.yaml"
+    path.write_text(OUTAGE, encoding="utf-8")
+
+    assert 0 == main(["check-config", str(path), *flags])
+    assert [
+        f"{path}: ok, 4 rules, store redis, dialect problem",
+        f"  per-minute: without the store, {expected}",
+        "  open: without the store, unlimited",
+        "  closed: without the store, 0: refused with 503",
+        "  watched: without the store, unlimited",
+    ] == capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "many", "1000000", "٣"])
+def test_check_config_of_no_number_of_processes(count: str, policy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A number of processes is a whole one, from 1."""
+    with pytest.raises(SystemExit) as left:
+        main(["check-config", policy, f"--processes={count}"])
+
+    assert 2 == left.value.code
+    assert "is not a number of processes from 1 to 999999" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["nowhere.yaml", "."])
 def test_check_config_of_what_is_no_file(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A missing file is a problem and no traceback."""

@@ -454,7 +454,8 @@ def test_a_url_that_names_no_store_is_a_config_error(url: str) -> None:
 @pytest.mark.parametrize(("url", "shown"), [("nosuch://user:hunter2@db", "nosuch://"), ("localhost:6379", "localhost")])
 def test_an_unknown_scheme_is_answered_with_the_known_ones(folder: Path, url: str, shown: str) -> None:
     """Whoever names a store that there is not is told which there are."""
-    known = ", ".join(f"{scheme}://" for scheme in OPENERS)
+    own = [scheme for scheme in OPENERS if not scheme.startswith("limits+")]
+    known = ", ".join(f"{scheme}://" for scheme in [*own, "limits+memcached"])
 
     with pytest.raises(ConfigError) as caught:
         load(write(folder, f"store: {url}\n{BARE}"))
@@ -466,6 +467,11 @@ def test_an_unknown_scheme_is_answered_with_the_known_ones(folder: Path, url: st
 # Warnings
 
 NOT_VERIFIED = "is not verified, so who sends a new one each time meets no limit; add a rule with principal: [client]"
+NEVER_FITS = "its cost of 7 never fits the local share of 6 while the store is out; write a larger local_share"
+WEAKER = (
+    "limits+ takes several round trips per decision, is not atomic over rules, and its windows are approximate; "
+    "write memory:// or a redis:// URL for strict limits"
+)
 WRITTEN_BY_CALLER = "is whatever the caller writes; write client, and your proxies into trusted_proxies"
 
 
@@ -504,6 +510,13 @@ WRITTEN_BY_CALLER = "is whatever the caller writes; write client, and your proxi
             f"client_header: forwarded\n{BARE}",
             ["f.yaml:1:16: client_header: is never read, as no proxy is trusted; write trusted_proxies, too"],
         ),
+        (f"store: redis://127.0.0.1\nlocal_share: 0.1\n{BARE}    cost: 6\n", []),
+        (f"local_share: 0.1\n{BARE}    cost: 7\n", []),
+        (
+            f"store: redis://127.0.0.1\nlocal_share: 0.1\n{BARE}    cost: 7\n",
+            [f"f.yaml:4:5: rules[0]: {NEVER_FITS}"],
+        ),
+        (f"store: limits+redis://127.0.0.1:6379\n{BARE}", [f"f.yaml:1:8: store: {WEAKER}"]),
     ],
 )
 def test_what_may_not_be_meant_is_warned_of(folder: Path, text: str, expected: list[str]) -> None:

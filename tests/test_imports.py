@@ -20,7 +20,7 @@ KNOWN_BY = {
     "fastapi": {"handlers"},
     "hiredis": {"stores.connection"},
     "jsonschema": {"schema"},
-    "limits": {"notation"},
+    "limits": {"notation", "stores.bridge"},
     "prometheus_client": {"metrics"},
     "ruamel": {"documents"},
     "starlette": {"demo", "handlers"},

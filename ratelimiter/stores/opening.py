@@ -6,16 +6,37 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ratelimiter.errors import ConfigError
+from ratelimiter.stores import bridge
 from ratelimiter.stores.cluster import open_cluster
+from ratelimiter.stores.guarded import GuardedStore
 from ratelimiter.stores.memory import KEYS_MAX, MemoryStore
 from ratelimiter.stores.redis import TIMEOUT_MS, open_redis, open_sentinel
+from ratelimiter.stores.remembering import RememberingStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ratelimiter.core.policy import Policy
     from ratelimiter.stores.base import Store
 
     Opener = Callable[[SplitResult, int], Store]
+
+
+def store_for(policy: Policy) -> Store:
+    """The store that *policy* names, as a limiter should use it. Opens no connection.
+
+    One outside this process may fail and costs a round trip, so it is guarded, hence never raises a StoreError, and its
+    refusals are remembered. The embedded one is what it is.
+
+    Raises:
+        ConfigError: there is no such store, or it cannot keep a rule.
+    """
+    store = open_store(policy.store, timeout_ms=policy.decision_timeout_ms)
+    if isinstance(store, MemoryStore):
+        return store
+    if isinstance(store, bridge.BridgedStore):
+        bridge.check(policy)
+    return RememberingStore(GuardedStore(store, local_share=policy.local_share))
 
 
 def open_store(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
@@ -43,7 +64,8 @@ def opened(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
     """
     opener = OPENERS.get(url.partition("://")[0].lower()) if "://" in url else None
     if opener is None:
-        known = ", ".join(f"{scheme}://" for scheme in OPENERS)
+        own = [scheme for scheme in OPENERS if not scheme.startswith(bridge.PREFIX)]
+        known = ", ".join(f"{scheme}://" for scheme in [*own, f"{bridge.PREFIX}memcached"])
         msg = f"{_beginning(url)!r} does not begin the URL of a store; write one of {known}"
         raise ValueError(msg)
     try:
@@ -81,6 +103,7 @@ OPENERS: dict[str, Opener] = {
     "unix": open_redis,
     "redis+sentinel": open_sentinel,
     "rediss+sentinel": open_sentinel,
+    **{bridge.PREFIX + scheme: bridge.open_bridge for scheme in bridge.SCHEMES},
     "redis+cluster": open_cluster,
     "rediss+cluster": open_cluster,
 }
