@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 
 Clock = Callable[[], int]  # Unix time in milliseconds
+Stopwatch = Callable[[], float]  # seconds since some moment, for what takes microseconds: only differences count
+
+stopwatch_s: Stopwatch = time.perf_counter
 
 
 def unix_ms() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from ratelimiter.clock import Clock, unix_ms
+from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.core.decision import Decision, decide, malformed, unmatched
 from ratelimiter.core.policy import Planner
 from ratelimiter.core.request import MalformedRequest
@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 class Observer(Protocol):
     """Is told every decision, after it fell."""
 
-    def decided(self, decision: Decision) -> None:
-        """Take note of *decision*. Must be quick and must not raise."""
+    def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
+        """Take note. Must be quick and must not raise.
+
+        Args:
+            decision: the verdict.
+            hits: what it was about; their keys tell principals apart and name none of them.
+            seconds: from the request to the verdict, the wait for the store included.
+        """
 
 
 class Limiter:
@@ -32,16 +38,24 @@ class Limiter:
         store: where it is counted.
         observer: who is told.
         clock: for decisions that need no store; Unix time in milliseconds.
+        stopwatch: seconds, for what the observer is told.
     """
 
     def __init__(
-        self, policy: Policy, store: Store, *, observer: Observer | None = None, clock: Clock = unix_ms
+        self,
+        policy: Policy,
+        store: Store,
+        *,
+        observer: Observer | None = None,
+        clock: Clock = unix_ms,
+        stopwatch: Stopwatch = stopwatch_s,
     ) -> None:
         self.policy = policy
         self.store = store
         self._planner = Planner(policy)
         self._observer = observer
         self._clock = clock
+        self._stopwatch = stopwatch
 
     def hits(self, request: Request) -> tuple[Hit, ...]:
         """What *request* would be charged.
@@ -65,6 +79,8 @@ class Limiter:
             StoreError: the store gave no answer and nothing stands in for it.
         """
         hits: Sequence[Hit] = ()
+        observer = self._observer
+        started_s = 0.0 if observer is None else self._stopwatch()
         try:
             hits = self._planner.plan(request).hits(request)
         except MalformedRequest as fault:
@@ -73,6 +89,6 @@ class Limiter:
             if charged:
                 hits = [hit for hit in hits if hit not in charged]
             decision = decide(hits, await self.store.charge(hits)) if hits else unmatched(self._clock())
-        if self._observer is not None:
-            self._observer.decided(decision)
+        if observer is not None:
+            observer.decided(decision, hits, self._stopwatch() - started_s)
         return decision, hits

@@ -422,7 +422,7 @@ class TestSettings:
         seen: list[Decision] = []
 
         class Observer:
-            def decided(self, decision: Decision) -> None:
+            def decided(self, decision: Decision, *_: object) -> None:
                 seen.append(decision)
 
         middleware = limited(App(), limit="1/minute", observer=Observer())
