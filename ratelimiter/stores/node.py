@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
     Locate = Callable[[], Awaitable[Address]]
 
-CONNECT_TIMEOUT_MS = 1000
+# An attempt that began just before a fault ended is lost, and has to be over in time for another one: this, the longest
+# pause and a breaker's probe together are less than a second.
+CONNECT_TIMEOUT_MS = 300
 # The first attempt after a loss is made at once; further ones wait, and not all processes equally long. The longest
 # pause is well below a second, because enforcement has to be back within one.
 PAUSE_S_MIN = 0.02
-PAUSE_S_MAX = 0.4
+PAUSE_S_MAX = 0.3
 # By digest, and by digest or with the text; once more if a batch with the text came to nothing just before.
 ATTEMPTS_MAX = 3
 # We speak to the wrong server: a new connection, to wherever the master is now, is the only help.
@@ -60,7 +62,8 @@ class Node:
         locate: where the server is; asked before every connection.
         timeout_ms: how long a caller waits at most.
         clock: Unix time in milliseconds; the server's own when None.
-        connect_timeout_ms: for locating, connecting and getting in.
+        connect_timeout_ms: for connecting and getting in; by default `CONNECT_TIMEOUT_MS`, or *timeout_ms* if that is
+            longer: who waits that long has reason to.
         batching: settings of `Batcher`.
     """
 
@@ -70,12 +73,12 @@ class Node:
         *,
         timeout_ms: int,
         clock: Clock | None = None,
-        connect_timeout_ms: int = CONNECT_TIMEOUT_MS,
+        connect_timeout_ms: int | None = None,
         **batching: int,
     ) -> None:
         self._locate = locate
         self._clock = clock
-        self._connect_timeout_ms = connect_timeout_ms
+        self._connect_timeout_ms = connect_timeout_ms or max(CONNECT_TIMEOUT_MS, timeout_ms)
         self._timeout_ms = timeout_ms
         self._batcher = Batcher(self._depart, self._overdue, timeout_ms=timeout_ms, **batching)
         self._loop = self._batcher.loop
