@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from ratelimiter.core.request import PLAIN_CHARACTERS
 
@@ -24,7 +25,7 @@ class Match:
         ignore_case: compare paths without regard to case, for an application that routes so.
 
     Raises:
-        ValueError: a path does not begin with a slash, or has a wildcard inside a segment.
+        ValueError: a path is no template that a canonical path could fit.
     """
 
     methods: frozenset[str] = frozenset()
@@ -57,7 +58,7 @@ class Match:
         """Whether *method* on canonical *path* meets the condition."""
         if self._methods and method.upper() not in self._methods:
             return False
-        segments = (path.casefold() if self.ignore_case else path).strip("/").split("/")
+        segments = (unquote(path).casefold() if self.ignore_case else path).strip("/").split("/")
         return self._wanted.fits(segments) and not any(template.fits(segments) for template in self._unwanted)
 
 
@@ -78,15 +79,17 @@ def _parse_template(template: str, *, ignore_case: bool) -> _Template:
     if not template.startswith("/"):
         msg = f"path must begin with a slash, not {template!r}"
         raise ValueError(msg)
-    parts = template.strip("/").split("/")
+    parts = template.removesuffix("/").split("/")[1:] or [""]
     below = parts[-1] in ("*", "**")
     if below:
         parts.pop()
-    segments = tuple(_parse_segment(part, template) for part in parts)
-    return _Template(tuple(s.casefold() if s is not None and ignore_case else s for s in segments), below)
+    if ("" in parts and parts != [""]) or {".", ".."} & set(parts):
+        msg = f"path {template!r} has an empty or a dot segment, which no canonical path keeps"
+        raise ValueError(msg)
+    return _Template(tuple(_parse_segment(part, template, ignore_case=ignore_case) for part in parts), below)
 
 
-def _parse_segment(part: str, template: str) -> str | None:
+def _parse_segment(part: str, template: str, *, ignore_case: bool) -> str | None:
     if part == "*" or (part.startswith("{") and part.endswith("}") and part.count("{") == part.count("}") == 1):
         return None
     if any(character in part for character in "*{}"):
@@ -94,4 +97,7 @@ def _parse_segment(part: str, template: str) -> str | None:
             f"path {template!r} has a wildcard inside a segment; write a whole segment, like /users/{{id}} or /users/*"
         )
         raise ValueError(msg)
-    return quote(part, safe=PLAIN_CHARACTERS)
+    if re.search("%[0-9A-Fa-f]{2}", part):
+        msg = f"path {template!r} is percent-encoded; write the characters themselves"
+        raise ValueError(msg)
+    return part.casefold() if ignore_case else quote(part, safe=PLAIN_CHARACTERS)

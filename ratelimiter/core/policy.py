@@ -81,6 +81,8 @@ class Rule:
         if not 0 <= self.cost <= LIMIT_MAX:
             msg = f"cost must be 0 to {LIMIT_MAX}, not {self.cost}"
             raise ValueError(msg)
+        object.__setattr__(self, "mode", Mode(self.mode))
+        object.__setattr__(self, "on_store_error", OnStoreError(self.on_store_error))
         object.__setattr__(self, "quotas", _quotas(self.quota, self.burst))
         object.__setattr__(self, "shadow", self.mode is Mode.SHADOW)
 

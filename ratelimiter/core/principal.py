@@ -37,11 +37,14 @@ class Source:
 
     Args:
         kind: `header`, `bearer`, `client` or `everyone`.
-        name: the header's name, lower case; empty for the other kinds.
+        name: the header's name, in any case; empty for the other kinds.
     """
 
     kind: str
     name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name.lower())
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.name}" if self.name else self.kind
@@ -59,7 +62,7 @@ def parse_source(text: str) -> Source:
     """
     kind, _, name = text.partition(":")
     if kind == "header" and name and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in name):
-        return Source("header", name.lower())
+        return Source("header", name)
     if not name and kind in ("bearer", "client", "everyone") and ":" not in text:
         return Source(kind)
     msg = f"{text!r} is not a principal source: header:NAME, bearer, client or everyone"
@@ -86,6 +89,7 @@ class Trust:
     ipv6_prefix: int = IPV6_PREFIX
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "header", self.header.lower())
         if self.proxies and self.hops:
             msg = "trusted_proxies and trusted_hops exclude each other"
             raise ValueError(msg)
@@ -109,8 +113,7 @@ class Trust:
 def parse_address(text: str) -> Address | None:
     """The address that *text* names, decided by its bits and not its notation; None when it names none.
 
-    Takes off a port, brackets, quotes and an IPv6 zone. IPv4-mapped, NAT64 (64:ff9b::/96) and 6to4 addresses are the
-    IPv4 address inside them: masked as IPv6 they would put all of IPv4 into one bucket.
+    Takes off a port, brackets, quotes and an IPv6 zone. An IPv4-mapped address is the IPv4 address inside it.
     """
     text = text.strip().strip('"')
     if text.startswith("["):
@@ -122,11 +125,7 @@ def parse_address(text: str) -> Address | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
 
 
 def forwarded_for(values: Iterable[str], header: str) -> list[str]:
@@ -166,12 +165,19 @@ def resolve_client(peer: str | None, nodes: list[str], trust: Trust) -> Address 
 
 
 def client_id(address: Address | None, ipv6_prefix: int) -> str:
-    """What of *address* names one client: all of IPv4, the prefix of IPv6, `local` for a unix socket."""
-    if address is None:
-        return "local"
-    if isinstance(address, ipaddress.IPv4Address) or ipv6_prefix == 128:
-        return str(address)
-    return str(ipaddress.ip_network((address, ipv6_prefix), strict=False))
+    """What of *address* names one client: all of IPv4, the prefix of IPv6, `local` for a unix socket.
+
+    NAT64 (64:ff9b::/96) and 6to4 addresses are charged as the IPv4 address inside them: the prefix would put all of
+    IPv4 into one bucket, or give one caller 65,536 of them. They are not trusted as that address (`Trust.trusts`).
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            return str(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address.sixtofour is not None:
+            return str(address.sixtofour)
+        if ipv6_prefix < 128:
+            return str(ipaddress.ip_network((address, ipv6_prefix), strict=False))
+    return str(address) if address is not None else "local"
 
 
 class PrincipalReader:

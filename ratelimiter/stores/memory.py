@@ -37,7 +37,9 @@ class MemoryStore:
 
     When *keys_max* live keys are reached, the least charged of a sample of the oldest makes room. A key that is being
     refused never does: whoever has spent his limit cannot buy it back by flooding the store with other names. If
-    nothing can make room, newcomers share one window per rule, as strict as one principal's.
+    nothing can make room, newcomers share one window per rule, as strict as one principal's. Beyond *keys_max* the
+    limit is therefore not strict for everybody: a key that made room, and a newcomer that gets a window of its own
+    after all, begin anew.
 
     Args:
         keys_max: keys held at most, at least 1.

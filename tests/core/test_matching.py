@@ -116,3 +116,16 @@ def test_an_exception_narrows_a_path() -> None:
 
     assert match.matches("GET", "/V1/a/private")
     assert not match.matches("GET", "/v1/a/PUBLIC")
+
+
+@pytest.mark.parametrize("template", ["/caf%C3%A9", "/a//b", "/a/../b", "/./a"])
+def test_templates_that_no_path_fits_are_refused(template: str) -> None:
+    """A rule that could never match would be a hole in the policy that nobody sees."""
+    with pytest.raises(ValueError, match="path"):
+        Match(path=template)
+
+
+def test_case_is_ignored_beyond_ascii() -> None:
+    """What an application that ignores case takes for the same is the same for the rule."""
+    assert Match(path="/CAFÉ", ignore_case=True).matches("GET", "/caf%C3%A9")
+    assert not Match(path="/CAFÉ").matches("GET", "/caf%C3%A9")

@@ -18,6 +18,7 @@ from ratelimiter.core.policy import (
     NAME_CHARACTERS_MAX,
     AmbiguousPaths,
     Mode,
+    OnStoreError,
     Planner,
     Policy,
     Rule,
@@ -252,3 +253,12 @@ def test_a_client_cannot_fill_the_memory(noise: Any) -> None:
         tracemalloc.stop()
 
     assert held < 4_000_000
+
+
+def test_a_rule_takes_its_modes_as_text() -> None:
+    """A mode that is written as text is the mode, not a string that means nothing; another text is refused."""
+    rule = Rule("a", Quota(1, 1000), mode="shadow", on_store_error="deny")  # type: ignore[arg-type]
+
+    assert (True, OnStoreError.DENY) == (rule.shadow, rule.on_store_error)
+    with pytest.raises(ValueError, match="shadwo"):
+        Rule("a", Quota(1, 1000), mode="shadwo")  # type: ignore[arg-type]

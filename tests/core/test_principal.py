@@ -386,3 +386,17 @@ def test_digests_are_keyed() -> None:
     """Without the secret nobody can tell from a digest whose it is."""
     assert read(("x-api-key", "k")) != read(("x-api-key", "k"), secret=b"secret")
     assert read(("x-api-key", "k"), secret=b"secret") == read(("x-api-key", "k"), secret=b"secret")
+
+
+@pytest.mark.parametrize("peer", ["2002:0a00:0001::1", "64:ff9b::10.0.0.1"])
+def test_a_translated_address_is_not_trusted_as_the_one_inside_it(peer: str) -> None:
+    """Whoever may choose an IPv6 address cannot become a trusted IPv4 proxy by it."""
+    trust = Trust(proxies=(ipaddress.ip_network("10.0.0.0/8"),))
+
+    assert ipaddress.ip_address(peer) == resolve_client(peer, ["1.2.3.4"], trust)
+
+
+def test_headers_are_named_in_any_case() -> None:
+    """A source or a trusted header that is written as in the documentation is the one that servers send."""
+    assert Source("header", "x-api-key") == Source("header", "X-API-Key")
+    assert "x-forwarded-for" == Trust(header="X-Forwarded-For").header
