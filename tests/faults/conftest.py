@@ -1,0 +1,83 @@
+"""What every row of the fault matrix is held to, and the table at the end of the run."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.matrix import lines
+from tests.faults.records import OMISSIONS, RECORDS, Omission
+from tests.stores.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+PASSWORD = "p4ssw0rd-of-the-store"  # noqa: S105 - of a server that lives for one test
+
+
+class Server(RedisServer):
+    """A server with a password, which must never be seen anywhere."""
+
+    def __init__(self, **options: str) -> None:
+        super().__init__(**{"requirepass": PASSWORD, **options})
+
+    @property
+    def url(self) -> str:
+        return self.url_of(self.port)
+
+    @staticmethod
+    def url_of(port: int, host: str = "127.0.0.1", password: str = PASSWORD) -> str:
+        return f"redis://:{password}@{host}:{port}/0"
+
+    def set(self, **settings: str) -> None:
+        """CONFIG SET."""
+        with self.client() as client:
+            for name, value in settings.items():
+                client.config_set(name.replace("_", "-"), value)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server to hurt."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def unhurt() -> Iterator[Server]:
+    """A server that stays well: what is wrong lies between."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No log line holds a principal or a password, and a fault costs lines by the change, not by the request."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    written = [record for record in caplog.get_records("call") if record.name.startswith("ratelimiter")]
+    text = "\n".join(f"{record.getMessage()} {record.exc_text or ''}" for record in caplog.get_records("call"))
+    assert PASSWORD not in text
+    assert not re.search("key-[0-9a-f]{16}", text)
+    assert len(written) <= 40, [record.getMessage() for record in written]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep why a row was left out."""
+    report = yield
+    row = re.match(r"test_f(\d\d)", item.name)
+    if report.skipped and row and isinstance(report.longrepr, tuple):
+        OMISSIONS.append(Omission(int(row[1]), report.longrepr[2].removeprefix("Skipped: ")))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the matrix."""
+    if RECORDS:
+        terminalreporter.section("fault matrix")
+        for line in lines(RECORDS, OMISSIONS):
+            terminalreporter.write_line(line)

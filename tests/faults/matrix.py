@@ -1,0 +1,101 @@
+"""The fault matrix as a document: `python -m tests.faults.matrix` runs the suite and writes docs/fault-matrix.md."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.records import OMISSIONS, RECORDS
+from tests.faults.rows import FAULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.faults.records import Omission, Record
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "fault-matrix.md"
+
+PREFACE = """\
+# The fault matrix
+
+What becomes of decisions when something is wrong with Redis or on the way to it. Written by
+`python -m tests.faults.matrix`, which provokes every fault for real; never edited by hand.
+
+Each drill runs three limiters, one per `on_store_error`, each as production runs it: the middleware on a guarded store
+with a `decision_timeout` of {deadline_ms} ms. Callers ask all the time, before, during and after the fault, and check
+every answer. A fault ends just after a probe of the store has failed, which is the worst moment for those who wait for
+its end. What must hold in every row:
+
+* Every decision comes within its deadline and {slack_ms} ms for a loaded test machine. `p100 ms` is the slowest one,
+  less the time that other processes had the processor. Slowest of this run: {slowest_ms} ms.
+* No 5xx but the 503 of a rule that says `deny`, and that one says when to come back.
+* Every decision says who made it: the store (refusals that the store gave within the last second included), `local`,
+  `fail_open` or `fail_closed`.
+* Everybody is charged as himself: no answer was made of anybody else's tally, no request was counted twice, and none
+  that was admitted went uncounted.
+* Connections, tasks and log lines stay few, and no principal and no password is in the log.
+* Once the fault is over the store decides again within {recovery_ms} ms, the time that a server takes to start
+  included. Longest of this run: {back_ms} ms.
+
+`admitted of 20` is what one principal, who asks all the time, got of a limit of 20 per minute: with `deny` never more,
+with `local` never more than one local share on top (here {share} of the limit for each process); with `allow` there is
+no limit while the fault lasts. A store that loses its data gives each principal at most one limit more each time.
+"""
+
+HEADING = ("F", "fault", "how", "p100 ms", "decisions made by", "admitted of 20", "recovery ms")
+
+
+def lines(records: Sequence[Record], omissions: Sequence[Omission]) -> list[str]:
+    """The table, a line per drill, and then what was left out and why."""
+    drills = defaultdict(list)
+    for record in records:
+        drills[record.row].append(record)
+    rows = [
+        (
+            f"F{row}",
+            FAULTS[row],
+            record.how,
+            f"{record.p100_ms:.0f}",
+            record.outcome,
+            record.admitted,
+            "-" if record.recovery_ms is None else f"{record.recovery_ms:.0f}",
+        )
+        for row in sorted(drills)
+        for record in drills[row]
+    ]
+    table = [f"| {' | '.join(cells)} |" for cells in (HEADING, ("---",) * len(HEADING), *rows)]
+    left_out = [f"* F{omission.row}, {FAULTS[omission.row]}: {omission.reason}" for omission in sorted(omissions)]
+    return [*table, "", *(["Left out:", "", *left_out] if left_out else ["Nothing was left out."])]
+
+
+def document(records: Sequence[Record], omissions: Sequence[Omission]) -> str:
+    """The page of the documentation."""
+    from tests.faults.drill import DEADLINE_MS, LOCAL_SHARE, RECOVERY_MS, SLACK_MS
+
+    preface = PREFACE.format(
+        deadline_ms=DEADLINE_MS,
+        slack_ms=SLACK_MS,
+        share=f"{LOCAL_SHARE:.0%}",
+        recovery_ms=RECOVERY_MS,
+        slowest_ms=f"{max(record.p100_ms for record in records):.0f}",
+        back_ms=f"{max(record.recovery_ms or 0 for record in records):.0f}",
+    )
+    return "\n".join([preface, *lines(records, omissions), ""])
+
+
+def main() -> int:
+    """Run the suite; write the document if all of it passed."""
+    status = pytest.main([str(Path(__file__).parent), "-q", "-p", "no:cacheprovider"])
+    if status == pytest.ExitCode.OK:
+        DOCUMENT.parent.mkdir(exist_ok=True)
+        DOCUMENT.write_text(document(RECORDS, OMISSIONS), encoding="utf-8")
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
