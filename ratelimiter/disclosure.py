@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, is_dataclass
-from enum import Enum
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -45,17 +44,13 @@ def without_secrets(url: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Source):
-        return str(value)
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, Source):
         # What must not be seen is not in the repr either; what is derived says nothing new.
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.repr and f.init}
-    if isinstance(value, Enum):
-        return value.value
     if isinstance(value, frozenset):
         return sorted(map(_plain, value))
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (bool, int, float)):
         return value
-    return str(value)  # a network
+    return str(value)  # text, a word of a closed set, a source, a network
