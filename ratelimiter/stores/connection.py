@@ -8,7 +8,9 @@ import select
 import socket
 import ssl
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 import hiredis
 
@@ -212,15 +214,55 @@ async def _connected(address: Address) -> Connection:
     try:
         if address.path:
             _, connection = await loop.create_unix_connection(Connection, address.path)
-        else:
-            _, connection = await loop.create_connection(Connection, address.host, address.port, ssl=address.tls)
+            return connection
+        failure: OSError | None = None
+        for host in await _resolved(address.host, address.port):
+            try:
+                _, connection = await loop.create_connection(
+                    Connection,
+                    host,
+                    address.port,
+                    ssl=address.tls,
+                    server_hostname=address.host if address.tls else None,
+                )
+            except ssl.SSLError:
+                raise
+            except OSError as error:
+                failure = failure or error
+            else:
+                return connection
+        raise failure or OSError("the name has no address")
     except ssl.SSLError as error:
         msg = f"TLS with {address}: {error}"
         raise StoreMisconfigured(msg, Kind.TLS) from error
     except OSError as error:
         msg = f"cannot connect to {address}: {error}"
         raise StoreUnavailable(msg, Kind.UNREACHABLE) from error
-    return connection
+
+
+async def _resolved(host: str, port: int) -> list[str]:
+    """The addresses of *host*, in the order of preference.
+
+    A resolver that hangs holds a thread of a pool that others need, too: it is not asked again before it has answered,
+    however many attempts to connect have given up on it.
+    """
+    loop = asyncio.get_running_loop()
+    asked = _resolving.setdefault(loop, {})
+    answer = asked.get((host, port))
+    if answer is None:
+        answer = asked[host, port] = asyncio.ensure_future(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        answer.add_done_callback(partial(_forget, asked, (host, port)))
+    return list(dict.fromkeys(str(info[4][0]) for info in await asyncio.shield(answer)))
+
+
+_Resolving = dict[tuple[str, int], "asyncio.Future[list[Any]]"]
+_resolving: WeakKeyDictionary[asyncio.AbstractEventLoop, _Resolving] = WeakKeyDictionary()
+
+
+def _forget(asked: _Resolving, name: tuple[str, int], answer: asyncio.Future[list[Any]]) -> None:
+    del asked[name]
+    if not answer.cancelled():
+        answer.exception()  # those who wait have it; if all have given up, nobody needs it
 
 
 async def _enter(connection: Connection, address: Address, role: str) -> None:

@@ -457,6 +457,30 @@ async def test_nobody_there() -> None:
             assert Kind.UNREACHABLE is result.kind
 
 
+async def test_resolver_that_hangs_is_asked_once(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many attempts give up on a resolver that hangs, it holds one thread; then we are back (F47)."""
+    asked = 0
+    wakes = threading.Event()
+    resolve = socket.getaddrinfo
+
+    def hangs(*args: Any, **kwargs: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        wakes.wait(10)
+        return resolve(*args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    async with closing(opened(f"redis://localhost:{redis_server.port}", timeout_ms=50)) as store:
+        end_s = time.monotonic() + 1
+        while time.monotonic() < end_s:
+            assert isinstance(await within(50, store.charge([hit()])), StoreUnavailable)
+            await asyncio.sleep(0.01)
+
+        assert 1 == asked
+        wakes.set()
+        assert await until_admitted(store, 5) < 1
+
+
 async def test_host_that_swallows_connections() -> None:
     """Where not even a connection comes about, callers have their answer at the deadline, and attempts are few (F2)."""
     with socket.socket() as listener, contextlib.ExitStack() as fillers:
