@@ -274,8 +274,8 @@ def slid(hit: Hit, before: int, before_left_s: float, now: int, now_left_s: floa
 
 
 def _after_ms(moment_s: float) -> int:
-    """The first whole millisecond after *moment_s*: at it, the weight is still what it was."""
-    return max(1, floor(moment_s * SECOND_MS) + 1)
+    """The first whole millisecond after *moment_s*, when the weight is still what it was; give or take a nanosecond."""
+    return max(1, floor(moment_s * SECOND_MS + 1e-6) + 1)
 
 
 def _waiting(hit: Hit, used: int, reset_s: float) -> Look:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimiter.core.decision import OVER_CAPACITY, OVER_LIMIT, decide
@@ -131,6 +131,24 @@ async def test_a_crowd_gets_no_more_than_the_limit(store: BridgedStore) -> None:
 
     assert 1 <= sum(receipt.admitted for receipt in receipts) <= 7
     assert all(receipt.tallies[0].retry_after_ms > 0 for receipt in receipts if not receipt.admitted)
+
+
+async def test_whoever_comes_too_late_is_told_to_wait(store: BridgedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room was seen, then another request took it, then there was room again: refused, but never with a wait of 0, as
+    that would mean that it fits. A shadow rule that comes too late refuses nothing.
+    """
+
+    async def too_late(*_: object, **__: object) -> bool:
+        return False
+
+    store._bind()
+    monkeypatch.setattr(store._limiter, "hit", too_late)
+    enforced, shadow = fresh(rule_of(3, HOUR_MS)), fresh(rule_of(3, HOUR_MS, shadow=True))
+    refused, admitted = await store.charge(enforced), await store.charge(shadow)
+
+    assert [False, True] == [refused.admitted, admitted.admitted]
+    assert OVER_LIMIT == decide(enforced, refused).reason
+    assert refused.tallies[0].retry_after_ms > 0
 
 
 async def test_admits_again(store: BridgedStore) -> None:
@@ -300,6 +318,7 @@ async def test_is_guarded_and_remembered(memcached: MemcachedServer) -> None:
 # The arithmetic of two counters
 
 
+@settings(max_examples=1000)
 @given(
     st.integers(1, 50),
     st.integers(1, 60),
