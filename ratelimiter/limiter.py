@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.core.decision import Decision, decide, malformed, unmatched
@@ -30,13 +30,21 @@ class Observer(Protocol):
         """
 
 
+@runtime_checkable
+class PolicyObserver(Protocol):
+    """Is told which policy is in force."""
+
+    def loaded(self, policy: Policy) -> None:
+        """From now on requests are judged under *policy*."""
+
+
 class Limiter:
     """Judges requests under one policy.
 
     Args:
         policy: what is admitted.
         store: where it is counted.
-        observer: who is told.
+        observer: who is told of decisions, and if it is a `PolicyObserver`, too, of the policy.
         clock: for decisions that need no store; Unix time in milliseconds.
         stopwatch: seconds, for what the observer is told.
     """
@@ -50,12 +58,20 @@ class Limiter:
         clock: Clock = unix_ms,
         stopwatch: Stopwatch = stopwatch_s,
     ) -> None:
-        self.policy = policy
         self.store = store
-        self._planner = Planner(policy)
         self._observer = observer
         self._clock = clock
         self._stopwatch = stopwatch
+        self.swap(policy)
+
+    def swap(self, policy: Policy) -> None:
+        """Judge under *policy* from the next request on. What is counted stays; so does the store, whatever *policy*
+        says of it.
+        """
+        self.policy = policy
+        self._planner = Planner(policy)
+        if isinstance(self._observer, PolicyObserver):
+            self._observer.loaded(policy)
 
     def hits(self, request: Request) -> tuple[Hit, ...]:
         """What *request* would be charged.

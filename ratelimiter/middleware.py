@@ -12,6 +12,7 @@ from ratelimiter.core.request import Request
 from ratelimiter.core.window import new
 from ratelimiter.exchange import SCOPE_KEY, Exchange
 from ratelimiter.limiter import Limiter
+from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.opening import store_for
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class RateLimitMiddleware:
         principal: where to find who is charged, like `header:X-API-Key`; several are tried in order.
         headers: header families on every response: `x-ratelimit`, `draft-11`, `draft-06`.
         trusted_proxies: networks whose forwarding headers are believed.
-        observer: is told every decision.
+        observer: is told every decision, and if it is a `StoreObserver`, too, how the store fares.
 
     The others are fields of a policy file, by their names there (README, "The policy file"). What is given here wins
     over the file, the file over the environment (`RATELIMITER_STORE`, ...).
@@ -108,8 +109,9 @@ class RateLimitMiddleware:
         )
         self.app = app
         self.dialect = dialect_files.load(policy.dialect)
-        opened = store_for(policy) if store is None or isinstance(store, str) else store
-        self.limiter = Limiter(policy, opened, observer=observer)
+        if store is None or isinstance(store, str):
+            store = store_for(policy, observer if isinstance(observer, StoreObserver) else None)
+        self.limiter = Limiter(policy, store, observer=observer)
         self._render = self._renderer(policy)
         self._ids = self.dialect.request_ids
         self._id_header = self._ids.header if self._ids is not None else None

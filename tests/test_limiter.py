@@ -45,3 +45,23 @@ async def test_nobody_listening_costs_no_look_at_the_clock() -> None:
     limiter = Limiter(Policy((per_minute(),)), MemoryStore(), stopwatch=broken)
 
     assert (await limiter.decide(request()))[0].allowed
+
+
+async def test_a_swapped_policy_keeps_what_is_counted() -> None:
+    """From the next request on the new policy judges, over the same counters; who listens for policies is told."""
+
+    class Librarian(Listener):
+        def loaded(self, policy: Policy) -> None:
+            shown.append(policy)
+
+    shown: list[Policy] = []
+    first, second = Policy((per_minute(2),)), Policy((per_minute(3),))
+    limiter = Limiter(first, MemoryStore(), observer=Librarian())
+    before = [(await limiter.decide(request()))[0].allowed for _ in range(3)]
+    limiter.swap(second)
+    after = [(await limiter.decide(request()))[0].allowed for _ in range(2)]
+
+    assert [True, True, False] == before
+    assert [True, False] == after
+    assert [first, second] == shown
+    assert second is limiter.policy

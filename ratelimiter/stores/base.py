@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,3 +26,17 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Let go of connections. A closed store may be used again and opens them anew."""
+
+
+@runtime_checkable
+class StoreObserver(Protocol):
+    """Is told how a store fares. Each method must be quick and must not raise."""
+
+    def called(self, requests: int, seconds: float) -> None:
+        """A round trip that carried *requests* has ended after *seconds*, with whatever answer."""
+
+    def failed(self, kind: str) -> None:
+        """A request got no answer: of a `ratelimiter.errors.Kind`, or by an exception that is a mistake of ours."""
+
+    def degraded(self, *, degraded: bool) -> None:
+        """From now on the store is not asked but for probes; or it is again."""

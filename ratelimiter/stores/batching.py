@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.window import Receipt
+    from ratelimiter.stores.base import StoreObserver
 
 REQUESTS_MAX = 128  # of one batch; half a millisecond of the server's time
 REQUESTS_WORTH = 16  # so many are worth a batch of their own while another could share them
@@ -62,6 +63,7 @@ class Batcher:
         depart: is called when requests wait and fewer than *flights_max* batches are under way: time to `take` one.
         overdue: is called when a batch is under way for longer than the deadline. Its callers have been told.
         timeout_ms: how long a caller waits at most.
+        observer: is told of every batch that has come back.
         requests_max: of one batch, 1 to 255.
         keys_max: of one batch.
         queue_max: requests that may wait for a batch.
@@ -74,6 +76,7 @@ class Batcher:
         overdue: Callable[[], None],
         *,
         timeout_ms: int,
+        observer: StoreObserver | None = None,
         requests_max: int = REQUESTS_MAX,
         keys_max: int = KEYS_MAX,
         queue_max: int = QUEUE_MAX,
@@ -83,6 +86,7 @@ class Batcher:
         self._depart = depart
         self._overdue = overdue
         self._timeout_s = timeout_ms / 1000
+        self._observer = observer
         self._requests_max = requests_max
         self._keys_max = keys_max
         self._queue_max = queue_max
@@ -150,6 +154,8 @@ class Batcher:
     def settle(self, batch: Batch, answers: Sequence[Receipt | StoreError] | StoreError) -> None:
         """A batch has come back: with an answer for each of its requests, or with one error for all."""
         self._flights.remove(batch)
+        if self._observer is not None:
+            self._observer.called(len(batch), self.loop.time() - batch.gone_s)
         if isinstance(answers, StoreError):
             for waiting in batch:
                 waiting.settle(answers)

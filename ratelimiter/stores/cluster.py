@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.window import Tally
     from ratelimiter.stores.address import Address
+    from ratelimiter.stores.base import StoreObserver
 
     Host = tuple[str, int]
 
@@ -64,6 +65,9 @@ class ClusterStore:
         timeout_ms: within this time `charge` returns or raises, at least 1.
         clock: Unix time in milliseconds, instead of the servers'.
         batching: settings of `ratelimiter.stores.batching.Batcher`.
+
+    Attributes:
+        observer: is told of every round trip to any node; to be set before the first charge.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class ClusterStore:
         self._timeout_ms = timeout_ms
         self._clock = clock
         self._batching = {"flights_max": FLIGHTS_MAX, **batching}
+        self.observer: StoreObserver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._nodes: dict[Host, Node] = {}
         self._served: dict[int, Host] = {}  # slot: by whom
@@ -202,7 +207,13 @@ class ClusterStore:
         node = self._nodes.get(host)
         if node is None:
             address = self._seeds[0].placed(*host)
-            node = Node(address.locate, timeout_ms=self._timeout_ms, clock=self._clock, **self._batching)
+            node = Node(
+                address.locate,
+                timeout_ms=self._timeout_ms,
+                clock=self._clock,
+                observer=self.observer,
+                **self._batching,
+            )
             self._nodes[host] = node
         return node
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.policy import Rule
-    from ratelimiter.stores.base import Store
+    from ratelimiter.stores.base import Store, StoreObserver
 
 WARM_EVERY = 64  # one healthy decision in so many is also made locally, so that the way in need is never cold code
 COME_BACK_MS = 1000  # to a request that the local share can never fit: by then the store may be back
@@ -41,6 +41,7 @@ class GuardedStore:
         local: where local windows are kept.
         local_share: how much of a limit this process admits by itself, above 0 to 1; rounded up to whole units.
         breaker: when not even to ask.
+        observer: is told of every error, and when the store is no longer asked or is again.
 
     Attributes:
         faults: how often each kind of error has come from the store.
@@ -53,6 +54,7 @@ class GuardedStore:
         local: MemoryStore | None = None,
         local_share: float = 1.0,
         breaker: Breaker | None = None,
+        observer: StoreObserver | None = None,
     ) -> None:
         if not 0 < local_share <= 1:
             msg = f"local_share must be above 0 and at most 1, not {local_share}"
@@ -61,6 +63,7 @@ class GuardedStore:
         self._local = MemoryStore() if local is None else local  # an empty one is false
         self._local_share = local_share
         self._breaker = Breaker() if breaker is None else breaker
+        self._observer = observer
         self._shares: dict[Quota, Quota] = {}
         self._until_warm = WARM_EVERY
         self.faults: Counter[str] = Counter()
@@ -86,6 +89,7 @@ class GuardedStore:
             return self._without_store(hits)
         if self._breaker.succeeded():
             log.warning("the store answers again: limits are shared again")
+            self._tell_degraded()
         if receipt.admitted:
             self._until_warm -= 1
             if not self._until_warm:
@@ -100,12 +104,15 @@ class GuardedStore:
     def _note(self, error: Exception, *, probing: bool) -> None:
         kind = error.kind if isinstance(error, StoreError) else type(error).__name__
         self.faults[kind] += 1
+        if self._observer is not None:
+            self._observer.failed(kind)
         told = " ".join(str(error).split())[:TOLD_MAX]
         if isinstance(error, StoreError) and not isinstance(error, (StoreOverloaded, StoreFault)):
             if self._breaker.failed():
                 log.warning(
                     "the store gives no answer (%s): %s; each rule does what its on_store_error says", kind, told
                 )
+                self._tell_degraded()
             return
         if probing:  # neither our own load nor a mistake says whether the store is back
             self._breaker.spared()
@@ -113,6 +120,10 @@ class GuardedStore:
             # A mistake of somebody's: it comes back with every request, so once is enough. Ours has a traceback.
             ours = None if isinstance(error, StoreError) else error
             log.error("the store's answer makes no sense (%s): %s", kind, told, exc_info=ours)
+
+    def _tell_degraded(self) -> None:
+        if self._observer is not None:
+            self._observer.degraded(degraded=self.degraded)
 
     def _without_store(self, hits: Sequence[Hit]) -> Receipt:
         modes = {hit.rule.on_store_error for hit in hits if not hit.rule.shadow}

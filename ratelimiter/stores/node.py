@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.window import Receipt
     from ratelimiter.stores.address import Address
+    from ratelimiter.stores.base import StoreObserver
     from ratelimiter.stores.batching import Batch
 
     Locate = Callable[[], Awaitable[Address]]
@@ -64,6 +65,7 @@ class Node:
         clock: Unix time in milliseconds; the server's own when None.
         connect_timeout_ms: for connecting and getting in; by default `CONNECT_TIMEOUT_MS`, or *timeout_ms* if that is
             longer: who waits that long has reason to.
+        observer: is told of every round trip.
         batching: settings of `Batcher`.
     """
 
@@ -74,13 +76,14 @@ class Node:
         timeout_ms: int,
         clock: Clock | None = None,
         connect_timeout_ms: int | None = None,
+        observer: StoreObserver | None = None,
         **batching: int,
     ) -> None:
         self._locate = locate
         self._clock = clock
         self._connect_timeout_ms = connect_timeout_ms or max(CONNECT_TIMEOUT_MS, timeout_ms)
         self._timeout_ms = timeout_ms
-        self._batcher = Batcher(self._depart, self._overdue, timeout_ms=timeout_ms, **batching)
+        self._batcher = Batcher(self._depart, self._overdue, timeout_ms=timeout_ms, observer=observer, **batching)
         self._loop = self._batcher.loop
         self._connection: Connection | None = None
         self._attempt: asyncio.Task[None] | None = None

@@ -7,26 +7,30 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ratelimiter.errors import ConfigError
 from ratelimiter.stores import bridge
-from ratelimiter.stores.cluster import open_cluster
+from ratelimiter.stores.cluster import ClusterStore, open_cluster
 from ratelimiter.stores.guarded import GuardedStore
 from ratelimiter.stores.memory import KEYS_MAX, MemoryStore
-from ratelimiter.stores.redis import TIMEOUT_MS, open_redis, open_sentinel
+from ratelimiter.stores.redis import TIMEOUT_MS, RedisStore, open_redis, open_sentinel
 from ratelimiter.stores.remembering import RememberingStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimiter.core.policy import Policy
-    from ratelimiter.stores.base import Store
+    from ratelimiter.stores.base import Store, StoreObserver
 
     Opener = Callable[[SplitResult, int], Store]
 
 
-def store_for(policy: Policy) -> Store:
+def store_for(policy: Policy, observer: StoreObserver | None = None) -> Store:
     """The store that *policy* names, as a limiter should use it. Opens no connection.
 
     One outside this process may fail and costs a round trip, so it is guarded, hence never raises a StoreError, and its
     refusals are remembered. The embedded one is what it is.
+
+    Args:
+        policy: which store, and what of it.
+        observer: is told how the store fares; of the embedded one there is nothing to tell.
 
     Raises:
         ConfigError: there is no such store, or it cannot keep a rule.
@@ -36,7 +40,9 @@ def store_for(policy: Policy) -> Store:
         return store
     if isinstance(store, bridge.BridgedStore):
         bridge.check(policy)
-    return RememberingStore(GuardedStore(store, local_share=policy.local_share))
+    if isinstance(store, (RedisStore, ClusterStore)):
+        store.observer = observer
+    return RememberingStore(GuardedStore(store, local_share=policy.local_share, observer=observer))
 
 
 def open_store(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.window import Receipt
     from ratelimiter.stores.address import Address
+    from ratelimiter.stores.base import StoreObserver
 
 TIMEOUT_MS = 50
 
@@ -47,6 +48,9 @@ class RedisStore:
         clock: Unix time in milliseconds, instead of the server's: for tests, and for servers whose scripts may not ask
             for the time. All who share the server must then agree on it.
         batching: settings of `ratelimiter.stores.batching.Batcher`.
+
+    Attributes:
+        observer: is told of every round trip; to be set before the first charge.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class RedisStore:
         self._clock = clock
         self._timeout_ms = timeout_ms
         self._batching = batching
+        self.observer: StoreObserver | None = None
         self._node: Node | None = None
 
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
@@ -71,7 +76,11 @@ class RedisStore:
         node = self._node
         if node is None or node.loop is not asyncio.get_running_loop():
             node = self._node = Node(
-                self._place.locate, timeout_ms=self._timeout_ms, clock=self._clock, **self._batching
+                self._place.locate,
+                timeout_ms=self._timeout_ms,
+                clock=self._clock,
+                observer=self.observer,
+                **self._batching,
             )
         return await node.charge(hits)
 
