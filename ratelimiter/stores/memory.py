@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Hit
 
-KEYS_MAX = 100_000  # about 1.5 kB each at 60 live entries, 300 bytes at one (tests/benchmarks/memory.py)
+KEYS_MAX = 100_000  # about 1.4 kB each at 60 live entries, 0.5 kB at one (tests/benchmarks/memory.py)
 SAMPLE = 16  # keys looked at to find one worth forgetting
 ROUNDS = 4  # such looks before a newcomer is charged to the overflow
 
