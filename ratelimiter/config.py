@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ratelimiter import documents, schema, settings
 from ratelimiter.core.matching import Match
-from ratelimiter.core.policy import AmbiguousPaths, Mode, OnStoreError, Policy, Rule
+from ratelimiter.core.policy import LONG_WINDOWS, AmbiguousPaths, Mode, OnStoreError, Policy, Rule
 from ratelimiter.core.principal import Network, Source, Trust
+from ratelimiter.core.quota import WINDOW_MS_MAX
 from ratelimiter.documents import Document, Path, Problem, shown, shown_path
 from ratelimiter.errors import ConfigError
 from ratelimiter.notation import parse_limit, spell_window
@@ -428,6 +429,10 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
 
 def _check_numbers(layer: _Layer, path: Path, quota: Quota, stated: Mapping[str, Any]) -> None:
     burst, cost = stated.get("burst", 0), stated.get("cost", 1)
+    if burst and quota.window_ms * LONG_WINDOWS > WINDOW_MS_MAX:
+        text = f"a burst spans {LONG_WINDOWS} windows, and that is over 366 days; write a window of at most 36 days, or no burst"
+        layer.refuse((*path, "burst"), text)
+        return
     try:
         Rule("any", quota, burst=burst)
     except ValueError:

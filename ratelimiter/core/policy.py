@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from ratelimiter.core.matching import Match
 from ratelimiter.core.principal import CLIENT, PrincipalReader, Source, Trust
-from ratelimiter.core.quota import LIMIT_MAX, Quota
+from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota
 from ratelimiter.core.request import PLAIN_CHARACTERS, MalformedRequest, Request, canonical_path
 
 if TYPE_CHECKING:
@@ -77,6 +77,9 @@ class Rule:
             raise ValueError(msg)
         if not 0 <= self.burst <= LIMIT_MAX - self.quota.limit * LONG_WINDOWS and self.burst:
             msg = f"burst must be 0 to {LIMIT_MAX} less {LONG_WINDOWS} times the limit, not {self.burst}"
+            raise ValueError(msg)
+        if self.burst and self.quota.window_ms * LONG_WINDOWS > WINDOW_MS_MAX:
+            msg = f"burst spans {LONG_WINDOWS} windows, so with one window_ms must be at most {WINDOW_MS_MAX // LONG_WINDOWS}"
             raise ValueError(msg)
         if not 0 <= self.cost <= LIMIT_MAX:
             msg = f"cost must be 0 to {LIMIT_MAX}, not {self.cost}"
