@@ -430,7 +430,8 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
 def _check_numbers(layer: _Layer, path: Path, quota: Quota, stated: Mapping[str, Any]) -> None:
     burst, cost = stated.get("burst", 0), stated.get("cost", 1)
     if burst and quota.window_ms * LONG_WINDOWS > WINDOW_MS_MAX:
-        text = f"a burst spans {LONG_WINDOWS} windows, and that is over 366 days; write a window of at most 36 days, or no burst"
+        spans = f"a burst spans {LONG_WINDOWS} windows, and that is over 366 days"
+        text = f"{spans}; write a window of at most 36 days, or no burst"
         layer.refuse((*path, "burst"), text)
         return
     try:

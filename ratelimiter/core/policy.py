@@ -79,7 +79,8 @@ class Rule:
             msg = f"burst must be 0 to {LIMIT_MAX} less {LONG_WINDOWS} times the limit, not {self.burst}"
             raise ValueError(msg)
         if self.burst and self.quota.window_ms * LONG_WINDOWS > WINDOW_MS_MAX:
-            msg = f"burst spans {LONG_WINDOWS} windows, so with one window_ms must be at most {WINDOW_MS_MAX // LONG_WINDOWS}"
+            longest_ms = WINDOW_MS_MAX // LONG_WINDOWS
+            msg = f"a burst spans {LONG_WINDOWS} windows, so window_ms must be at most {longest_ms} with one"
             raise ValueError(msg)
         if not 0 <= self.cost <= LIMIT_MAX:
             msg = f"cost must be 0 to {LIMIT_MAX}, not {self.cost}"
