@@ -23,6 +23,7 @@ QUEUE_MAX = 4096  # requests that may wait; a store that serves 100,000 a second
 # (tests/benchmarks/redis_store.py). A third gains nothing.
 FLIGHTS_MAX = 2
 LATE_S = 0.005  # a timer that fires later than this says that the event loop stood still, not the store
+GRACE_S = 0.01  # that the store gets then: for what could not leave before to be answered, or read
 
 
 class Waiting:
@@ -179,18 +180,19 @@ class Batcher:
         self._called = False
         self._depart()
 
-    def _expire(self, due_s: float, *, again: bool = False) -> None:
+    def _expire(self, due_s: float, late_s: float | None = None) -> None:
         """Answer those whose time is up. One timer for all: they are due in the order in which they joined."""
         self._alarm = None
         now_s = self.loop.time()
-        if now_s - due_s > LATE_S and not again:
-            # The replies may have come while nothing ran here: let them be read before anybody is told that none came.
-            self._alarm = self.loop.call_later(0.001, lambda: self._expire(due_s, again=True))
+        if late_s is None and now_s - due_s > LATE_S:
+            # Nothing ran here: replies may have come, and questions that had to wait are only leaving now.
+            self._alarm = self.loop.call_later(GRACE_S, self._expire, due_s, now_s - due_s)
             return
-        error = StoreTimeout(f"no answer within {self._timeout_s * 1000:.0f} ms")
-        next_s = None
-        for batch in self._flights:
-            next_s = self._expire_each(batch, now_s, error) or next_s
+        error: StoreError = StoreTimeout(f"no answer within {self._timeout_s * 1000:.0f} ms")
+        if late_s is not None and late_s > self._timeout_s:
+            error = StoreOverloaded(f"our event loop stood still for {late_s * 1000:.0f} ms")
+        due = [self._expire_each(batch, now_s, error) for batch in self._flights]
+        next_s = min((each_s for each_s in due if each_s is not None), default=None)
         while self._queue and (self._queue[0].due_s <= now_s or self._queue[0].future.done()):
             self._queue.popleft().settle(error)
         if next_s is None and self._queue:
