@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ratelimiter import RateLimitMiddleware
+from ratelimiter.metrics import Metrics
+from ratelimiter.observers import Observers
+from ratelimiter.top import Top
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -68,6 +72,12 @@ starlette_bare = _starlette()
 starlette_three_headers = _behind(_starlette(), ThreeHeaders)
 starlette_limited = _behind(_starlette(), limit=PLENTY, principal="header:X-API-Key")
 starlette_no_headers = _behind(_starlette(), limit=PLENTY, principal="header:X-API-Key", headers=[])
+starlette_observed = _behind(
+    _starlette(), limit=PLENTY, principal="header:X-API-Key", observer=Metrics(CollectorRegistry())
+)
+starlette_observed_with_top = _behind(
+    _starlette(), limit=PLENTY, principal="header:X-API-Key", observer=Observers(Metrics(CollectorRegistry()), Top())
+)
 starlette_refusing = _behind(_starlette(), limit="1/hour", principal="header:X-API-Key")
 fastapi_bare = _fastapi()
 fastapi_limited = _behind(_fastapi(), limit=PLENTY, principal="header:X-API-Key")

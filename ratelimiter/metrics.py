@@ -1,0 +1,408 @@
+"""What Prometheus is told: every decision and how the store fares, under labels from closed sets.
+
+Nobody's name, path or address is a label, so the number of series depends on the policy alone (invariant 8).
+
+What is noted per request is a handful of additions to plain numbers. They reach the client library's metrics when a
+scrape asks; in its multi-process mode, where another process may be asked, within `FLUSH_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+from bisect import bisect_left
+from collections import Counter as Tallied
+from itertools import product
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    multiprocess,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
+from ratelimiter.core.decision import MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR, UNMATCHED, WITHIN_LIMIT
+from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
+from ratelimiter.disclosure import fingerprint
+from ratelimiter.errors import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from prometheus_client.metrics import MetricWrapperBase
+    from prometheus_client.metrics_core import Metric
+
+    from ratelimiter.core.decision import Decision
+    from ratelimiter.core.policy import Hit, Policy
+
+PREFIX = "ratelimiter_"
+FLUSH_S = 1.0
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # the client library's own word for its multi-process mode
+
+# The values of the labels; all of them, and none else.
+NOBODY = "none"  # source of a decision for which nobody had to be asked
+SOURCES = (STORE, REMEMBERED, LOCAL, FAIL_OPEN, FAIL_CLOSED, NOBODY)
+ADMITTED, REFUSED, SHADOW_REFUSED, SPARED = "admitted", "refused", "shadow_refused", "spared"
+OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, UNMATCHED, MALFORMED, STORE_ERROR)  # of requests
+RULE_OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, SPARED, STORE_ERROR)  # spared: has room, another rule refused
+INTERNAL = "internal"  # kind of a store error that is a mistake of ours
+KINDS = (*(kind.value for kind in Kind), INTERNAL)
+RELOADS = ("loaded", "unchanged", "failed")
+
+_OF_REASONS = {
+    WITHIN_LIMIT: ADMITTED,
+    OVER_LIMIT: REFUSED,
+    OVER_CAPACITY: REFUSED,
+    UNMATCHED: UNMATCHED,
+    MALFORMED: MALFORMED,
+    STORE_ERROR: STORE_ERROR,
+}
+_UNASKED = frozenset({UNMATCHED, MALFORMED})
+
+# On the embedded store a decision takes 10 microseconds, through Redis a millisecond, at the deadline 50.
+DECISION_S = (
+    *(0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5),
+    *(0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
+)
+CALL_S = DECISION_S[3:]
+BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
+NEAR = 5  # near its limit is who has at most a fifth of it left
+
+# How gauges of several processes become one.
+_SUM_OF_THE_LIVING: Final = "livesum"
+_MOST_RECENT: Final = "mostrecent"
+
+
+class _Histogram(Histogram):
+    """A histogram that takes many observations at once."""
+
+    def add(self, tallies: Sequence[float]) -> None:
+        """Add what was observed: first the sum, then the number of observations of each bucket."""
+        self._sum.inc(tallies[0])
+        for bucket, number in zip(self._buckets, tallies[1:], strict=True):
+            if number:
+                bucket.inc(number)
+
+
+class _Noted(Tallied[tuple[Any, ...]]):
+    """What has been noted so far, and how much of it was passed on. Only grows, so that a scrape from another thread
+    loses nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed_on: Tallied[tuple[Any, ...]] = Tallied()
+
+    def news(self) -> Iterator[tuple[Any, int]]:
+        """What has come since the last time."""
+        for key, number in list(self.items()):
+            more = number - self._passed_on[key]
+            if more:
+                self._passed_on[key] = number
+                yield key, more
+
+
+class _Observed:
+    """Observations of a histogram: in *tallies* their sum, and how many there are in each bucket."""
+
+    __slots__ = ("_passed_on", "tallies")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.tallies = [0.0] * (len(bounds) + 2)  # a plain list, as the interpreter is quickest with those
+        self._passed_on = self.tallies[:]
+
+    def pass_on(self, histogram: _Histogram) -> None:
+        now = self.tallies[:]
+        histogram.add([new - old for new, old in zip(now, self._passed_on, strict=True)])
+        self._passed_on = now
+
+
+class Metrics(Collector):
+    """All metrics of one limiter; the observer of its decisions, of its store and of its policy file.
+
+    With `PROMETHEUS_MULTIPROC_DIR` set before Python starts, several processes are one scrape that any of them answers.
+    Counters and histograms are sums then; the README says what gauges are, and what is missing.
+
+    Args:
+        registry: where the metrics are found; that of the process by default.
+        policy: the one in force; `loaded` says when it changes.
+        clock: Unix time in milliseconds, for when a policy was loaded.
+        stopwatch: seconds, for how long the store is out.
+
+    Raises:
+        ValueError: the registry has them already.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        policy: Policy | None = None,
+        *,
+        clock: Clock = unix_ms,
+        stopwatch: Stopwatch = stopwatch_s,
+    ) -> None:
+        self._registry = REGISTRY if registry is None else registry
+        self._clock = clock
+        self._stopwatch = stopwatch
+        self._multiprocess_dir = os.environ.get(MULTIPROCESS_DIR)
+        self._timed = self._multiprocess_dir is None  # whether a flush is due; one process has until the scrape
+        self._flushing = Lock()
+
+        # Most requests meet one rule: all that is to be said of those is counted under one key.
+        self._alone = _Noted()  # rule, reason, source, it had room, it is in shadow, near its limit
+        self._requests = _Noted()  # outcome, source
+        self._rules = _Noted()  # rule, outcome, source
+        self._near = _Noted()  # rule
+        self._seconds = {source: _Observed(DECISION_S) for source in SOURCES}
+        self._tallies = {source: observed.tallies for source, observed in self._seconds.items()}
+        self._calls = _Observed(CALL_S)
+        self._batches = _Observed(BATCH)
+        self._out_since_s: float | None = None
+        self._shown_rules: frozenset[str] = frozenset()
+        self._shown_hash = ""
+
+        self._metrics: list[MetricWrapperBase] = []
+        self._make()
+        self._registry.register(self)
+        if self._multiprocess_dir is not None:
+            atexit.register(self.flush)
+        if policy is not None:
+            self.loaded(policy)
+
+    def _make(self) -> None:
+        self._of_requests = self._counter("requests", "Requests judged, each once.", "outcome", "source")
+        self._of_rules = self._counter("rule_requests", "Requests that a rule matched.", "rule", "outcome", "source")
+        self._of_near = self._counter(
+            "rule_near_limit", "Admissions that left a principal at most a fifth of the limit.", "rule"
+        )
+        self._limit = self._gauge("rule_limit", "Units that a rule admits in its window.", "rule")
+        self._window = self._gauge("rule_window_seconds", "Length of the window of a rule.", "rule")
+        self._decisions = self._histogram("decision_seconds", "From a request to its verdict.", DECISION_S, "source")
+        self._store_calls = self._histogram("store_call_seconds", "Round trips to the store.", CALL_S)
+        self._store_batches = self._histogram("store_batch_requests", "Requests that shared a round trip.", BATCH)
+        self._store_errors = self._counter("store_errors", "Requests that the store failed to answer.", "kind")
+        self._open = self._gauge(
+            "store_breaker_open", "Processes that do not ask the store at present.", of_several=_SUM_OF_THE_LIVING
+        )
+        self._degraded = self._counter("degraded_seconds", "Time in which the store was not asked.")
+        self._reloads = self._counter("policy_reloads", "Attempts to load the policy file anew.", "result")
+        self._reload_ok = self._gauge("policy_last_reload_successful", "1 if the policy file could be loaded, else 0.")
+        self._checked = self._gauge("policy_checked_timestamp_seconds", "When the policy file was last looked at.")
+        self._hash = self._gauge("policy_info", "1 for the policy in force.", "hash")
+        self._loaded = self._gauge("policy_loaded_timestamp_seconds", "When the policy in force was loaded.")
+        # A series that appears with its first event hides that event from rate().
+        for labels in (
+            *product((ADMITTED, REFUSED), (STORE, LOCAL)),
+            (ADMITTED, FAIL_OPEN),
+            (STORE_ERROR, FAIL_CLOSED),
+        ):
+            self._of_requests.labels(*labels)
+        for kind in KINDS:
+            self._store_errors.labels(kind)
+        for result in RELOADS:
+            self._reloads.labels(result)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        made = Counter(PREFIX + name, text, labels, registry=None)
+        self._metrics.append(made)
+        return made
+
+    def _gauge(
+        self, name: str, text: str, *labels: str, of_several: Literal["livesum", "mostrecent"] = _MOST_RECENT
+    ) -> Gauge:
+        made = Gauge(PREFIX + name, text, labels, registry=None, multiprocess_mode=of_several)
+        self._metrics.append(made)
+        return made
+
+    def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> _Histogram:
+        made = _Histogram(PREFIX + name, text, labels, registry=None, buckets=bounds)
+        self._metrics.append(made)
+        return made
+
+    # --- What is noted
+
+    def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
+        """Count a decision; see `ratelimiter.limiter.Observer`."""
+        outcomes, source = decision.outcomes, decision.source
+        if len(outcomes) == 1:
+            rule, remaining, _, retry_after_ms = outcomes[0]
+            near = remaining * NEAR <= rule.quota.limit
+            self._alone[rule.name, decision.reason, source, retry_after_ms == 0, rule.shadow, near] += 1
+        else:
+            source = self._note_several(decision, hits)
+        tallies = self._tallies[source]
+        tallies[0] += seconds
+        tallies[bisect_left(DECISION_S, seconds) + 1] += 1
+        if not self._timed:
+            self._flush_soon()
+
+    def _note_several(self, decision: Decision, hits: Sequence[Hit]) -> str:
+        """Count a decision about no rule or several; the source that it had."""
+        reason, source = decision.reason, decision.source
+        if reason in _UNASKED:
+            source = NOBODY
+        said = set()
+        for outcome in decision.outcomes:
+            rule = outcome.rule
+            word = _of_rule(reason, fits=not outcome.refuses, shadow=rule.shadow)
+            said.add(word)
+            self._rules[rule.name, word, source] += 1
+            if word == ADMITTED and outcome.remaining * NEAR <= rule.quota.limit:
+                self._near[rule.name,] += 1
+        if reason == STORE_ERROR:  # there is no outcome then, but rules matched
+            for name in {hit.rule.name for hit in hits}:
+                self._rules[name, STORE_ERROR, source] += 1
+        self._requests[_of_request(reason, shadow_refused=SHADOW_REFUSED in said), source] += 1
+        return source
+
+    def called(self, requests: int, seconds: float) -> None:
+        """Count a round trip to the store; see `ratelimiter.stores.base.StoreObserver`."""
+        calls, batches = self._calls.tallies, self._batches.tallies
+        calls[0] += seconds
+        calls[bisect_left(CALL_S, seconds) + 1] += 1
+        batches[0] += requests
+        batches[bisect_left(BATCH, requests) + 1] += 1
+
+    def failed(self, kind: str) -> None:
+        """Count a request that the store gave no answer to, by `ratelimiter.errors.Kind` or as our mistake."""
+        self._store_errors.labels(kind if kind in KINDS else INTERNAL).inc()
+
+    def degraded(self, *, degraded: bool) -> None:
+        """Note that the store is no longer asked, or is again."""
+        with self._flushing:
+            self._note_degraded()
+            self._out_since_s = self._stopwatch() if degraded else None
+        self._open.set(int(degraded))
+
+    def reloaded(self, result: str) -> None:
+        """Count an attempt to load the policy file: one of `RELOADS`."""
+        self._reloads.labels(result).inc()
+        self._reload_ok.set(result != "failed")
+
+    def checked(self) -> None:
+        """Note that somebody has looked at the policy file."""
+        self._checked.set(self._clock() / 1000)
+
+    def loaded(self, policy: Policy) -> None:
+        """Show *policy* as the one in force."""
+        rules = frozenset(rule.name for rule in policy.rules)
+        hash_ = fingerprint(policy)
+        if self._multiprocess_dir is None:
+            for name in self._shown_rules - rules:
+                self._limit.remove(name)
+                self._window.remove(name)
+            self._hash.clear()
+        elif self._shown_hash:  # nothing can be taken out of the files that are shared
+            self._hash.labels(self._shown_hash).set(0)
+        for rule in policy.rules:
+            self._limit.labels(rule.name).set(rule.quota.limit)
+            self._window.labels(rule.name).set(rule.quota.window_ms / 1000)
+            self._of_near.labels(rule.name)
+            for outcome in (ADMITTED, SHADOW_REFUSED if rule.shadow else REFUSED):
+                self._of_rules.labels(rule.name, outcome, STORE)
+        self._hash.labels(hash_).set(1)
+        self._loaded.set(self._clock() / 1000)
+        self._reload_ok.set(1)
+        self._shown_rules, self._shown_hash = rules, hash_
+
+    # --- What is told
+
+    def flush(self) -> None:
+        """Pass on to the client library what was noted since the last time."""
+        with self._flushing:
+            for (rule, reason, source, fits, shadow, near), number in self._alone.news():
+                word = _of_rule(reason, fits=fits, shadow=shadow)
+                self._of_rules.labels(rule, word, source).inc(number)
+                outcome = _of_request(reason, shadow_refused=word == SHADOW_REFUSED)
+                self._of_requests.labels(outcome, source).inc(number)
+                if near and word == ADMITTED:
+                    self._of_near.labels(rule).inc(number)
+            for labels, number in self._requests.news():
+                self._of_requests.labels(*labels).inc(number)
+            for labels, number in self._rules.news():
+                self._of_rules.labels(*labels).inc(number)
+            for labels, number in self._near.news():
+                self._of_near.labels(*labels).inc(number)
+            for source, observed in self._seconds.items():
+                if any(observed.tallies):
+                    observed.pass_on(self._decisions.labels(source))
+            self._calls.pass_on(self._store_calls)
+            self._batches.pass_on(self._store_batches)
+            self._note_degraded()
+
+    def _note_degraded(self) -> None:
+        if self._out_since_s is not None:
+            now_s = self._stopwatch()
+            self._degraded.inc(now_s - self._out_since_s)
+            self._out_since_s = now_s
+
+    def _flush_soon(self) -> None:
+        """Several processes answer for each other, so what one has noted may not wait until it is asked itself."""
+        self._timed = True
+        asyncio.get_running_loop().call_later(FLUSH_S, self._flush_on_time)
+
+    def _flush_on_time(self) -> None:
+        self.flush()
+        self._timed = False
+        if self._out_since_s is not None:
+            self._flush_soon()
+
+    def describe(self) -> Iterable[Metric]:
+        """The metrics without their values, by which the registry knows them."""
+        return [described for metric in self._metrics for described in metric.describe()]
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics with their values."""
+        self.flush()
+        for metric in self._metrics:
+            for collected in metric.collect():
+                # When each series began would be as many series again, for readers that none of us has.
+                collected.samples = [sample for sample in collected.samples if not sample.name.endswith("_created")]
+                yield collected
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """What a scrape is answered with, in the format that its Accept header asks for: body and Content-Type."""
+        self.flush()
+        registry = self._registry
+        if self._multiprocess_dir is not None:
+            registry = CollectorRegistry(support_collectors_without_names=True)
+            multiprocess.MultiProcessCollector(registry, path=self._multiprocess_dir)  # type: ignore[no-untyped-call]
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
+
+
+def process_registry() -> CollectorRegistry:
+    """A new registry that has the metrics of the process, its interpreter and its garbage collector."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def forget_process(pid: int) -> None:
+    """Have the gauges of a worker that has ended no longer count; its counters stay, as its requests were served."""
+    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def _of_rule(reason: str, *, fits: bool, shadow: bool) -> str:
+    """What one rule made of a request that was decided for *reason*."""
+    if not fits:
+        return SHADOW_REFUSED if shadow else REFUSED
+    return ADMITTED if reason == WITHIN_LIMIT else SPARED
+
+
+def _of_request(reason: str, *, shadow_refused: bool) -> str:
+    """What became of a request: it counts as refused in shadow when nothing else refused it."""
+    return SHADOW_REFUSED if reason == WITHIN_LIMIT and shadow_refused else _OF_REASONS[reason]

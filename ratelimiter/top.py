@@ -1,0 +1,159 @@
+"""Who asks for most and who is refused most, in bounded memory: what metrics cannot say without naming principals.
+
+Principals are the digests that their keys carry anyway; `ratelimiter explain` says whose digest is whose.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heapreplace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ratelimiter.clock import Clock, unix_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ratelimiter.core.decision import Decision
+    from ratelimiter.core.policy import Hit
+
+KEYS_MAX = 1000  # counted at a time, about 300 bytes each
+SPAN_MS = 60_000
+SHOWN = 20
+
+
+class Weight(NamedTuple):
+    """How often a key was counted."""
+
+    key: bytes
+    total: int  # at least as much as there was
+    surplus: int  # at most so much of it was others'
+
+
+class Heaviest:
+    """The keys with the largest counts, by the space-saving algorithm (Metwally, Agrawal, El Abbadi 2005).
+
+    A newcomer to a full table takes the place and the count of the smallest. So no count is too small, none is too
+    large by more than the sum of all divided by *keys_max*, and whoever has more than that is in the table.
+
+    Not safe for concurrent use.
+
+    Args:
+        keys_max: keys held, at least 1.
+    """
+
+    __slots__ = ("_counts", "_keys_max", "_queue", "_surplus")
+
+    def __init__(self, keys_max: int = KEYS_MAX) -> None:
+        self._keys_max = keys_max
+        self._counts: dict[bytes, int] = {}
+        self._surplus: dict[bytes, int] = {}
+        self._queue: list[
+            tuple[int, bytes]
+        ] = []  # by count, as it was when last looked at; empty until the table is full
+
+    def __len__(self) -> int:
+        """Keys held."""
+        return len(self._counts)
+
+    def add(self, key: bytes, count: int) -> None:
+        """Count *key* *count* times more, at least once."""
+        counts = self._counts
+        if key in counts:
+            counts[key] += count
+        elif len(counts) < self._keys_max:
+            counts[key] = count
+        else:
+            self._replace_smallest(key, count)
+
+    def largest(self, number: int) -> list[Weight]:
+        """The *number* heaviest, the heaviest first."""
+        ordered = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        return [Weight(key, count, self._surplus.get(key, 0)) for key, count in ordered[:number]]
+
+    def _replace_smallest(self, key: bytes, count: int) -> None:
+        queue, counts = self._queue, self._counts
+        if not queue:
+            queue += ((held, name) for name, held in counts.items())
+            heapify(queue)
+        # Counts only grow, so an entry that is up to date at the head of the queue is the smallest of all.
+        while queue[0][0] != counts[queue[0][1]]:
+            heapreplace(queue, (counts[queue[0][1]], queue[0][1]))
+        smallest, out = queue[0]
+        del counts[out]
+        self._surplus.pop(out, None)
+        counts[key] = smallest + count
+        self._surplus[key] = smallest
+        heapreplace(queue, (smallest + count, key))
+
+
+class Top:
+    """The heaviest and the most refused principals of each rule, in the last minute and the one under way; an observer
+    of decisions.
+
+    Args:
+        keys_max: principals counted at a time, of each of the two kinds.
+        span_ms: after so long the counts begin anew; the last ones are kept beside them.
+        clock: Unix time in milliseconds, for when nothing is decided.
+    """
+
+    def __init__(self, *, keys_max: int = KEYS_MAX, span_ms: int = SPAN_MS, clock: Clock = unix_ms) -> None:
+        self._keys_max = keys_max
+        self._span_ms = span_ms
+        self._clock = clock
+        self._begun_ms = clock()
+        self._admitted, self._refused = Heaviest(keys_max), Heaviest(keys_max)
+        self._admitted_before, self._refused_before = Heaviest(keys_max), Heaviest(keys_max)
+
+    def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:  # noqa: ARG002 - of the Protocol
+        """Count the principals of a decision; see `ratelimiter.limiter.Observer`."""
+        if decision.now_ms - self._begun_ms >= self._span_ms:
+            self._turn()
+        if decision.allowed:
+            for hit in hits:
+                # Of a rule with a burst there are two hits, and the request is one.
+                if hit.quota is hit.rule.quotas[0] and hit.cost:
+                    self._admitted.add(hit.key, hit.cost)
+        else:
+            refusing = [outcome.rule for outcome in decision.outcomes if outcome.retry_after_ms != 0]
+            for hit in hits:
+                if hit.quota is hit.rule.quotas[0] and hit.rule in refusing:
+                    self._refused.add(hit.key, 1)
+
+    def report(self, number: int = SHOWN) -> dict[str, Any]:
+        """What the admin listener shows, ready for JSON.
+
+        Args:
+            number: principals of each kind in each span, at least 0.
+        """
+        if self._clock() - self._begun_ms >= self._span_ms:
+            self._turn()
+        return {
+            "begun_ms": self._begun_ms,
+            "span_ms": self._span_ms,
+            "now": {
+                "heaviest": _told(self._admitted, number, "units"),
+                "refused": _told(self._refused, number, "refusals"),
+            },
+            "before": {
+                "heaviest": _told(self._admitted_before, number, "units"),
+                "refused": _told(self._refused_before, number, "refusals"),
+            },
+        }
+
+    def _turn(self) -> None:
+        now_ms = self._clock()
+        if now_ms - self._begun_ms < self._span_ms:  # the store's clock is ahead of ours: wait for both
+            return
+        fresh = now_ms - self._begun_ms < 2 * self._span_ms
+        self._admitted_before = self._admitted if fresh else Heaviest(self._keys_max)
+        self._refused_before = self._refused if fresh else Heaviest(self._keys_max)
+        self._admitted, self._refused = Heaviest(self._keys_max), Heaviest(self._keys_max)
+        self._begun_ms = now_ms
+
+
+def _told(heaviest: Heaviest, number: int, unit: str) -> list[dict[str, Any]]:
+    told = []
+    for key, count, surplus in heaviest.largest(number):
+        _, digest, _, rule, _ = key.decode().split(":")
+        told.append({"principal": digest.strip("{}"), "rule": rule, unit: count, "at_most_too_many": surplus})
+    return told
