@@ -74,22 +74,19 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "run an example API behind the limiter, and print what to try")
     demo.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8080", help="default: %(default)s")
-    demo.add_argument("--config", metavar="FILE", help="a policy file, instead of --limit")
-    demo.add_argument("--limit", metavar="LIMIT", action="append", help="like 60/minute; may be given several times")
-    demo.add_argument("--store", metavar="URL", help="where tallies are kept; default: memory://")
-    demo.add_argument("--dialect", metavar="NAME", help="how refusals are written; default: problem")
-    demo.add_argument(
-        "--principal",
-        metavar="SOURCE",
-        action="append",
-        help="who is charged: header:NAME, bearer, client or everyone; several are tried in order",
+    _add_settings(demo)
+
+    proxy = command("proxy", _proxy, "limit the requests to any HTTP service, as a proxy in front of it")
+    proxy.add_argument(
+        "--upstream", metavar="URL", required=True, help="like http://127.0.0.1:8000 or unix:/run/app.sock"
     )
-    demo.add_argument(
-        "--headers",
-        metavar="FAMILY",
-        action="append",
-        help="headers on every response: x-ratelimit, draft-11 or draft-06; may be given several times",
+    proxy.add_argument(
+        "--listen", metavar="HOST:PORT", default="127.0.0.1:8080", help="or unix:PATH; default: %(default)s"
     )
+    _add_settings(proxy)
+    proxy.add_argument("--workers", metavar="N", type=_count, default=1, help="processes; default: %(default)s")
+    proxy.add_argument("--tls-cert", metavar="FILE", help="a certificate: listen with TLS")
+    proxy.add_argument("--tls-key", metavar="FILE", help="its key, if it is in a file of its own")
 
     check = command("check-config", _check_config, "say every problem of a policy file; exit 2 if any")
     check.add_argument("file", metavar="FILE", help="the policy file")
@@ -123,10 +120,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """What a policy can be made of on the command line."""
+    command.add_argument("--config", metavar="FILE", help="a policy file, instead of --limit")
+    command.add_argument("--limit", metavar="LIMIT", action="append", help="like 60/minute; may be given several times")
+    command.add_argument("--store", metavar="URL", help="where tallies are kept; default: memory://")
+    command.add_argument("--dialect", metavar="NAME", help="how refusals are written; default: problem")
+    command.add_argument(
+        "--principal",
+        metavar="SOURCE",
+        action="append",
+        help="who is charged: header:NAME, bearer, client or everyone; several are tried in order",
+    )
+    command.add_argument(
+        "--headers",
+        metavar="FAMILY",
+        action="append",
+        help="headers on every response: x-ratelimit, draft-11 or draft-06; may be given several times",
+    )
+
+
 def _demo(listen: str, **settings: Any) -> None:
     from ratelimiter import demo
 
     demo.run(listen=listen, **{name: value for name, value in settings.items() if value is not None})
+
+
+def _proxy(**settings: Any) -> None:
+    from ratelimiter import sidecar
+
+    status = sidecar.run(**{name: value for name, value in settings.items() if value is not None})
+    if status:
+        sys.exit(status)
 
 
 def _count(text: str) -> int:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from ratelimiter import config as configuration
 from ratelimiter import dialect_files, request_id
-from ratelimiter.core.headers import EXPOSED, FAMILIES, SINGLE
+from ratelimiter.core.headers import renderer, replaced
 from ratelimiter.core.request import Request
 from ratelimiter.core.window import new
 from ratelimiter.exchange import SCOPE_KEY, Exchange
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Sequence
 
-    from ratelimiter.core.decision import Decision
     from ratelimiter.core.dialect import Reply
     from ratelimiter.core.policy import Policy
     from ratelimiter.limiter import Observer
@@ -112,26 +111,12 @@ class RateLimitMiddleware:
         if store is None or isinstance(store, str):
             store = store_for(policy, observer if isinstance(observer, StoreObserver) else None)
         self.limiter = Limiter(policy, store, observer=observer)
-        self._render = self._renderer(policy)
+        self._render = renderer(policy.headers, expose=policy.expose_headers)
         self._ids = self.dialect.request_ids
         self._id_header = self._ids.header if self._ids is not None else None
         # What the application says of these is dropped: a response has one of each, and it is ours.
-        replaced = {name for family in policy.headers for name in SINGLE[family]}
-        self._replaced = frozenset(replaced if self._id_header is None else {*replaced, self._id_header})
-
-    def _renderer(self, policy: Policy) -> Callable[[Decision], list[tuple[bytes, bytes]]]:
-        """One function from a decision to all headers that the policy asks for."""
-        families = [FAMILIES[name] for name in policy.headers]
-        exposed = [name for family in policy.headers for name in EXPOSED[family]]
-        exposing = (b"access-control-expose-headers", b", ".join([*exposed, b"Retry-After"]))
-        if len(families) == 1 and not policy.expose_headers:
-            return families[0]
-
-        def render(decision: Decision) -> list[tuple[bytes, bytes]]:
-            headers = [header for family in families for header in family(decision)]
-            return [*headers, exposing] if policy.expose_headers else headers
-
-        return render
+        ours = replaced(policy.headers)
+        self._replaced = ours if self._id_header is None else ours | {self._id_header}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope; anything but http and websocket is the application's own."""

@@ -46,9 +46,10 @@ IMPURE = {
 IMPURE |= {"socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib.request", "uuid", "warnings"}
 
 # Edges know the engine, never each other; and the engine knows no edge.
-EDGES = {"admin", "cli", "demo", "handlers", "metrics", "middleware", "proxy"}
+EDGES = {"admin", "cli", "demo", "handlers", "metrics", "middleware", "proxy", "sidecar"}
 MAY_ALSO = {
-    "cli": {"demo"},
+    "cli": {"demo", "sidecar"},
+    "sidecar": {"proxy"},
     "demo": {"handlers", "middleware"},
 }  # a command starts what it names; the example shows all
 

@@ -92,6 +92,26 @@ SINGLE: dict[str, frozenset[bytes]] = {
 }
 
 
+def renderer(families: Sequence[str], *, expose: bool) -> Renderer:
+    """One function from a decision to all headers of *families*; with *expose*, browsers may read them."""
+    renderers = [FAMILIES[name] for name in families]
+    if len(renderers) == 1 and not expose:
+        return renderers[0]
+    exposed = [name for family in families for name in EXPOSED[family]]
+    exposing = (b"access-control-expose-headers", b", ".join([*exposed, b"Retry-After"]))
+
+    def render(decision: Decision) -> list[Header]:
+        headers = [header for family in renderers for header in family(decision)]
+        return [*headers, exposing] if expose else headers
+
+    return render
+
+
+def replaced(families: Sequence[str]) -> frozenset[bytes]:
+    """Lower-case names of the fields that only we say."""
+    return frozenset(name for family in families for name in SINGLE[family])
+
+
 def _enforced(decision: Decision) -> Sequence[Outcome]:
     return [outcome for outcome in decision.outcomes if not outcome.rule.shadow]
 

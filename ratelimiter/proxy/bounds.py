@@ -1,0 +1,54 @@
+"""What nobody may exceed: times, sizes and counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The proxy's own limits. Times are in milliseconds and kept to within a quarter of a second, or a quarter of the
+    shortest of them.
+
+    Raises:
+        ValueError: one of them is below 1; of `body_max`, `body_rate_min` and `lame_duck_ms`, below 0.
+    """
+
+    head_timeout_ms: int = 10_000  # from a request's first byte, or the connection's begin, to the end of its head
+    idle_timeout_ms: int = 60_000  # between two requests of one connection
+    body_timeout_ms: int = 30_000  # without a byte of a body that is due
+    body_rate_min: int = 250  # bytes per second that a body must come at on the average; 0 for none
+    body_grace_ms: int = 10_000  # before that is asked
+    write_timeout_ms: int = 30_000  # for a client to take in what one buffer holds
+    half_close_ms: int = 1_000  # that a client which has closed its side still waits for its answer to begin
+    tunnel_timeout_ms: int = 3_600_000  # without a byte in either direction, after an upgrade
+    connect_timeout_ms: int = 2_000  # for a connection to the upstream
+    upstream_timeout_ms: int = 60_000  # without a byte of a response that is due
+    upstream_idle_ms: int = 4_000  # that a connection to the upstream is kept: less than servers keep theirs
+    linger_ms: int = 2_000  # that a connection is read on after its last answer, so that the answer arrives
+
+    head_max: int = 32_768  # bytes of a request's or response's head
+    target_max: int = 8_192  # bytes of a request target
+    fields_max: int = 100  # header fields of a request, or of a response
+    body_max: int = 0  # bytes of a request's body; 0 for any number
+    connections_max: int = 10_000  # of clients, per worker
+    connections_per_address_max: int = 256  # of them from one address, unless it is a trusted proxy's; per worker
+
+    lame_duck_ms: int = 5_000  # after SIGTERM, while others still send requests here
+    grace_ms: int = 20_000  # after that, for what is under way
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name in ("body_max", "body_rate_min", "lame_duck_ms") else 1
+            if value < least:
+                msg = f"{field.name} must be at least {least}, not {value}"
+                raise ValueError(msg)
+
+    @property
+    def tick_s(self) -> float:
+        """How often deadlines are looked at."""
+        shortest_ms: int = min(
+            getattr(self, f.name) for f in fields(self) if f.name.endswith(("timeout_ms", "close_ms"))
+        )
+        return min(0.25, shortest_ms / 4000)

@@ -1,0 +1,373 @@
+"""The head of a request or a response, read strictly: what RFC 9112 does not spell out is refused, not repaired.
+
+A head is matched as a whole against its grammar, which has no leniencies: lines end in CRLF, no line is folded, no
+control character stands anywhere, a field's name is a token and its colon follows at once. What is left to decide is
+meaning: how the body is framed, whom the message is for, what is said about the connection.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ratelimiter.core.request import MalformedRequest, canonical_path
+from ratelimiter.proxy.forwarding import HOP_BY_HOP, PROVENANCE, UPGRADES
+
+if TYPE_CHECKING:
+    from ratelimiter.proxy.bounds import Bounds
+
+    Header = tuple[bytes, bytes]
+
+END = b"\r\n\r\n"
+
+# RFC 9110 section 5.6.2 and 5.5; RFC 9112 sections 3 and 4. Possessive, so that matching is linear.
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_FIELDS = rb"((?:" + _TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)\r\n"
+_METHOD = rb"[A-Z][A-Z\-]{0,31}"  # as in a policy file; every registered one is written so
+_REQUEST = re.compile(rb"(" + _METHOD + rb") ([!-~]++) HTTP/1\.([01])\r\n" + _FIELDS)
+_RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n" + _FIELDS)
+
+# What is said of a request line that is no such thing: the first that matches.
+_REQUEST_LINE_FAULTS = tuple(
+    (re.compile(pattern), status, issue)
+    for pattern, status, issue in (
+        (rb"\x16\x03", 400, "is encrypted, which this port is not for"),
+        (rb"(?:" + _METHOD + rb") [!-~]+ HTTP/1\.[01]$", 400, "has a malformed header line"),
+        (rb"(?:" + _METHOD + rb") [!-~]+ HTTP/[0-9]\.[0-9]$", 505, "is not of HTTP/1.1"),
+        (rb"[A-Za-z\-]+ [!-~]+$", 400, "has no protocol version"),
+        (rb"[!-~]* [ -~]* HTTP/", 400, "has a malformed method or target"),
+        (rb"", 400, "does not begin with a request line"),
+    )
+)
+# What no continuation can make good: a control character, or a CR or LF without the other.
+_HOPELESS = re.compile(rb"[^\t\r\n -~\x80-\xff]|(?<!\r)\n|\r(?!\n|\Z)")
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_UNKNOWN_CODING = re.compile(_TOKEN + rb"(?:[ \t]*,[ \t]*chunked)?", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
+# A path that is its own canonical form unless it holds a dot segment: by far most are.
+_PLAIN_PATH = re.compile(rb"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]++/)*+[A-Za-z0-9\-._~!$&'()*+,;=:@]*+")
+
+# Header fields that a request is not simply forwarded with: these are ours to write or to leave out.
+WRITTEN_ANEW = HOP_BY_HOP | PROVENANCE | {b"host", b"content-length", b"expect"}
+_OF_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
+
+
+class HeadError(ValueError):
+    """A head that is not forwarded.
+
+    Attributes:
+        status: what the client is told; of a response it is 502, always.
+        issue: what is wrong, a predicate in words fit for the client; never anything that was sent.
+        subject: of what it is said: `request`, `path` or `response`.
+        headers: of the request, as far as they could be read.
+    """
+
+    def __init__(self, status: int, issue: str, subject: str = "request") -> None:
+        super().__init__(f"{subject} {issue}")
+        self.status = status
+        self.issue = issue
+        self.subject = subject
+        self.headers: list[Header] = []
+
+
+class RequestHead:
+    """A request as it is judged and forwarded."""
+
+    __slots__ = (
+        "chunked",
+        "expects",
+        "headers",
+        "host",
+        "http_1_0",
+        "keep_alive",
+        "length",
+        "lines",
+        "method",
+        "target",
+        "upgrade",
+    )
+
+    def __init__(self, method: str, *, http_1_0: bool) -> None:
+        self.method = method
+        self.target = b""  # canonical path and query, as the upstream gets it
+        self.http_1_0 = http_1_0
+        self.headers: list[Header] = []  # all that came, in order; names in lower case
+        self.lines: list[bytes] = []  # of them, as written, those that are forwarded unchanged
+        self.host = b""
+        self.length: int | None = None  # of the body; None when nothing was said
+        self.chunked = False
+        self.keep_alive = not http_1_0
+        self.expects = False  # 100-continue
+        self.upgrade = b""  # what the connection shall become; empty for nothing
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows."""
+        return self.chunked or bool(self.length)
+
+
+class ResponseHead:
+    """A response as it is passed on."""
+
+    __slots__ = ("chunked", "http_1_0", "keep_alive", "length", "lines", "reason", "status", "upgrade")
+
+    def __init__(self, status: int, reason: bytes, *, http_1_0: bool) -> None:
+        self.status = status
+        self.reason = reason
+        self.http_1_0 = http_1_0
+        self.lines: list[bytes] = []  # as written, those that are passed on
+        self.length: int | None = None  # of the body; None when nothing was said
+        self.chunked = False
+        self.keep_alive = not http_1_0
+        self.upgrade = b""
+
+
+def check_beginning(data: bytes, since: int, bounds: Bounds) -> None:
+    """Refuse the beginning of a head that no continuation can make good, rather than wait for it.
+
+    Args:
+        data: what has come, at least one byte.
+        since: how much of it was looked at before.
+        bounds: on sizes.
+
+    Raises:
+        HeadError: so it is.
+    """
+    line, newline, _ = data.partition(b"\r\n")
+    if len(line) > bounds.target_max + 64:  # a method and a version have room in that
+        raise HeadError(414, "has too long a target")
+    if len(data) > bounds.head_max:
+        raise HeadError(431, "has too long a head")
+    if newline and not re.fullmatch(rb"(?:" + _METHOD + rb") [!-~]+ HTTP/1\.[01]", line):
+        raise _request_line_fault(line)
+    if _HOPELESS.search(data, max(0, since - 1)) or data[0] <= 0x20:
+        raise _request_line_fault(line) if not newline else HeadError(400, "has a malformed header line")
+
+
+def _request_line_fault(line: bytes) -> HeadError:
+    for pattern, status, issue in _REQUEST_LINE_FAULTS:
+        if pattern.match(line):
+            return HeadError(status, issue)
+    raise AssertionError  # the last pattern matches everything
+
+
+def parse_request(head: bytes, bounds: Bounds, dropped: frozenset[bytes] = WRITTEN_ANEW) -> RequestHead:
+    """Read a request's head.
+
+    Args:
+        head: from the request line to the empty line, both included.
+        bounds: on sizes and counts.
+        dropped: lower-case names of fields that are not forwarded as they are.
+
+    Raises:
+        HeadError: it is not what RFC 9112 wants, is out of bounds, or can be read in two ways.
+    """
+    if len(head) > bounds.head_max:
+        line = head.partition(b"\r\n")[0]
+        raise (
+            HeadError(414, "has too long a target")
+            if len(line) > bounds.target_max
+            else HeadError(431, "has too long a head")
+        )
+    match = _REQUEST.fullmatch(head)
+    if match is None:
+        raise _request_line_fault(head.partition(b"\r\n")[0])
+    method, target, minor, fields = match.groups()
+    request = RequestHead(method.decode(), http_1_0=minor == b"0")
+    headers = request.headers
+    lines = request.lines
+    special: list[Header] = []
+    for line in fields[:-2].split(b"\r\n") if fields else ():
+        name, _, value = line.partition(b":")
+        header = (name.lower(), value.strip(b" \t"))
+        headers.append(header)
+        name = header[0]
+        if name in dropped:
+            if name in _OF_FRAMING:
+                special.append(header)
+        elif b"_" not in name:  # CGI and WSGI read it as its twin with hyphens, which may be somebody's credential
+            lines.append(line)
+    try:
+        if len(headers) > bounds.fields_max:
+            raise HeadError(431, "has too many header fields")
+        _read_request_fields(request, special)
+        _read_target(request, target, bounds)
+    except HeadError as fault:
+        fault.headers = headers
+        raise
+    return request
+
+
+def _read_request_fields(request: RequestHead, special: list[Header]) -> None:
+    """What the fields say of framing and connection."""
+    coding: bytes | None = None
+    length: bytes | None = None
+    options: list[bytes] = []
+    upgrade = b""
+    host: bytes | None = None
+    for name, value in special:
+        if name == b"host":
+            if host is not None:
+                raise HeadError(400, "has more than one Host")
+            host = value
+        elif name == b"content-length":
+            if length is not None:
+                raise HeadError(400, "has more than one Content-Length")
+            if not _LENGTH.fullmatch(value):
+                raise HeadError(400, "has a Content-Length that is no number of bytes")
+            length = value
+        elif name == b"transfer-encoding":
+            if coding is not None:
+                raise HeadError(400, "has more than one Transfer-Encoding")
+            coding = value.lower()
+        elif name == b"connection":
+            options += _options(value)
+        elif name == b"upgrade":
+            upgrade = value.lower()
+        elif name == b"expect":
+            # Any other expectation is none that we could meet, and may be ignored (RFC 9110 section 10.1.1).
+            request.expects = value.lower() == b"100-continue" and not request.http_1_0
+    _read_host(request, host)
+    _read_framing(request, coding, length)
+    if options:
+        _read_options(request, options, upgrade)
+
+
+def _read_host(request: RequestHead, host: bytes | None) -> None:
+    # RFC 9112 section 3.2
+    if host is None:
+        if not request.http_1_0:
+            raise HeadError(400, "has no Host")
+    elif not _HOST.fullmatch(host):
+        raise HeadError(400, "has a Host that is no host and port")
+    else:
+        request.host = host
+
+
+def _read_framing(request: RequestHead, coding: bytes | None, length: bytes | None) -> None:
+    # RFC 9112 section 6.3: what two readers could frame differently is how requests are smuggled.
+    if coding is not None:
+        if length is not None:
+            raise HeadError(400, "has both Content-Length and Transfer-Encoding")
+        if request.http_1_0:
+            raise HeadError(400, "is of HTTP/1.0 and has a Transfer-Encoding")
+        if coding != b"chunked":
+            known = b"chunked" in coding and coding.count(b"chunked") != 1
+            status = 501 if _UNKNOWN_CODING.fullmatch(coding) and not known else 400
+            raise HeadError(status, "has a Transfer-Encoding other than chunked")
+        request.chunked = True
+    elif length is not None:
+        request.length = int(length)
+
+
+def _read_options(request: RequestHead, options: list[bytes], upgrade: bytes) -> None:
+    if b"close" in options:
+        request.keep_alive = False
+    elif request.http_1_0 and b"keep-alive" in options:
+        request.keep_alive = True
+    if upgrade in UPGRADES and b"upgrade" in options and request.method == "GET" and not request.http_1_0:
+        request.upgrade = b"" if request.has_body else upgrade
+    request.lines = _without(request.lines, options)
+
+
+def _options(value: bytes) -> list[bytes]:
+    return [option.strip(b" \t").lower() for option in value.split(b",")]
+
+
+def _without(lines: list[bytes], options: list[bytes]) -> list[bytes]:
+    """*lines* less the fields that the Connection field names: those are for us (RFC 9110 section 7.6.1)."""
+    named = {option for option in options if option not in (b"close", b"keep-alive", b"upgrade")}
+    return [line for line in lines if line.partition(b":")[0].lower() not in named] if named else lines
+
+
+def _read_target(request: RequestHead, target: bytes, bounds: Bounds) -> None:
+    """Bring the request target into the form that is judged and forwarded (RFC 9112 section 3.2)."""
+    if request.method == "CONNECT":
+        raise HeadError(405, "asks for a tunnel")
+    if len(target) > bounds.target_max:
+        raise HeadError(414, "has too long a target")
+    if b"#" in target:
+        raise HeadError(400, "has a fragment in its target")
+    if target == b"*":
+        if request.method != "OPTIONS":
+            raise HeadError(400, "has a target that is for OPTIONS only")
+        request.target = target
+        return
+    if not target.startswith(b"/"):
+        target = _read_absolute_form(request, target)
+    path, question, query = target.partition(b"?")
+    if b"/." in path or not _PLAIN_PATH.fullmatch(path):
+        try:
+            path = canonical_path(path).encode()
+        except MalformedRequest as fault:
+            raise HeadError(400, fault.issue, fault.field) from None
+    request.target = b"%s?%s" % (path, query) if question else path
+
+
+def _read_absolute_form(request: RequestHead, target: bytes) -> bytes:
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None or not _HOST.fullmatch(match[1]):
+        raise HeadError(400, "has a target that is neither a path nor an http URL")
+    # RFC 9112 section 3.2.2: the target's authority replaces the Host that came.
+    request.host = match[1]
+    request.headers = [(name, match[1] if name == b"host" else value) for name, value in request.headers]
+    rest: bytes = match[2]
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def parse_response(head: bytes, bounds: Bounds, replaced: frozenset[bytes]) -> ResponseHead:
+    """Read a response's head.
+
+    Args:
+        head: from the status line to the empty line, both included.
+        bounds: on sizes and counts.
+        replaced: lower-case names of fields that are ours to say.
+
+    Raises:
+        HeadError: it is not what RFC 9112 wants, is out of bounds, or can be read in two ways.
+    """
+    match = _RESPONSE.fullmatch(head)
+    if match is None or len(head) > bounds.head_max:
+        raise HeadError(502, "has a malformed or too long a head", "response")
+    minor, status, reason, fields = match.groups()
+    response = ResponseHead(int(status), reason or b"", http_1_0=minor == b"0")
+    lines = response.lines
+    special: list[Header] = []
+    count = 0
+    for line in fields[:-2].split(b"\r\n") if fields else ():
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        count += 1
+        if name in _OF_FRAMING:
+            special.append((name, value.strip(b" \t")))
+        elif name not in HOP_BY_HOP and name not in replaced:
+            lines.append(line)
+    if count > bounds.fields_max:
+        raise HeadError(502, "has too many header fields", "response")
+    _read_response_fields(response, special)
+    return response
+
+
+def _read_response_fields(response: ResponseHead, special: list[Header]) -> None:
+    """What the fields say of framing and connection (RFC 9112 section 6.3)."""
+    options: list[bytes] = []
+    for name, value in special:
+        if name == b"content-length":
+            if response.length is not None or not _LENGTH.fullmatch(value):
+                raise HeadError(502, "has a Content-Length that is not one number of bytes", "response")
+            response.length = int(value)
+        elif name == b"transfer-encoding":
+            if response.chunked or value.lower() != b"chunked" or response.http_1_0:
+                raise HeadError(502, "has a Transfer-Encoding other than chunked", "response")
+            response.chunked = True
+        elif name == b"connection":
+            options += _options(value)
+        elif name == b"upgrade":
+            response.upgrade = value.lower()
+    if response.chunked and response.length is not None:
+        raise HeadError(502, "has both Content-Length and Transfer-Encoding", "response")
+    if options:
+        response.keep_alive = b"close" not in options and (not response.http_1_0 or b"keep-alive" in options)
+        response.lines = _without(response.lines, options)

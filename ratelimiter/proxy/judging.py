@@ -1,0 +1,76 @@
+"""What the proxy asks before it forwards, and what it is told: it knows of no limits, only of verdicts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ratelimiter.core.dialect import Reply
+    from ratelimiter.core.request import Request
+
+    Header = tuple[bytes, bytes]
+
+
+class Verdict(NamedTuple):
+    """What becomes of one request."""
+
+    reply: Reply | None  # sent in the upstream's place; None: forward the request
+    headers: Sequence[Header]  # added to the response, whoever gives it
+    sent_on: Sequence[Header]  # added to the request that is forwarded
+    request_id: str  # quoted in error bodies; empty where there is none
+
+
+class Judge(Protocol):
+    """Decides whether a request is forwarded."""
+
+    async def judge(self, request: Request) -> Verdict:
+        """The verdict on *request*, asked for once, before the upstream hears of it.
+
+        It runs in no task unless it makes one: `asyncio.timeout` and `asyncio.current_task` are not for it. It is never
+        cancelled, as what it has charged stays charged.
+        """
+
+
+class Errors(Protocol):
+    """Words the answers that the proxy gives by itself."""
+
+    def error(
+        self, status: int, fault: tuple[str, str], verdict: Verdict | None, headers: Iterable[Header]
+    ) -> tuple[Reply, Verdict]:
+        """The reply that says *status*, and the verdict whose fields go with it.
+
+        Args:
+            status: 400 to 599.
+            fault: what is wrong: a subject such as `request`, and a predicate such as `has no Host`.
+            verdict: what the judge had said, if it was asked.
+            headers: of the request as far as they could be read; names in lower case.
+        """
+
+
+class Exchanged(NamedTuple):
+    """The facts of one request and its answer, for metrics and logs."""
+
+    method: str  # as sent, so no metric label; empty when the head could not be read
+    path: str  # canonical, without its query; empty likewise
+    status: int  # what the client was told; 0 when it was told nothing
+    source: str  # who gave that answer: one of the constants below
+    received: int  # bytes of the request's body that came
+    sent: int  # bytes of the response's body that left
+    duration_ms: float  # from the end of the request's head to the end of the response
+    upstream_ms: float  # of it, from the request's leaving to the head of the upstream's answer; 0 if it was not asked
+    request_id: str
+
+
+# A closed set: it becomes a metric label.
+UPSTREAM = "upstream"
+JUDGE = "judge"
+PROXY = "proxy"
+
+
+class Observer(Protocol):
+    """Is told every exchange, at its end."""
+
+    def exchanged(self, exchange: Exchanged) -> None:
+        """Take note of *exchange*. Must be quick and must not raise."""

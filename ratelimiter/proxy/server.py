@@ -1,0 +1,212 @@
+"""Listeners, and the life of a process that serves them: ready, then draining, then gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+import stat
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import uvloop
+
+from ratelimiter.errors import ConfigError
+from ratelimiter.proxy.address import UNIX
+from ratelimiter.proxy.client import ClientConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from ratelimiter.proxy.address import Listen
+    from ratelimiter.proxy.service import Service
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+BACKLOG = 1024
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+def run(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run *main* on the event loop that the proxy is made for."""
+    return uvloop.run(main)
+
+
+def bind(listen: Listen, *, shared: bool = False) -> socket.socket:
+    """A socket that listens there.
+
+    Args:
+        listen: where.
+        shared: whether other processes bind the same port, each to get a share of the connections.
+
+    Raises:
+        ConfigError: it cannot be bound.
+    """
+    try:
+        return _bind_unix(listen.path) if listen.path else _bind_tcp(listen, shared=shared)
+    except OSError as fault:
+        where = listen.path or f"{listen.host}:{listen.port}"
+        msg = f"--listen: {where!r} cannot be bound ({fault.strerror or fault})"
+        raise ConfigError(msg) from None
+
+
+def bind_all(listen: Listen, count: int) -> list[socket.socket]:
+    """*count* sockets that listen there and share what comes; of a unix socket, as many times the same.
+
+    Raises:
+        ConfigError: they cannot be bound.
+    """
+    first = bind(listen, shared=count > 1)
+    if listen.path:
+        return [first, *(first.dup() for _ in range(count - 1))]
+    listen = listen._replace(port=first.getsockname()[1])
+    return [first, *(bind(listen, shared=True) for _ in range(count - 1))]
+
+
+def name_of(bound: socket.socket) -> str:
+    """Where a socket listens, as people write it."""
+    name = bound.getsockname()
+    if isinstance(name, str):
+        return f"{UNIX}{name}"
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+def _bind_tcp(listen: Listen, *, shared: bool) -> socket.socket:
+    flags = socket.AI_PASSIVE | socket.AI_ADDRCONFIG if not listen.host else 0
+    family, _, _, _, address = socket.getaddrinfo(
+        listen.host or None, listen.port, type=socket.SOCK_STREAM, flags=flags
+    )[0]
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _bind_unix(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.unlink(path)  # left behind by a process that was killed
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.bind(path)
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def tls_context(cert: str, key: str | None) -> ssl.SSLContext:
+    """What a TLS listener needs.
+
+    Args:
+        cert: path of the certificate, those that vouch for it behind it.
+        key: path of its key; None if it is in the same file.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as fault:
+        msg = f"--tls-cert: {cert!r} cannot be used ({fault.strerror or fault})"
+        raise ConfigError(msg) from None
+    return context
+
+
+class Server:
+    """Serves clients on some sockets.
+
+    Args:
+        service: what they are served.
+        sockets: that listen.
+        tls: of all of them; None for plain HTTP.
+
+    Attributes:
+        ready: whether others should send requests here.
+    """
+
+    def __init__(self, service: Service, sockets: list[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        self.service = service
+        self._sockets = sockets
+        self._tls = tls
+        self._listeners: list[asyncio.AbstractServer] = []
+        self.ready = False
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        loop = self.service.loop
+        scheme = b"http" if self._tls is None else b"https"
+
+        def connected() -> ClientConnection:
+            return ClientConnection(self.service, scheme)
+
+        for sock in self._sockets:
+            create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+            self._listeners.append(await create(connected, sock=sock, ssl=self._tls, backlog=BACKLOG))
+        self.ready = True
+
+    async def drain(self, at_once: asyncio.Event | None = None) -> None:
+        """Stop without failing anybody: first say so and go on, as whoever sends requests here learns it only later;
+        then take in nobody new, and finish what is under way.
+
+        Args:
+            at_once: cuts all of that short when it is set.
+        """
+        bounds = self.service.bounds
+        at_once = at_once or asyncio.Event()
+        self.ready = False
+        self.service.draining = True
+        await _passes(at_once, bounds.lame_duck_ms / 1000)
+        for listener in self._listeners:
+            listener.close()
+        self.service.retire()
+        end_s = self.service.loop.time() + bounds.grace_ms / 1000
+        while len(self.service) and not at_once.is_set() and self.service.loop.time() < end_s:
+            await _passes(at_once, 0.02)
+        if len(self.service):
+            log.warning("%d connections are cut off", len(self.service))
+        self.service.abort()
+
+
+async def _passes(event: asyncio.Event, seconds: float) -> None:
+    """Wait for *event*, but no longer than that."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+
+
+async def until_stopped(server: Server) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends that at once."""
+    loop = asyncio.get_running_loop()
+    stopping, at_once = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            at_once.set()
+        stopping.set()
+
+    for number in STOPPING:
+        loop.add_signal_handler(number, stop)
+    try:
+        await stopping.wait()
+        await server.drain(at_once)
+    finally:
+        for number in STOPPING:
+            loop.remove_signal_handler(number)

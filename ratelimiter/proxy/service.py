@@ -1,0 +1,116 @@
+"""What all client connections of a proxy have in common, and how many there may be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ratelimiter.proxy.forwarding import X_FORWARDED
+from ratelimiter.proxy.head import WRITTEN_ANEW
+from ratelimiter.proxy.sweep import Sweep
+from ratelimiter.proxy.upstream import Pool, Target
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from ratelimiter.proxy.bounds import Bounds
+    from ratelimiter.proxy.client import ClientConnection
+    from ratelimiter.proxy.judging import Errors, Judge, Observer
+
+
+def _nobody(_: str | None) -> bool:
+    return False
+
+
+class Service:
+    """One upstream, and whoever stands between it and its clients.
+
+    Args:
+        target: where the upstream is.
+        judge: asked once for every request.
+        errors: words the answers that the proxy gives by itself.
+        bounds: what nobody may exceed.
+        loop: the event loop.
+        observer: is told every exchange.
+        trusts: whether a peer, None on a unix socket, may speak for others and be many clients at once.
+        families: how the upstream is told who is behind us: `x-forwarded`, `forwarded` or both.
+
+    Attributes:
+        draining: whether every response is its connection's last; set it to let clients go.
+        turned_away: connections that were closed at once because there were too many.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        judge: Judge,
+        errors: Errors,
+        bounds: Bounds,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        observer: Observer | None = None,
+        trusts: Callable[[str | None], bool] = _nobody,
+        families: Sequence[str] = (X_FORWARDED,),
+    ) -> None:
+        self.judge = judge
+        self.errors = errors
+        self.bounds = bounds
+        self.loop = loop
+        self.observer = observer
+        self.trusts = trusts
+        self.families = families
+        self.pool = Pool(target, bounds, frozenset(), loop)
+        self.dropped = WRITTEN_ANEW
+        self.draining = False
+        self.turned_away = 0
+        self._clients: set[ClientConnection] = set()
+        self._addresses: Counter[str] = Counter()
+        self._sweep = Sweep(loop, bounds.tick_s)
+
+    def __len__(self) -> int:
+        """Client connections open now."""
+        return len(self._clients)
+
+    def say(self, *, to_upstream: frozenset[bytes], to_client: frozenset[bytes]) -> None:
+        """Name the fields, in lower case, that verdicts bring along: what others say in them is dropped."""
+        self.dropped = WRITTEN_ANEW | to_upstream
+        self.pool.replaced = to_client
+
+    def enter(self, client: ClientConnection) -> bool:
+        """Take *client* in, if there is room for it."""
+        peer = client.peer
+        bounds = self.bounds
+        crowded = (
+            peer is not None and self._addresses[peer] >= bounds.connections_per_address_max and not self.trusts(peer)
+        )
+        if crowded or len(self._clients) >= bounds.connections_max:
+            self.turned_away += 1
+            return False
+        if peer is not None:
+            self._addresses[peer] += 1
+        self._clients.add(client)
+        self._sweep.add(client)
+        return True
+
+    def leave(self, client: ClientConnection) -> None:
+        """The client's connection is closed."""
+        self._clients.discard(client)
+        self._sweep.discard(client)
+        peer = client.peer
+        if peer is not None:
+            self._addresses[peer] -= 1
+            if not self._addresses[peer]:
+                del self._addresses[peer]
+
+    def retire(self) -> None:
+        """Close idle connections now and the others behind their responses."""
+        self.draining = True
+        for client in list(self._clients):
+            client.retire()
+
+    def abort(self) -> None:
+        """Close every connection now."""
+        for client in list(self._clients):
+            client.abort()
+        self.pool.close()

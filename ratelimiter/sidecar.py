@@ -1,0 +1,165 @@
+"""The limiter as a proxy of its own, in front of a service in any language: this puts the two together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from ratelimiter import config as configuration
+from ratelimiter import dialect_files, request_id
+from ratelimiter.core.decision import malformed
+from ratelimiter.core.headers import renderer, replaced
+from ratelimiter.core.principal import parse_address
+from ratelimiter.limiter import Limiter
+from ratelimiter.proxy import server
+from ratelimiter.proxy.address import parse_listen, parse_upstream
+from ratelimiter.proxy.bounds import Bounds
+from ratelimiter.proxy.judging import Verdict
+from ratelimiter.proxy.service import Service
+from ratelimiter.proxy.workers import supervise
+from ratelimiter.stores.opening import store_for
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Iterable
+
+    from ratelimiter.core.dialect import Reply
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.request import Request
+    from ratelimiter.limiter import Observer
+    from ratelimiter.proxy.upstream import Target
+    from ratelimiter.stores.base import Store
+
+    Header = tuple[bytes, bytes]
+
+# Stores whose charge waits for futures only. The others use asyncio's timeouts, which are for tasks.
+NEEDING_NO_TASK = frozenset({"memory", "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"})
+
+
+class Gate:
+    """The proxy's judge, and the words of its errors: a limiter and a dialect.
+
+    Args:
+        policy: what is admitted, and how refusals are written.
+        store: where it is counted.
+        observer: is told every decision.
+    """
+
+    def __init__(self, policy: Policy, store: Store, *, observer: Observer | None = None) -> None:
+        self.limiter = Limiter(policy, store, observer=observer)
+        self._in_task = policy.store.partition("://")[0].lower() not in NEEDING_NO_TASK
+        self._read(policy)
+
+    def swap(self, policy: Policy) -> None:
+        """Judge and answer under *policy* from the next request on; what is counted stays.
+
+        Raises:
+            ConfigError: its dialect cannot be used; then nothing has changed.
+        """
+        dialect_files.load(policy.dialect)
+        self.limiter.swap(policy)
+        self._read(policy)
+
+    def _read(self, policy: Policy) -> None:
+        self.policy = policy
+        self.dialect = dialect_files.load(policy.dialect)
+        self._render = renderer(policy.headers, expose=policy.expose_headers)
+        self._ids = self.dialect.request_ids
+        self.to_upstream = frozenset() if self._ids is None else frozenset({self._ids.header})
+        self.to_client = replaced(policy.headers) | self.to_upstream
+
+    async def judge(self, request: Request) -> Verdict:
+        """The verdict on *request*; see `ratelimiter.proxy.judging.Judge`."""
+        identifier, of_id = self._id(request.headers)
+        deciding = self.limiter.decide(request)
+        decision, _ = await (asyncio.ensure_future(deciding) if self._in_task else deciding)
+        headers = [*self._render(decision), *of_id]
+        if decision.allowed:
+            return Verdict(None, headers, of_id, identifier)
+        return Verdict(self.dialect.refusal(decision, identifier), headers, of_id, identifier)
+
+    def error(
+        self, status: int, fault: tuple[str, str], verdict: Verdict | None, headers: Iterable[Header]
+    ) -> tuple[Reply, Verdict]:
+        """An answer that the proxy gives by itself; see `ratelimiter.proxy.judging.Errors`."""
+        if verdict is None:
+            identifier, of_id = self._id(headers)
+            verdict = Verdict(None, of_id, of_id, identifier)
+        if status == 400:
+            return self.dialect.refusal(malformed(0, *fault), verdict.request_id), verdict
+        return self.dialect.reply_for_status(status, request_id=verdict.request_id), verdict
+
+    def trusts(self, peer: str | None) -> bool:
+        """Whether *peer*, None on a unix socket, may speak for others."""
+        trust = self.policy.trust
+        if peer is None or trust.hops:
+            return trust.anyone
+        address = parse_address(peer)
+        return address is not None and trust.trusts(address)
+
+    def _id(self, headers: Iterable[Header]) -> tuple[str, list[Header]]:
+        ids = self._ids
+        if ids is None:
+            return "", []
+        identifier = request_id.choose(ids, headers)
+        return identifier, [(ids.header, identifier.encode())]
+
+
+def run(
+    *,
+    upstream: str,
+    listen: str = "127.0.0.1:8080",
+    workers: int = 1,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+    **settings: Any,
+) -> int:
+    """Serve as a sidecar until SIGTERM.
+
+    Args:
+        upstream: URL of the service behind, or `unix:PATH`.
+        listen: `HOST:PORT` or `unix:PATH`; port 0 takes a free one.
+        workers: processes that share the port.
+        tls_cert: file of a certificate; without one the listener speaks plain HTTP.
+        tls_key: file of its key; without one it is in the same file.
+        settings: what `ratelimiter.config.build` takes.
+
+    Returns:
+        The exit status of the process.
+
+    Raises:
+        ConfigError: an argument or the policy file cannot be used.
+    """
+    policy = configuration.build(**settings)
+    target = parse_upstream(upstream)
+    tls = None if tls_cert is None else server.tls_context(tls_cert, tls_key)
+    sockets = server.bind_all(parse_listen(listen), workers)
+    scheme = "http" if tls is None else "https"
+    print(f"{scheme}://{server.name_of(sockets[0])} -> {upstream.rpartition('@')[2]}", flush=True)
+
+    def work(index: int) -> None:
+        for number, sock in enumerate(sockets):
+            if number != index:
+                sock.close()
+        server.run(_serve(policy, target, [sockets[index]], tls))
+
+    if workers == 1:
+        work(0)
+        return 0
+
+    def stopping() -> None:
+        for sock in sockets:  # else connections would wait in the queues of workers that have gone
+            sock.close()
+
+    return supervise(work, workers, stopping=stopping, ended=lambda _: None)
+
+
+async def _serve(policy: Policy, target: Target, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
+    gate = Gate(policy, store_for(policy))
+    service = Service(target, gate, gate, Bounds(), asyncio.get_running_loop(), trusts=gate.trusts)
+    service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
+    serving = server.Server(service, sockets, tls)
+    await serving.start()
+    await server.until_stopped(serving)
+    await gate.limiter.store.close()
