@@ -36,6 +36,7 @@ from ratelimiter.core.decision import MALFORMED, OVER_CAPACITY, OVER_LIMIT, STOR
 from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.disclosure import fingerprint
 from ratelimiter.errors import Kind
+from ratelimiter.reload import FAILED, RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -58,7 +59,6 @@ OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, UNMATCHED, MALFORMED, STORE_ERROR
 RULE_OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, SPARED, STORE_ERROR)  # spared: has room, another rule refused
 INTERNAL = "internal"  # kind of a store error that is a mistake of ours
 KINDS = (*(kind.value for kind in Kind), INTERNAL)
-RELOADS = ("loaded", "unchanged", "failed")
 
 _OF_REASONS = {
     WITHIN_LIMIT: ADMITTED,
@@ -210,7 +210,7 @@ class Metrics(Collector):
             self._of_requests.labels(*labels)
         for kind in KINDS:
             self._store_errors.labels(kind)
-        for result in RELOADS:
+        for result in RESULTS:
             self._reloads.labels(result)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -286,9 +286,9 @@ class Metrics(Collector):
         self._open.set(int(degraded))
 
     def reloaded(self, result: str) -> None:
-        """Count an attempt to load the policy file: one of `RELOADS`."""
+        """Count an attempt to load the policy file: one of `ratelimiter.reload.RESULTS`."""
         self._reloads.labels(result).inc()
-        self._reload_ok.set(result != "failed")
+        self._reload_ok.set(result != FAILED)
 
     def checked(self) -> None:
         """Note that somebody has looked at the policy file."""

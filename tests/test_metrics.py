@@ -26,12 +26,12 @@ from ratelimiter.metrics import (
     DECISION_S,
     KINDS,
     OUTCOMES,
-    RELOADS,
     RULE_OUTCOMES,
     SOURCES,
     Metrics,
     process_registry,
 )
+from ratelimiter.reload import RESULTS
 from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.breaker import FAILURES_MAX
 from ratelimiter.stores.guarded import GuardedStore
@@ -256,7 +256,7 @@ class TestPolicy:
         observed.metrics.checked()
 
         assert [1, 0, 1] == states
-        assert {1} == {observed.value("policy_reloads_total", result=result) for result in RELOADS}
+        assert {1} == {observed.value("policy_reloads_total", result=result) for result in RESULTS}
         assert clock() / 1000 == observed.value("policy_checked_timestamp_seconds")
 
 
@@ -333,7 +333,7 @@ class TestExposition:
         """Each value that a label can have is in the README."""
         section = (ROOT / "README.md").read_text().split("### Metrics", 1)[1].split("\n### ", 1)[0]
 
-        for word in (*OUTCOMES, *RULE_OUTCOMES, *SOURCES, *KINDS, *RELOADS):
+        for word in (*OUTCOMES, *RULE_OUTCOMES, *SOURCES, *KINDS, *RESULTS):
             assert f"`{word}`" in section, word
 
 

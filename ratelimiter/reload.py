@@ -1,0 +1,190 @@
+"""A policy file that may change while it is in force: looked at each second and on request, never replaced by a bad one.
+
+Its content is compared, not its time or its inode, so that all ways to change a file are one: written in place, renamed
+over, a symlink swapped, a Kubernetes ConfigMap's `..data` turned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from ratelimiter import config
+from ratelimiter.disclosure import fingerprint
+from ratelimiter.documents import BYTES_MAX, shown_name
+from ratelimiter.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ratelimiter.core.policy import Policy
+
+POLL_S = 1.0
+PROBLEMS_MAX = 5  # of a bad file that the log line repeats; check-config tells them all
+
+# What came of a changed file. A closed set: it becomes a metric label.
+LOADED: Final = "loaded"
+UNCHANGED: Final = "unchanged"  # it says again what is in force
+FAILED: Final = "failed"  # the last good policy stays
+RESULTS = (LOADED, UNCHANGED, FAILED)
+
+log = logging.getLogger("ratelimiter.reload")
+
+
+class ReloadObserver(Protocol):
+    """Is told of looks at a policy file, and what came of changes."""
+
+    def checked(self) -> None:
+        """The file was looked at."""
+
+    def reloaded(self, result: str) -> None:
+        """A change, or a request to look, came to one of `RESULTS`."""
+
+
+class _Look(NamedTuple):
+    """What the files held at one moment."""
+
+    digest: bytes
+    unreadable: str  # why one of them could not be read; else empty
+
+
+class Reloader:
+    """Applies what a policy file says whenever it says something else.
+
+    A file that has just changed may still be under way: it is loaded when two looks, a poll apart, found the same. The
+    file of a dialect that the policy names is looked at, too.
+
+    Belongs to one event loop; files are read in a thread, and *apply* is called on the loop, between two requests.
+
+    Args:
+        path: the policy file.
+        policy: what is in force, from that file.
+        apply: puts a policy in force; raises a ConfigError if it cannot be.
+        load: makes a policy of the file; by default of nothing else.
+        observer: is told of every look and every result.
+        poll_s: seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        policy: Policy,
+        apply: Callable[[Policy], None],
+        *,
+        load: Callable[[], Policy] | None = None,
+        observer: ReloadObserver | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self.policy = policy
+        self._path = path
+        self._apply = apply
+        self._load = load or (lambda: config.load(path))
+        self._observer = observer
+        self._poll_s = poll_s
+        self._asked = asyncio.Event()
+        self._in_force: _Look | None = None  # not known before the first look: the file may have changed since
+        self._settled: _Look | None = None  # what something has come of
+        self._last: _Look | None = None
+
+    async def run(self) -> None:
+        """Look until cancelled: each *poll_s*, and at once when asked to."""
+        while True:
+            try:
+                async with asyncio.timeout(self._poll_s):
+                    await self._asked.wait()
+            except TimeoutError:
+                await self.poll()
+            else:
+                await self.reload()
+
+    def ask(self) -> None:
+        """Have `run` look now, and load what is there; what SIGHUP is for."""
+        self._asked.set()
+
+    async def poll(self) -> str | None:
+        """Look once; one of `RESULTS`, or None if nothing has come of it."""
+        look = await self._look()
+        if look == self._settled:
+            self._last = look
+            return None
+        if look != self._last:
+            self._last = look
+            return None
+        return await self._take(look)
+
+    async def reload(self) -> str | None:
+        """Load what is there now, whether it has changed or not; one of `RESULTS`, or None if it changed meanwhile."""
+        self._asked.clear()
+        return await self._take(await self._look(), asked=True)
+
+    async def _take(self, look: _Look, *, asked: bool = False) -> str | None:
+        """Make of *look* what it is worth; None if that is nothing to speak of."""
+        name = shown_name(self._path)
+        if look.unreadable:
+            return self._failed(look, f"{name}: cannot be read ({look.unreadable})")
+        if look == self._in_force:
+            return self._settle(look, UNCHANGED, f"{name}: says what is in force, policy {fingerprint(self.policy)}")
+        try:
+            return await self._put_in_force(look, name, asked=asked)
+        except ConfigError as fault:
+            more = len(fault.problems) - PROBLEMS_MAX
+            told = [*fault.problems[:PROBLEMS_MAX], *([f"and {more} more"] if more > 0 else [])]
+            return self._failed(look, "; ".join(told))
+        except Exception:  # whatever it is, the last good policy stays
+            log.exception("%s: could not be loaded; policy %s stays in force", name, fingerprint(self.policy))
+            return self._settle(look, FAILED)
+
+    async def _put_in_force(self, look: _Look, name: str, *, asked: bool) -> str | None:
+        policy = await asyncio.to_thread(self._load)
+        if await self._look() != look:  # it is not known which of the two was loaded: the next poll will see
+            return None
+        if self._in_force is None and policy == self.policy and not asked:
+            self._in_force = self._settled = look
+            return None
+        self._apply(policy)
+        self.policy, self._in_force = policy, look
+        return self._settle(look, LOADED, f"{name}: loaded, {len(policy.rules)} rules, policy {fingerprint(policy)}")
+
+    def _failed(self, look: _Look, reason: str) -> str:
+        log.error("%s; policy %s stays in force", reason, fingerprint(self.policy))
+        return self._settle(look, FAILED)
+
+    def _settle(self, look: _Look, result: str, told: str = "") -> str:
+        if told:
+            log.info(told)
+        self._settled = self._last = look
+        if self._observer is not None:
+            self._observer.reloaded(result)
+        return result
+
+    async def _look(self) -> _Look:
+        dialect = self.policy.dialect
+        paths = [self._path, *([dialect] if "/" in dialect else [])]
+        look = await asyncio.to_thread(_examine, paths)
+        if self._observer is not None:
+            self._observer.checked()
+        return look
+
+
+def _examine(paths: list[str | os.PathLike[str]]) -> _Look:
+    digest = blake2b(digest_size=16)
+    for path in paths:
+        try:
+            content = _read(path)
+        except (OSError, ValueError) as fault:  # ValueError: a NUL in the path
+            return _Look(b"", getattr(fault, "strerror", None) or str(fault))
+        digest.update(b"%d:%s" % (len(content), content))
+    return _Look(digest.digest(), "")
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    # Whoever puts a pipe in the file's place shall not hold us.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            msg = "not a regular file"
+            raise ValueError(msg)
+        return file.read(BYTES_MAX + 1)  # what is longer is refused, whatever follows
