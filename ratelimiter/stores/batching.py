@@ -6,7 +6,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ratelimiter.errors import StoreError, StoreOverloaded, StoreTimeout
+from ratelimiter.errors import StoreError, StoreOverloaded
+from ratelimiter.stores.deadline import GRACE_S, missed, stood_still
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,8 +23,6 @@ QUEUE_MAX = 4096  # requests that may wait; a store that serves 100,000 a second
 # While the server works on one batch we make the next and read the last: twice as many a second as with one under way
 # (tests/benchmarks/redis_store.py). A third gains nothing.
 FLIGHTS_MAX = 2
-LATE_S = 0.005  # a timer that fires later than this says that the event loop stood still, not the store
-GRACE_S = 0.01  # that the store gets then: for what could not leave before to be answered, or read
 
 
 class Waiting:
@@ -180,17 +179,14 @@ class Batcher:
         self._called = False
         self._depart()
 
-    def _expire(self, due_s: float, late_s: float | None = None) -> None:
+    def _expire(self, due_s: float, late_s: float = 0) -> None:
         """Answer those whose time is up. One timer for all: they are due in the order in which they joined."""
         self._alarm = None
         now_s = self.loop.time()
-        if late_s is None and now_s - due_s > LATE_S:
-            # Nothing ran here: replies may have come, and questions that had to wait are only leaving now.
-            self._alarm = self.loop.call_later(GRACE_S, self._expire, due_s, now_s - due_s)
+        if stood_still(now_s - due_s, late_s, self._timeout_s):
+            self._alarm = self.loop.call_at(now_s + GRACE_S, self._expire, now_s + GRACE_S, now_s - due_s)
             return
-        error: StoreError = StoreTimeout(f"no answer within {self._timeout_s * 1000:.0f} ms")
-        if late_s is not None and late_s > self._timeout_s:
-            error = StoreOverloaded(f"our event loop stood still for {late_s * 1000:.0f} ms")
+        error = missed(self._timeout_s, late_s)
         due = [self._expire_each(batch, now_s, error) for batch in self._flights]
         next_s = min((each_s for each_s in due if each_s is not None), default=None)
         while self._queue and (self._queue[0].due_s <= now_s or self._queue[0].future.done()):

@@ -8,10 +8,11 @@ from binascii import crc_hqx
 from typing import TYPE_CHECKING
 
 from ratelimiter.core.window import Receipt, last_instant
-from ratelimiter.errors import Kind, StoreError, StoreTimeout, StoreUnavailable
+from ratelimiter.errors import Kind, StoreError, StoreUnavailable
 from ratelimiter.stores import script
 from ratelimiter.stores.address import OPTIONS, PORT, entry_of, hosts_of, options_of
 from ratelimiter.stores.connection import open_connection
+from ratelimiter.stores.deadline import Deadline
 from ratelimiter.stores.node import Node
 
 if TYPE_CHECKING:
@@ -98,18 +99,14 @@ class ClusterStore:
             self._loop = asyncio.get_running_loop()
             self._nodes, self._mapping, self._map_again_s = {}, None, 0.0
         slot = slot_of(hits[0].key)
-        try:
-            async with asyncio.timeout(self._timeout_ms / 1000):
-                if len(hits) == 1 or all(slot_of(hit.key) == slot for hit in hits):
-                    return await self._charge_group(slot, hits)
-                # To its end even if the caller gives up, so that nothing stays charged that is to be given back.
-                spread = self._loop.create_task(self._charge_groups(hits))
-                self._spread.add(spread)
-                spread.add_done_callback(self._forget)
-                return await asyncio.shield(spread)
-        except TimeoutError as error:
-            msg = f"no answer within {self._timeout_ms} ms"
-            raise StoreTimeout(msg) from error
+        async with Deadline(self._timeout_ms):
+            if len(hits) == 1 or all(slot_of(hit.key) == slot for hit in hits):
+                return await self._charge_group(slot, hits)
+            # To its end even if the caller gives up, so that nothing stays charged that is to be given back.
+            spread = self._loop.create_task(self._charge_groups(hits))
+            self._spread.add(spread)
+            spread.add_done_callback(self._forget)
+            return await asyncio.shield(spread)
 
     async def close(self) -> None:
         """Let go of all connections. A closed store may be used again and opens them anew."""
