@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.matrix import lines
+from tests.faults.matrix import lines, rows_of
 from tests.faults.records import OMISSIONS, RECORDS, Omission
 from tests.stores.redis_server import RedisServer
 
@@ -69,9 +69,10 @@ def _nothing_leaks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep why a row was left out."""
     report = yield
-    row = re.match(r"test_f(\d\d)", item.name)
-    if report.skipped and row and isinstance(report.longrepr, tuple):
-        OMISSIONS.append(Omission(int(row[1]), report.longrepr[2].removeprefix("Skipped: ")))
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        left_out = [Omission(row, reason) for row in rows_of(item.name)]
+        OMISSIONS.extend(omission for omission in left_out if omission not in OMISSIONS)
     return report
 
 

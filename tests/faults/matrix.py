@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -48,6 +49,12 @@ no limit while the fault lasts. A store that loses its data gives each principal
 """
 
 HEADING = ("F", "fault", "how", "p100 ms", "decisions made by", "admitted of 20", "recovery ms")
+
+
+def rows_of(test: str) -> list[int]:
+    """The rows that a test called *test* drills: `test_f26_f27_cut_answers`."""
+    named = re.match(r"test((?:_f\d\d)+)", test)
+    return [int(row) for row in named[1].split("_f")[1:]] if named else []
 
 
 def lines(records: Sequence[Record], omissions: Sequence[Omission]) -> list[str]:

@@ -56,3 +56,9 @@ FAULTS: dict[int, str] = {
     51: "many callers wait when the server returns",
     52: "our own event loop stands still",
 }
+
+# Rows that are no concern of a store, and who drills them.
+ELSEWHERE: dict[int, str] = {
+    53: "the upstream of the proxy fails: tests of the proxy",
+    54: "file descriptors are exhausted: tests of the proxy",
+}

@@ -13,7 +13,7 @@ import pytest
 from ratelimiter.core.window import STORE
 from ratelimiter.errors import Kind
 from tests.faults.conftest import Server
-from tests.faults.drill import HEALTHY, Drill
+from tests.faults.drill import HEALTHY, Drill, Service
 from tests.faults.proxy import FIN, RST, Fault, FaultProxy
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ async def test_f30_duplicated_answer(unhurt: Server) -> None:
 
 
 async def test_f23_reset_of_all_connections(unhurt: Server) -> None:
-    """Connections that break all at once come back one per limiter, however many wait."""
+    """Connections that break all at once come back one per limiter."""
     async with FaultProxy(unhurt.port) as proxy, Drill(Server.url_of(proxy.port)) as drill:
         await drill.settled()
         with drill.fault():
@@ -222,6 +222,35 @@ async def test_f23_reset_of_all_connections(unhurt: Server) -> None:
         accepted = proxy.accepted
     drill.check(23, "proxy: every connection reset, 5 times")
     assert accepted <= 3 * 6 * 2
+
+
+async def test_f23_restart_under_a_crowd(server: Server) -> None:
+    """A server that is started again while many wait for it meets no storm of connections."""
+    async with Drill(server.url, losses=1) as drill:
+        await drill.settled()
+        stop = asyncio.Event()
+
+        async def keep_asking(service: Service, number: int) -> None:
+            while not stop.is_set():
+                await service.ask("/wide/103", f"key-{drill.token}-{service.mode}-{number}", 103)
+                await asyncio.sleep(0.05)
+
+        crowd = [
+            asyncio.create_task(keep_asking(service, number))
+            for service in drill.services.values()
+            for number in range(30)
+        ]
+        with drill.fault():
+            server.kill()
+            await drill.endured(at_least_s=0.3)
+        await asyncio.to_thread(server.start)
+        await drill.recovered()
+        stop.set()
+        await asyncio.gather(*crowd)
+        with server.client() as client:
+            connections = client.info("stats")["total_connections_received"]
+    drill.check(23, "`kill -9`, then started again, under 90 callers more", crowd=90)
+    assert connections < 25  # some of them of those who look whether it is there
 
 
 async def test_f01_refused_by_the_network(unhurt: Server) -> None:
