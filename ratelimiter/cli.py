@@ -115,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     dialects = command("dialects", _dialects, "list the dialects, or every answer that one can give")
     dialects.add_argument("name", metavar="NAME", nargs="?", help="a dialect, or the path of a dialect file")
 
+    top = command("top", _top, "show who is refused most and who asks for most, as an admin listener tells")
+    top.add_argument("--admin", metavar="URL", default="http://127.0.0.1:9090", help="default: %(default)s")
+    top.add_argument("--every", metavar="SECONDS", type=_count, default=2, help="default: %(default)s")
+    top.add_argument("--once", action="store_true", help="print the table once and exit")
+
     schema = command("schema", _schema, "print the JSON Schema of policy or dialect files, for editors")
     schema.add_argument("kind", choices=["policy", "dialect"], nargs="?", default="policy", help="default: %(default)s")
     return parser
@@ -155,9 +160,9 @@ def _proxy(**settings: Any) -> None:
 
 
 def _count(text: str) -> int:
-    """A number of processes, for argparse."""
+    """A whole number from 1, for argparse."""
     if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text)):
-        msg = f"{text!r} is not a number of processes from 1 to 999999"
+        msg = f"{text!r} is not a whole number from 1 to 999999"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
 
@@ -226,6 +231,12 @@ def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _top(admin: str, every: int, *, once: bool) -> None:
+    from ratelimiter import top_table
+
+    top_table.run(admin, every_s=every, once=once)
 
 
 def _schema(kind: str) -> None:

@@ -1,4 +1,4 @@
-"""A policy file that may change while it is in force: looked at each second and on request, never replaced by a bad one.
+"""A policy file that may change while it is in force: looked at each second and on demand, never replaced by a bad one.
 
 Its content is compared, not its time or its inode, so that all ways to change a file are one: written in place, renamed
 over, a symlink swapped, a Kubernetes ConfigMap's `..data` turned.

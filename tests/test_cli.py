@@ -72,13 +72,13 @@ def test_help_has_one_line_per_command(capsys: pytest.CaptureFixture[str]) -> No
         main(["--help"])
     lines = capsys.readouterr().out.splitlines()
 
-    for command in ("demo", "check-config", "explain", "dialects", "schema"):
+    for command in ("demo", "check-config", "explain", "dialects", "top", "schema"):
         (line,) = (line for line in lines if line.strip().startswith(f"{command} ") and line.startswith("    "))
         assert len(line.split()) > 3
     assert any("ratelimiter demo --limit" in line for line in lines)
 
 
-@pytest.mark.parametrize("command", ["demo", "check-config", "explain", "dialects", "schema"])
+@pytest.mark.parametrize("command", ["demo", "check-config", "explain", "dialects", "top", "schema"])
 def test_every_flag_is_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """No flag stands alone in the help of its command."""
     with pytest.raises(SystemExit):
@@ -181,7 +181,7 @@ def test_check_config_of_no_number_of_processes(count: str, policy: str, capsys:
         main(["check-config", policy, f"--processes={count}"])
 
     assert 2 == left.value.code
-    assert "is not a number of processes from 1 to 999999" in capsys.readouterr().err
+    assert "is not a whole number from 1 to 999999" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["nowhere.yaml", "."])
@@ -346,3 +346,24 @@ def test_demo_says_what_is_wrong_with_its_flags(capsys: pytest.CaptureFixture[st
     """A bad flag is a problem with the flag's name, and the demo does not start."""
     assert 2 == main(["demo", "--limit", "10 parsecs", "--listen", "127.0.0.1:0"])
     assert capsys.readouterr().err.startswith("limit[0]: '10 parsecs' is not a limit;")
+
+
+def test_top_hands_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is another module's; here its flags are read."""
+    from ratelimiter import top_table
+
+    asked: list[object] = []
+    monkeypatch.setattr(top_table, "run", lambda *words, **more: asked.append((words, more)))
+    main(["top"])
+    main(["top", "--admin", "http://10.0.0.1:9090", "--every", "5", "--once"])
+
+    assert [
+        (("http://127.0.0.1:9090",), {"every_s": 2, "once": False}),
+        (("http://10.0.0.1:9090",), {"every_s": 5, "once": True}),
+    ] == asked
+
+
+def test_top_of_nobody_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line says what did not answer, and how to name it."""
+    assert 2 == main(["top", "--admin", "localhost:9090", "--once"])
+    assert capsys.readouterr().err.startswith("--admin: 'localhost:9090' is not an http URL; write one like http://")

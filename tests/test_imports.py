@@ -23,8 +23,8 @@ KNOWN_BY = {
     "limits": {"notation", "stores.bridge"},
     "prometheus_client": {"metrics"},
     "ruamel": {"documents"},
-    "starlette": {"demo", "handlers"},
-    "uvicorn": {"demo"},
+    "starlette": {"admin", "demo", "handlers"},
+    "uvicorn": {"admin", "demo"},
     "uvloop": {"proxy.server"},
     "httptools": {"proxy.protocol"},
 }
@@ -49,7 +49,7 @@ IMPURE |= {"socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time"
 EDGES = {"admin", "cli", "demo", "handlers", "metrics", "middleware", "proxy", "sidecar"}
 MAY_ALSO = {
     "cli": {"demo", "sidecar"},
-    "sidecar": {"proxy"},
+    "sidecar": {"admin", "metrics", "proxy"},
     "demo": {"handlers", "middleware"},
 }  # a command starts what it names; the example shows all
 

@@ -1,0 +1,100 @@
+"""The live table of `ratelimiter top`: who is refused most and who asks for most, as an admin listener tells it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+from ratelimiter.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TIMEOUT_S = 5
+BYTES_MAX = 1 << 20
+HOME_AND_CLEAR = "\x1b[H\x1b[J"  # ECMA-48: cursor to the top left, erase to the end
+HEADER_LINES = 3
+
+
+def run(url: str, *, every_s: float = 2.0, once: bool = False, number: int = 20) -> None:
+    """Print the table of the admin listener at *url* until interrupted, in place on a terminal.
+
+    Args:
+        url: like `http://127.0.0.1:9090`.
+        every_s: seconds between two looks.
+        once: print it once.
+        number: principals at most.
+
+    Raises:
+        ConfigError: *url* is none, or does not answer as an admin listener does.
+    """
+    in_place = sys.stdout.isatty() and not once
+    while True:
+        lines = table(fetch(url, number), number)
+        if in_place:
+            fitting = max(HEADER_LINES, shutil.get_terminal_size().lines - 1)
+            print(HOME_AND_CLEAR, end="")
+            lines = lines[:fitting]
+        print(*lines, sep="\n", flush=True)
+        if once:
+            return
+        try:
+            time.sleep(every_s)
+        except KeyboardInterrupt:
+            return
+
+
+def fetch(url: str, number: int) -> dict[str, Any]:
+    """What the admin listener at *url* tells of *number* principals of each kind.
+
+    Raises:
+        ConfigError: *url* is none, or does not answer as an admin listener does.
+    """
+    if not url.startswith(("http://", "https://")):
+        msg = f"--admin: {url!r} is not an http URL; write one like http://127.0.0.1:9090"
+        raise ConfigError(msg)
+    try:
+        # No proxy of the environment: this listener is for those who reach it themselves.
+        with build_opener(ProxyHandler({})).open(f"{url.rstrip('/')}/top?n={number}", timeout=TIMEOUT_S) as answer:
+            report: dict[str, Any] = json.loads(answer.read(BYTES_MAX))
+    except (URLError, OSError, ValueError, http.client.HTTPException) as fault:
+        msg = f"--admin: {url} does not answer as an admin listener does ({fault}); is it one, and counting?"
+        raise ConfigError(msg) from None
+    return report
+
+
+def table(report: Mapping[str, Any], number: int) -> list[str]:
+    """The lines of the table: the most refused first, then by units.
+
+    Args:
+        report: what `fetch` returns.
+        number: principals at most.
+    """
+    refusals: Counter[tuple[str, str]] = Counter()
+    units: Counter[tuple[str, str]] = Counter()
+    for span in ("before", "now"):
+        for each in report[span]["refused"]:
+            refusals[each["rule"], each["principal"]] += each["refusals"]
+        for each in report[span]["heaviest"]:
+            units[each["rule"], each["principal"]] += each["units"]
+    order = sorted(refusals | units, key=lambda who: (-refusals[who], -units[who], who))
+    rows = [("RULE", "PRINCIPAL", "REFUSED", "UNITS")]
+    rows += [(*who, str(refusals[who]), str(units[who])) for who in order[:number]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    begun = time.strftime("%H:%M:%S", time.localtime(report["begun_ms"] / 1000))
+    span_s = report["span_ms"] // 1000
+    return [
+        f"since {begun} and in the {span_s} s before; principals are digests, see `ratelimiter explain`",
+        "",
+        *(
+            f"{rule:<{widths[0]}}  {who:<{widths[1]}}  {refused:>{widths[2]}}  {spent:>{widths[3]}}"
+            for rule, who, refused, spent in rows
+        ),
+    ]

@@ -1,0 +1,75 @@
+"""The table of `ratelimiter top`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from ratelimiter.admin import bind, serve_admin
+from ratelimiter.errors import ConfigError
+from ratelimiter.top_table import fetch, run, table
+from tests.requesting import request
+from tests.stores.redis_server import free_port
+from tests.test_admin import Around
+
+
+def part(*refused: tuple[str, int], heaviest: tuple[tuple[str, int], ...] = ()) -> dict[str, object]:
+    return {
+        "refused": [{"principal": who, "rule": "rule", "refusals": number} for who, number in refused],
+        "heaviest": [{"principal": who, "rule": "rule", "units": number} for who, number in heaviest],
+    }
+
+
+def test_both_minutes_are_one_table() -> None:
+    """Refusals and units of the last minute and this one are added, the most refused first."""
+    report = {
+        "begun_ms": 1_800_000_000_000,
+        "span_ms": 60_000,
+        "before": part(("aa", 2), ("bb", 1), heaviest=(("cc", 90),)),
+        "now": part(("bb", 10), heaviest=(("bb", 5), ("cc", 7))),
+    }
+    lines = [line.split() for line in table(report, 20)]
+
+    assert ["RULE", "PRINCIPAL", "REFUSED", "UNITS"] == lines[2]
+    assert [["rule", "bb", "11", "5"], ["rule", "aa", "2", "0"], ["rule", "cc", "0", "97"]] == lines[3:]
+    assert 5 == len(table(report, 2))
+
+
+async def test_it_is_what_the_listener_tells(capsys: pytest.CaptureFixture[str]) -> None:
+    """From a decision to a line on the terminal."""
+    around = Around()
+    for _ in range(7):
+        await around.limiter.decide(request())
+    async with serve_admin(around.app, bind("127.0.0.1:0")) as url:
+        await asyncio.to_thread(run, url, once=True)
+    last = capsys.readouterr().out.splitlines()[-1].split()
+
+    assert ["rule", "5", "2"] == [last[0], *last[2:]]
+
+
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:9090", "ftp://127.0.0.1", f"http://127.0.0.1:{free_port()}", "http://["]
+)
+def test_nobody_there_is_told_in_one_line(url: str) -> None:
+    """With what was given, and no traceback."""
+    with pytest.raises(ConfigError, match=r"^--admin: "):
+        fetch(url, 20)
+
+
+def test_somebody_else_is_told_apart() -> None:
+    """A listener that speaks no HTTP is none of ours."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        import threading
+
+        def babble() -> None:
+            talking, _ = other.accept()
+            talking.sendall(b"+PONG\r\n")
+            talking.close()
+
+        thread = threading.Thread(target=babble)
+        thread.start()
+        with pytest.raises(ConfigError, match="does not answer as an admin listener does"):
+            fetch(f"http://127.0.0.1:{other.getsockname()[1]}", 20)
+        thread.join()
