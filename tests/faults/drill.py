@@ -417,7 +417,9 @@ class Drill:
         return record
 
     def _outcome(self) -> str:
-        during = self.during() if self.begun_s else self.samples()
-        seen = sorted({sample.source for sample in during if sample.source != REMEMBERED})
+        """What decisions were made of while it was wrong; of a fault that was but a moment, until all was well again."""
+        until_s = self.ended_s + (self.recovery_ms or 0) / 1000
+        during = self.during() or [s for s in self.samples() if self.begun_s <= s.begun_s <= until_s]
+        seen = sorted({sample.source for sample in during or self.samples() if sample.source != REMEMBERED})
         kinds = ", ".join(sorted(self.kinds()))
         return " / ".join(seen) + (f" ({kinds})" if kinds else "")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tests.faults.records import Omission, Record
 
 ROOT = Path(__file__).parents[2]
+OUR_PAUSE = 52
+READER = "test_document_has_every_row"
 DOCUMENT = ROOT / "docs" / "fault-matrix.md"
 
 PREFACE = """\
@@ -29,11 +31,12 @@ What becomes of decisions when something is wrong with Redis or on the way to it
 
 Each drill runs three limiters, one per `on_store_error`, each as production runs it: the middleware on a guarded store
 with a `decision_timeout` of {deadline_ms} ms. Callers ask all the time, before, during and after the fault, and check
-every answer. A fault ends just after a probe of the store has failed, which is the worst moment for those who wait for
-its end. What must hold in every row:
+every answer. Where a fault can end at any moment it ends just after a probe of the store has failed, the worst one for
+those who wait for its end. What must hold in every row:
 
 * Every decision comes within its deadline and {slack_ms} ms for a loaded test machine. `p100 ms` is the slowest one,
-  less the time that other processes had the processor. Slowest of this run: {slowest_ms} ms.
+  less the time that other processes had the processor. Slowest of this run: {slowest_ms} ms, but for F52, where a pause
+  of our own comes on top.
 * No 5xx but the 503 of a rule that says `deny`, and that one says when to come back.
 * Every decision says who made it: the store (refusals that the store gave within the last second included), `local`,
   `fail_open` or `fail_closed`.
@@ -89,7 +92,7 @@ def document(records: Sequence[Record], omissions: Sequence[Omission]) -> str:
         slack_ms=SLACK_MS,
         share=f"{LOCAL_SHARE:.0%}",
         recovery_ms=RECOVERY_MS,
-        slowest_ms=f"{max(record.p100_ms for record in records):.0f}",
+        slowest_ms=f"{max((record.p100_ms for record in records if record.row != OUR_PAUSE), default=0):.0f}",
         back_ms=f"{max(record.recovery_ms or 0 for record in records):.0f}",
     )
     return "\n".join([preface, *lines(records, omissions), ""])
@@ -97,7 +100,8 @@ def document(records: Sequence[Record], omissions: Sequence[Omission]) -> str:
 
 def main() -> int:
     """Run the suite; write the document if all of it passed."""
-    status = pytest.main([str(Path(__file__).parent), "-q", "-p", "no:cacheprovider"])
+    # All but the test that reads the page, which is yet to be written.
+    status = pytest.main([str(Path(__file__).parent), "-q", "-p", "no:cacheprovider", "-k", f"not {READER}"])
     if status == pytest.ExitCode.OK:
         DOCUMENT.parent.mkdir(exist_ok=True)
         DOCUMENT.write_text(document(RECORDS, OMISSIONS), encoding="utf-8")

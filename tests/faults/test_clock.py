@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ratelimiter.core.window import STORE
-from tests.faults.conftest import Server
 from tests.faults.drill import TIGHT, Drill
+from tests.faults.server import Server
 
 if TYPE_CHECKING:
     from tests.faults.drill import Service

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ratelimiter.core.window import STORE
-from tests.faults.conftest import PASSWORD, Server
 from tests.faults.drill import Drill
 from tests.faults.proxy import Fault, FaultProxy
+from tests.faults.server import PASSWORD, Server
 from tests.stores.redis_server import wait_until
 from tests.stores.test_sentinel import Watched, replicated
 

@@ -12,9 +12,9 @@ import pytest
 
 from ratelimiter.core.window import STORE
 from ratelimiter.errors import Kind
-from tests.faults.conftest import Server
 from tests.faults.drill import HEALTHY, Drill, Service
 from tests.faults.proxy import FIN, RST, Fault, FaultProxy
+from tests.faults.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

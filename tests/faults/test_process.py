@@ -29,7 +29,7 @@ from tests.faults.test_server import in_thread
 from tests.stores.redis_server import RedisCluster
 
 if TYPE_CHECKING:
-    from tests.faults.conftest import Server
+    from tests.faults.server import Server
 
 
 async def test_f04_settings_left_alone(server: Server) -> None:

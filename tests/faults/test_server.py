@@ -18,8 +18,8 @@ from ratelimiter.errors import Kind
 from ratelimiter.limiter import Limiter
 from ratelimiter.stores.opening import open_store
 from tests.asgi import http_scope
-from tests.faults.conftest import PASSWORD, Server
 from tests.faults.drill import COSTS, HEALTHY, WINDOW_MS, Drill
+from tests.faults.server import PASSWORD, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
