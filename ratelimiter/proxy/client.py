@@ -10,6 +10,7 @@ import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+from ratelimiter.clock import stopwatch_s
 from ratelimiter.core.request import Request
 from ratelimiter.proxy.body import BodyError, ChunkedBody, SizedBody, chunk, last_chunk
 from ratelimiter.proxy.forwarding import Provenance, field_lines, has_body, status_line, trailer_lines
@@ -287,7 +288,7 @@ class ClientConnection(asyncio.Protocol):
         self._received = self._sent = 0
         self._body_s = 0.0
         self._upstream_s = 0.0
-        self._begun_s = self._loop.time()
+        self._begun_s = stopwatch_s()
 
     def _judged(self, verdict: Verdict | BaseException) -> None:
         if self._state is not VERDICT:
@@ -331,7 +332,8 @@ class ClientConnection(asyncio.Protocol):
     def _send_request(self, connection: UpstreamConnection) -> None:
         request = self._request
         self._upstream = connection
-        self._asked_s = now_s = self._loop.time()
+        self._asked_s = stopwatch_s()
+        now_s = self._loop.time()
         head = self._upstream_head(request)
         body = self._body
         if body.done:
@@ -424,7 +426,7 @@ class ClientConnection(asyncio.Protocol):
         """Pass on the response's head and the first of its content."""
         request, verdict = self._request, self._verdict
         now_s = self._loop.time()
-        self._upstream_s = now_s - self._asked_s
+        self._upstream_s = stopwatch_s() - self._asked_s
         self._due_s = now_s + self._bounds.upstream_timeout_ms / 1000 if self._state is RESPONSE else self._due_s
         self._started = True
         self._status = head.status
@@ -490,7 +492,7 @@ class ClientConnection(asyncio.Protocol):
         self._keep = False
         self._status = head.status
         self._source = UPSTREAM
-        self._upstream_s = self._loop.time() - self._asked_s
+        self._upstream_s = stopwatch_s() - self._asked_s
         out = [
             b"HTTP/1.1 101 %s" % head.reason,
             *head.lines,
@@ -621,7 +623,7 @@ class ClientConnection(asyncio.Protocol):
                 self._source,
                 self._received,
                 self._sent,
-                (self._loop.time() - self._begun_s) * 1000,
+                (stopwatch_s() - self._begun_s) * 1000,
                 self._upstream_s * 1000,
                 self._verdict.request_id,
             )

@@ -1,0 +1,72 @@
+"""A sidecar without sockets: what is fed in and what comes out are bytes in this process."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ratelimiter import config
+from ratelimiter.proxy.bounds import Bounds
+from ratelimiter.proxy.client import ClientConnection
+from ratelimiter.proxy.service import Service
+from ratelimiter.proxy.upstream import Target, UpstreamConnection
+from ratelimiter.sidecar import Gate
+from ratelimiter.stores.memory import MemoryStore
+
+
+class MemoryTransport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("203.0.113.7", 50000)})
+        self.written = b""
+        self.ended = False  # whether nothing more is written
+        self.closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.ended
+        self.written += bytes(data)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def close(self) -> None:
+        self.ended = self.closing = True
+
+    abort = close
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+
+class Bench:
+    """One client's connection and one connection to the upstream, each with its bytes."""
+
+    def __init__(self, *, bounds: Bounds | None = None) -> None:
+        policy = config.build(limit="1000000000/minute", environ={})
+        gate = Gate(policy, MemoryStore())
+        loop = asyncio.get_running_loop()
+        self.service = Service(Target("app.example", 80), gate, gate, bounds or Bounds(), loop)
+        self.service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
+        self.client = ClientConnection(self.service, b"http")
+        self.to_client = MemoryTransport()
+        self.client.connection_made(self.to_client)
+        self.upstream = UpstreamConnection(self.service.pool)
+        self.to_upstream = MemoryTransport()
+        self.upstream.connection_made(self.to_upstream)
+        self.service.pool.keep(self.upstream)
+
+    def close(self) -> None:
+        """Let go of the timers."""
+        self.client.connection_lost(None)
+        self.upstream.connection_lost(None)
