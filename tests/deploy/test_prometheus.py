@@ -1,0 +1,94 @@
+"""The recording rules and alerts, as Prometheus reads them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from ruamel.yaml import YAML
+
+from ratelimiter.metrics import KINDS, OUTCOMES, RULE_OUTCOMES, SOURCES, Metrics
+
+ROOT = Path(__file__).parent.parent.parent
+FOLDER = ROOT / "deploy" / "prometheus"
+RULES = FOLDER / "ratelimiter.rules.yml"
+TESTS = FOLDER / "ratelimiter.rules.test.yml"
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+
+ALL: list[dict[str, Any]] = [rule for group in YAML(typ="safe").load(RULES)["groups"] for rule in group["rules"]]
+ALERTS = [rule for rule in ALL if "alert" in rule]
+NAMES = [rule["alert"] for rule in ALERTS]
+
+
+def promtool(*words: str) -> subprocess.CompletedProcess[str]:
+    assert shutil.which("promtool"), (
+        "promtool is missing, and nothing else knows what Prometheus takes: apt-get install prometheus"
+    )
+    return subprocess.run(["promtool", *words], cwd=FOLDER, capture_output=True, text=True, check=False)  # noqa: S607
+
+
+def test_prometheus_takes_the_rules() -> None:
+    """Every expression is one, and no rule is there twice."""
+    checked = promtool("check", "rules", RULES.name)
+
+    assert 0 == checked.returncode, checked.stdout + checked.stderr
+
+
+def test_every_alert_fires_when_it_should() -> None:
+    """On series made up for it: quiet while all is well, then loud with the text that an operator reads."""
+    tested = promtool("test", "rules", TESTS.name)
+
+    assert 0 == tested.returncode, tested.stdout + tested.stderr
+
+
+@pytest.mark.parametrize("alert", NAMES)
+def test_every_alert_is_tried_both_ways(alert: str) -> None:
+    """An alert that no test has seen firing may never fire, one not seen silent may never stop."""
+    tried = [each for test in YAML(typ="safe").load(TESTS)["tests"] for each in test["alert_rule_test"]]
+    fired = {bool(each.get("exp_alerts")) for each in tried if each["alertname"] == alert}
+
+    assert {True, False} == fired
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=NAMES)
+def test_every_alert_says_what_to_do(rule: dict[str, Any]) -> None:
+    """Its annotation leads to a paragraph of the runbook that has its name and how urgent it is."""
+    severity = rule["labels"]["severity"]
+    paragraph = RUNBOOK.partition(f"## {rule['alert']}\n")[2].partition("\n## ")[0]
+
+    assert f"docs/runbook.md#{rule['alert'].lower()}" == rule["annotations"]["runbook"]
+    assert paragraph.strip().startswith(f"*{severity.title()}.*")
+    assert 40 < len(paragraph.split())
+
+
+def test_the_runbook_speaks_of_no_other_alert() -> None:
+    """A paragraph whose alert has gone would be looked for in vain."""
+    assert NAMES == re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE)
+
+
+def test_rules_and_runbook_name_metrics_that_exist() -> None:
+    """What is not exposed or recorded cannot be asked for."""
+    metrics = Metrics(CollectorRegistry())
+    exposed = {sample.name for metric in metrics.collect() for sample in metric.samples}
+    exposed |= {
+        name for metric in metrics.describe() for name in (metric.name, f"{metric.name}_total", f"{metric.name}_bucket")
+    }
+    recorded = {rule["record"] for rule in ALL if "record" in rule}
+    texts = [rule["expr"] for rule in ALL]
+
+    asked = {name for text in texts for name in re.findall(r"[\w:]*ratelimiter_[\w:]+", text)}
+    assert asked <= exposed | recorded
+    assert set(re.findall(r"\bratelimiter_\w+", RUNBOOK)) <= exposed
+
+
+def test_rules_name_values_that_labels_can_have() -> None:
+    """A misspelt value would match nothing, silently."""
+    words = {"source": SOURCES, "kind": KINDS, "outcome": (*OUTCOMES, *RULE_OUTCOMES)}
+    for rule in ALL:
+        for label, values in re.findall(r'(source|kind|outcome)!?=~?"([^"]*)"', rule["expr"]):
+            assert set(values.split("|")) <= set(words[label]), rule
