@@ -1,55 +1,28 @@
 """What Prometheus is told: every decision and how the store fares, under labels from closed sets.
 
 Nobody's name, path or address is a label, so the number of series depends on the policy alone (invariant 8).
-
-What is noted per request is a handful of additions to plain numbers. They reach the client library's metrics when a
-scrape asks; in its multi-process mode, where another process may be asked, within `FLUSH_S`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import os
 from bisect import bisect_left
-from collections import Counter as Tallied
 from itertools import product
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, Literal
-
-from prometheus_client import (
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    multiprocess,
-)
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
+from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.core.decision import MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR, UNMATCHED, WITHIN_LIMIT
 from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.disclosure import fingerprint
 from ratelimiter.errors import Kind
+from ratelimiter.instruments import Instruments, Noted, Observed
 from ratelimiter.reload import FAILED, RESULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from prometheus_client.metrics import MetricWrapperBase
-    from prometheus_client.metrics_core import Metric
+    from collections.abc import Sequence
 
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.policy import Hit, Policy
-
-PREFIX = "ratelimiter_"
-FLUSH_S = 1.0
-MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # the client library's own word for its multi-process mode
+    from ratelimiter.instruments import CollectorRegistry
 
 # The values of the labels; all of them, and none else.
 NOBODY = "none"  # source of a decision for which nobody had to be asked
@@ -79,60 +52,9 @@ CALL_S = DECISION_S[3:]
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 NEAR = 5  # near its limit is who has at most a fifth of it left
 
-# How gauges of several processes become one.
-_SUM_OF_THE_LIVING: Final = "livesum"
-_MOST_RECENT: Final = "mostrecent"
 
-
-class _Histogram(Histogram):
-    """A histogram that takes many observations at once."""
-
-    def add(self, tallies: Sequence[float]) -> None:
-        """Add what was observed: first the sum, then the number of observations of each bucket."""
-        self._sum.inc(tallies[0])
-        for bucket, number in zip(self._buckets, tallies[1:], strict=True):
-            if number:
-                bucket.inc(number)
-
-
-class _Noted(Tallied[tuple[Any, ...]]):
-    """What has been noted so far, and how much of it was passed on. Only grows, so that a scrape from another thread
-    loses nothing.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._passed_on: Tallied[tuple[Any, ...]] = Tallied()
-
-    def news(self) -> Iterator[tuple[Any, int]]:
-        """What has come since the last time."""
-        for key, number in list(self.items()):
-            more = number - self._passed_on[key]
-            if more:
-                self._passed_on[key] = number
-                yield key, more
-
-
-class _Observed:
-    """Observations of a histogram: in *tallies* their sum, and how many there are in each bucket."""
-
-    __slots__ = ("_passed_on", "tallies")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.tallies = [0.0] * (len(bounds) + 2)  # a plain list, as the interpreter is quickest with those
-        self._passed_on = self.tallies[:]
-
-    def pass_on(self, histogram: _Histogram) -> None:
-        now = self.tallies[:]
-        histogram.add([new - old for new, old in zip(now, self._passed_on, strict=True)])
-        self._passed_on = now
-
-
-class Metrics(Collector):
+class Metrics(Instruments):
     """All metrics of one limiter; the observer of its decisions, of its store and of its policy file.
-
-    With `PROMETHEUS_MULTIPROC_DIR` set before Python starts, several processes are one scrape that any of them answers.
-    Counters and histograms are sums then; the README says what gauges are, and what is missing.
 
     Args:
         registry: where the metrics are found; that of the process by default.
@@ -152,31 +74,21 @@ class Metrics(Collector):
         clock: Clock = unix_ms,
         stopwatch: Stopwatch = stopwatch_s,
     ) -> None:
-        self._registry = REGISTRY if registry is None else registry
         self._clock = clock
         self._stopwatch = stopwatch
-        self._multiprocess_dir = os.environ.get(MULTIPROCESS_DIR)
-        self._timed = self._multiprocess_dir is None  # whether a flush is due; one process has until the scrape
-        self._flushing = Lock()
-
         # Most requests meet one rule: all that is to be said of those is counted under one key.
-        self._alone = _Noted()  # rule, reason, source, it had room, it is in shadow, near its limit
-        self._requests = _Noted()  # outcome, source
-        self._rules = _Noted()  # rule, outcome, source
-        self._near = _Noted()  # rule
-        self._seconds = {source: _Observed(DECISION_S) for source in SOURCES}
+        self._alone = Noted()  # rule, reason, source, it had room, it is in shadow, near its limit
+        self._requests = Noted()  # outcome, source
+        self._rules = Noted()  # rule, outcome, source
+        self._near = Noted()  # rule
+        self._seconds = {source: Observed(DECISION_S) for source in SOURCES}
         self._tallies = {source: observed.tallies for source, observed in self._seconds.items()}
-        self._calls = _Observed(CALL_S)
-        self._batches = _Observed(BATCH)
+        self._calls = Observed(CALL_S)
+        self._batches = Observed(BATCH)
         self._out_since_s: float | None = None
         self._shown_rules: frozenset[str] = frozenset()
         self._shown_hash = ""
-
-        self._metrics: list[MetricWrapperBase] = []
-        self._make()
-        self._registry.register(self)
-        if self._multiprocess_dir is not None:
-            atexit.register(self.flush)
+        super().__init__(registry)
         if policy is not None:
             self.loaded(policy)
 
@@ -193,7 +105,7 @@ class Metrics(Collector):
         self._store_batches = self._histogram("store_batch_requests", "Requests that shared a round trip.", BATCH)
         self._store_errors = self._counter("store_errors", "Requests that the store failed to answer.", "kind")
         self._open = self._gauge(
-            "store_breaker_open", "Processes that do not ask the store at present.", of_several=_SUM_OF_THE_LIVING
+            "store_breaker_open", "Processes that do not ask the store at present.", of_several="livesum"
         )
         self._degraded = self._counter("degraded_seconds", "Time in which the store was not asked.")
         self._reloads = self._counter("policy_reloads", "Attempts to load the policy file anew.", "result")
@@ -212,23 +124,6 @@ class Metrics(Collector):
             self._store_errors.labels(kind)
         for result in RESULTS:
             self._reloads.labels(result)
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        made = Counter(PREFIX + name, text, labels, registry=None)
-        self._metrics.append(made)
-        return made
-
-    def _gauge(
-        self, name: str, text: str, *labels: str, of_several: Literal["livesum", "mostrecent"] = _MOST_RECENT
-    ) -> Gauge:
-        made = Gauge(PREFIX + name, text, labels, registry=None, multiprocess_mode=of_several)
-        self._metrics.append(made)
-        return made
-
-    def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> _Histogram:
-        made = _Histogram(PREFIX + name, text, labels, registry=None, buckets=bounds)
-        self._metrics.append(made)
-        return made
 
     # --- What is noted
 
@@ -298,7 +193,7 @@ class Metrics(Collector):
         """Show *policy* as the one in force."""
         rules = frozenset(rule.name for rule in policy.rules)
         hash_ = fingerprint(policy)
-        if self._multiprocess_dir is None:
+        if not self.shared:
             for name in self._shown_rules - rules:
                 self._limit.remove(name)
                 self._window.remove(name)
@@ -318,28 +213,26 @@ class Metrics(Collector):
 
     # --- What is told
 
-    def flush(self) -> None:
-        """Pass on to the client library what was noted since the last time."""
-        with self._flushing:
-            for (rule, reason, source, fits, shadow, near), number in self._alone.news():
-                word = _of_rule(reason, fits=fits, shadow=shadow)
-                self._of_rules.labels(rule, word, source).inc(number)
-                outcome = _of_request(reason, shadow_refused=word == SHADOW_REFUSED)
-                self._of_requests.labels(outcome, source).inc(number)
-                if near and word == ADMITTED:
-                    self._of_near.labels(rule).inc(number)
-            for labels, number in self._requests.news():
-                self._of_requests.labels(*labels).inc(number)
-            for labels, number in self._rules.news():
-                self._of_rules.labels(*labels).inc(number)
-            for labels, number in self._near.news():
-                self._of_near.labels(*labels).inc(number)
-            for source, observed in self._seconds.items():
-                if any(observed.tallies):
-                    observed.pass_on(self._decisions.labels(source))
-            self._calls.pass_on(self._store_calls)
-            self._batches.pass_on(self._store_batches)
-            self._note_degraded()
+    def _pass_on(self) -> None:
+        for (rule, reason, source, fits, shadow, near), number in self._alone.news():
+            word = _of_rule(reason, fits=fits, shadow=shadow)
+            self._of_rules.labels(rule, word, source).inc(number)
+            outcome = _of_request(reason, shadow_refused=word == SHADOW_REFUSED)
+            self._of_requests.labels(outcome, source).inc(number)
+            if near and word == ADMITTED:
+                self._of_near.labels(rule).inc(number)
+        for labels, number in self._requests.news():
+            self._of_requests.labels(*labels).inc(number)
+        for labels, number in self._rules.news():
+            self._of_rules.labels(*labels).inc(number)
+        for labels, number in self._near.news():
+            self._of_near.labels(*labels).inc(number)
+        for source, observed in self._seconds.items():
+            if any(observed.tallies):
+                observed.pass_on(self._decisions.labels(source))
+        self._calls.pass_on(self._store_calls)
+        self._batches.pass_on(self._store_batches)
+        self._note_degraded()
 
     def _note_degraded(self) -> None:
         if self._out_since_s is not None:
@@ -347,53 +240,8 @@ class Metrics(Collector):
             self._degraded.inc(now_s - self._out_since_s)
             self._out_since_s = now_s
 
-    def _flush_soon(self) -> None:
-        """Several processes answer for each other, so what one has noted may not wait until it is asked itself."""
-        self._timed = True
-        asyncio.get_running_loop().call_later(FLUSH_S, self._flush_on_time)
-
-    def _flush_on_time(self) -> None:
-        self.flush()
-        self._timed = False
-        if self._out_since_s is not None:
-            self._flush_soon()
-
-    def describe(self) -> Iterable[Metric]:
-        """The metrics without their values, by which the registry knows them."""
-        return [described for metric in self._metrics for described in metric.describe()]
-
-    def collect(self) -> Iterator[Metric]:
-        """The metrics with their values."""
-        self.flush()
-        for metric in self._metrics:
-            for collected in metric.collect():
-                # When each series began would be as many series again, for readers that none of us has.
-                collected.samples = [sample for sample in collected.samples if not sample.name.endswith("_created")]
-                yield collected
-
-    def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """What a scrape is answered with, in the format that its Accept header asks for: body and Content-Type."""
-        self.flush()
-        registry = self._registry
-        if self._multiprocess_dir is not None:
-            registry = CollectorRegistry(support_collectors_without_names=True)
-            multiprocess.MultiProcessCollector(registry, path=self._multiprocess_dir)  # type: ignore[no-untyped-call]
-        encode, content_type = choose_encoder(accept)
-        return encode(registry), content_type
-
-
-def process_registry() -> CollectorRegistry:
-    """A new registry that has the metrics of the process, its interpreter and its garbage collector."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
-    return registry
-
-
-def forget_process(pid: int) -> None:
-    """Have the gauges of a worker that has ended no longer count; its counters stay, as its requests were served."""
-    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    def _restless(self) -> bool:
+        return self._out_since_s is not None
 
 
 def _of_rule(reason: str, *, fits: bool, shadow: bool) -> str:

@@ -21,7 +21,7 @@ KNOWN_BY = {
     "hiredis": {"stores.connection"},
     "jsonschema": {"schema"},
     "limits": {"notation", "stores.bridge"},
-    "prometheus_client": {"metrics"},
+    "prometheus_client": {"instruments"},
     "ruamel": {"documents"},
     "starlette": {"admin", "demo", "handlers"},
     "uvicorn": {"admin", "demo"},
@@ -46,10 +46,10 @@ IMPURE = {
 IMPURE |= {"socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib.request", "uuid", "warnings"}
 
 # Edges know the engine, never each other; and the engine knows no edge.
-EDGES = {"admin", "cli", "demo", "handlers", "metrics", "middleware", "proxy", "sidecar"}
+EDGES = {"admin", "cli", "demo", "handlers", "metrics", "middleware", "proxy", "proxy_metrics", "sidecar"}
 MAY_ALSO = {
     "cli": {"demo", "sidecar"},
-    "sidecar": {"admin", "metrics", "proxy"},
+    "sidecar": {"admin", "metrics", "proxy", "proxy_metrics"},
     "demo": {"handlers", "middleware"},
 }  # a command starts what it names; the example shows all
 

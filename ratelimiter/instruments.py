@@ -1,0 +1,206 @@
+"""Prometheus metrics that cost next to nothing to note: the one module that knows the client library.
+
+What is noted per request is a handful of additions to plain numbers. They reach the library's metrics when a scrape
+asks; in its multi-process mode, where another process may be asked, within `FLUSH_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+from abc import abstractmethod
+from collections import Counter as Tallied
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    multiprocess,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from prometheus_client.metrics import MetricWrapperBase
+    from prometheus_client.metrics_core import Metric
+
+PREFIX = "ratelimiter_"
+FLUSH_S = 1.0
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # the library's own word for its multi-process mode
+
+__all__ = [
+    "CollectorRegistry",
+    "Counter",
+    "Gauge",
+    "Instruments",
+    "ManyHistogram",
+    "Noted",
+    "Observed",
+    "forget_process",
+    "process_registry",
+]
+
+
+class ManyHistogram(Histogram):
+    """A histogram that takes many observations at once."""
+
+    def add(self, tallies: Sequence[float]) -> None:
+        """Add what was observed: first the sum, then the number of observations of each bucket."""
+        self._sum.inc(tallies[0])
+        for bucket, number in zip(self._buckets, tallies[1:], strict=True):
+            if number:
+                bucket.inc(number)
+
+
+class Noted(Tallied[tuple[Any, ...]]):
+    """What has been noted so far, and how much of it was passed on. Only grows, so that a scrape from another thread
+    loses nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed_on: Tallied[tuple[Any, ...]] = Tallied()
+
+    def news(self) -> Iterator[tuple[Any, int]]:
+        """What has come since the last time."""
+        for key, number in list(self.items()):
+            more = number - self._passed_on[key]
+            if more:
+                self._passed_on[key] = number
+                yield key, more
+
+
+class Observed:
+    """Observations of a histogram: in *tallies* their sum, and how many there are in each bucket."""
+
+    __slots__ = ("_passed_on", "tallies")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.tallies = [0.0] * (len(bounds) + 2)  # a plain list, as the interpreter is quickest with those
+        self._passed_on = self.tallies[:]
+
+    def pass_on(self, histogram: ManyHistogram) -> None:
+        """Add to *histogram* what has come since the last time."""
+        now = self.tallies[:]
+        histogram.add([new - old for new, old in zip(now, self._passed_on, strict=True)])
+        self._passed_on = now
+
+
+class Instruments(Collector):
+    """Some metrics in one registry, and what they are passed on from.
+
+    With `PROMETHEUS_MULTIPROC_DIR` set before Python starts, several processes are one scrape that any of them answers.
+
+    Args:
+        registry: where the metrics are found; that of the process by default.
+
+    Attributes:
+        shared: whether several processes are one scrape. Then nothing can be taken back that was once exposed.
+
+    Raises:
+        ValueError: the registry has them already.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self._registry = REGISTRY if registry is None else registry
+        self._directory = os.environ.get(MULTIPROCESS_DIR)
+        self.shared = self._directory is not None
+        self._timed = not self.shared  # whether a flush is due; one process has until the scrape
+        self._flushing = Lock()
+        self._metrics: list[MetricWrapperBase] = []
+        self._make()
+        self._registry.register(self)
+        if self.shared:
+            atexit.register(self.flush)
+
+    @abstractmethod
+    def _make(self) -> None:
+        """Make the metrics."""
+
+    @abstractmethod
+    def _pass_on(self) -> None:
+        """Pass on to the metrics what was noted since the last time."""
+
+    def _restless(self) -> bool:
+        """Whether there may be something to pass on although nobody has noted anything."""
+        return False
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        made = Counter(PREFIX + name, text, labels, registry=None)
+        self._metrics.append(made)
+        return made
+
+    def _gauge(
+        self, name: str, text: str, *labels: str, of_several: Literal["livesum", "mostrecent"] = "mostrecent"
+    ) -> Gauge:
+        made = Gauge(PREFIX + name, text, labels, registry=None, multiprocess_mode=of_several)
+        self._metrics.append(made)
+        return made
+
+    def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> ManyHistogram:
+        made = ManyHistogram(PREFIX + name, text, labels, registry=None, buckets=bounds)
+        self._metrics.append(made)
+        return made
+
+    def flush(self) -> None:
+        """Pass on what was noted since the last time."""
+        with self._flushing:
+            self._pass_on()
+
+    def _flush_soon(self) -> None:
+        """Several processes answer for each other, so what one has noted may not wait until it is asked itself."""
+        self._timed = True
+        asyncio.get_running_loop().call_later(FLUSH_S, self._flush_on_time)
+
+    def _flush_on_time(self) -> None:
+        self.flush()
+        self._timed = False
+        if self._restless():
+            self._flush_soon()
+
+    def describe(self) -> Iterable[Metric]:
+        """The metrics without their values, by which the registry knows them."""
+        return [described for metric in self._metrics for described in metric.describe()]
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics with their values."""
+        self.flush()
+        for metric in self._metrics:
+            for collected in metric.collect():
+                # When each series began would be as many series again, for readers that none of us has.
+                collected.samples = [sample for sample in collected.samples if not sample.name.endswith("_created")]
+                yield collected
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """The whole registry as its Accept header asks for it, not only these metrics: body and Content-Type."""
+        self.flush()
+        registry = self._registry
+        if self._directory is not None:
+            registry = CollectorRegistry(support_collectors_without_names=True)
+            multiprocess.MultiProcessCollector(registry, path=self._directory)  # type: ignore[no-untyped-call]
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
+
+
+def process_registry() -> CollectorRegistry:
+    """A new registry that has the metrics of the process, its interpreter and its garbage collector."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def forget_process(pid: int) -> None:
+    """Have the gauges of a worker that has ended no longer count; its counters stay, as its requests were served."""
+    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

@@ -1,0 +1,115 @@
+"""What Prometheus is told of a proxy's exchanges and connections."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Protocol
+
+from ratelimiter.instruments import Instruments, Noted, Observed
+
+if TYPE_CHECKING:
+    from ratelimiter.instruments import CollectorRegistry
+
+CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # none: the client was told nothing
+SOURCES = ("upstream", "judge", "proxy")  # who gave the answer; as in `ratelimiter.proxy.judging`
+UPSTREAM_S = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Exchanged(Protocol):
+    """Of one request and its answer, what is counted."""
+
+    @property
+    def status(self) -> int:
+        """What the client was told; 0 when it was told nothing."""
+
+    @property
+    def source(self) -> str:
+        """Who gave the answer, one of `SOURCES`."""
+
+    @property
+    def received(self) -> int:
+        """Bytes of the request's body."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the response's body."""
+
+    @property
+    def upstream_ms(self) -> float:
+        """From the request's leaving to the head of the upstream's answer; 0 if it was not asked."""
+
+
+class Connections(Protocol):
+    """The client connections of a proxy."""
+
+    @property
+    def turned_away(self) -> int:
+        """How many were closed at once, as there were too many."""
+
+    def __len__(self) -> int:
+        """How many are open."""
+
+
+class ProxyMetrics(Instruments):
+    """All metrics of a proxy; the observer of its exchanges.
+
+    Args:
+        connections: are asked at every scrape.
+        registry: where the metrics are found; that of the process by default.
+
+    Raises:
+        ValueError: the registry has them already.
+    """
+
+    def __init__(self, connections: Connections, registry: CollectorRegistry | None = None) -> None:
+        self._connections = connections
+        self._responses = Noted()  # class, source
+        self._bytes = Noted()  # direction
+        self._seconds = {name: Observed(UPSTREAM_S) for name in CLASSES}
+        self._turned_away = 0  # as passed on
+        super().__init__(registry)
+
+    def _make(self) -> None:
+        self._of_responses = self._counter("proxy_responses", "Requests answered, each once.", "status", "source")
+        self._of_seconds = self._histogram(
+            "proxy_upstream_seconds", "From a request's leaving to the head of its answer.", UPSTREAM_S, "status"
+        )
+        self._received = self._counter("proxy_received_bytes", "Bytes of the bodies of requests.")
+        self._sent = self._counter("proxy_sent_bytes", "Bytes of the bodies of responses.")
+        self._open = self._gauge("proxy_connections", "Client connections open.", of_several="livesum")
+        self._of_turned_away = self._counter(
+            "proxy_connections_turned_away", "Client connections closed at once, as there were too many."
+        )
+        # A series that appears with its first event hides that event from rate().
+        for status, source in (("2xx", "upstream"), ("4xx", "judge"), ("5xx", "proxy"), ("5xx", "upstream")):
+            self._of_responses.labels(status, source)
+
+    def exchanged(self, exchange: Exchanged) -> None:
+        """Count an exchange; see `ratelimiter.proxy.judging.Observer`."""
+        name = CLASSES[exchange.status // 100]
+        self._responses[name, exchange.source] += 1
+        self._bytes["received",] += exchange.received
+        self._bytes["sent",] += exchange.sent
+        if exchange.upstream_ms:
+            seconds = exchange.upstream_ms / 1000
+            tallies = self._seconds[name].tallies
+            tallies[0] += seconds
+            tallies[bisect_left(UPSTREAM_S, seconds) + 1] += 1
+        if not self._timed:
+            self._flush_soon()
+
+    def _pass_on(self) -> None:
+        for labels, number in self._responses.news():
+            self._of_responses.labels(*labels).inc(number)
+        for (direction,), number in self._bytes.news():
+            (self._received if direction == "received" else self._sent).inc(number)
+        for name, observed in self._seconds.items():
+            if any(observed.tallies):
+                observed.pass_on(self._of_seconds.labels(name))
+        self._open.set(len(self._connections))
+        turned_away = self._connections.turned_away
+        self._of_turned_away.inc(turned_away - self._turned_away)
+        self._turned_away = turned_away
+
+    def _restless(self) -> bool:
+        return len(self._connections) > 0
