@@ -53,12 +53,12 @@ class Kind(StrEnum):
     FOREIGN_VALUE = "foreign_value"  # a key of ours holds what somebody else, or a newer version, has written
     MISMATCH = "mismatch"  # the answer to another call
     PROTOCOL = "protocol"  # not what a Redis server says
-    REFUSED = "refused"  # any other error reply: CROSSSLOT, an error in the script
+    REFUSED = "refused"  # any other error reply: an error in the script, for example
     # configuration
     AUTHENTICATION = "authentication"  # user or password
     PERMISSION = "permission"  # what the user may do, or the database that it may select
     TLS = "tls"  # we do not trust the server, or it does not trust us, or one of us does not speak TLS
-    MOVED = "moved"  # another node of the cluster serves the key: this is no single server
+    MOVED = "moved"  # another node of a cluster serves some key: this is no single server
 
 
 class StoreError(RateLimiterError):

@@ -52,6 +52,8 @@ CODES: dict[str, tuple[type[StoreError], Kind]] = {
     "DENIED": (StoreMisconfigured, Kind.PERMISSION),  # protected mode
     "MOVED": (StoreMisconfigured, Kind.MOVED),
     "ASK": (StoreMisconfigured, Kind.MOVED),
+    # One call for many principals, which only a cluster's node minds; a store that knows of clusters makes none such.
+    "CROSSSLOT": (StoreMisconfigured, Kind.MOVED),
 }
 # Those that have no code of their own.
 TEXTS: tuple[tuple[str, type[StoreError], Kind], ...] = (

@@ -597,7 +597,7 @@ async def test_farewell_of_a_full_server(own_redis: RedisServer) -> None:
         ("ERR DB index is out of range", StoreMisconfigured, Kind.PERMISSION),
         ("MOVED 1 127.0.0.1:7000", StoreMisconfigured, Kind.MOVED),
         ("WRONGTYPE Operation against a key", StoreFault, Kind.FOREIGN_VALUE),
-        ("CROSSSLOT Keys in request don't hash to the same slot", StoreFault, Kind.REFUSED),
+        ("CROSSSLOT Keys in request don't hash to the same slot", StoreMisconfigured, Kind.MOVED),
         ("ERR user_script:1: Script attempted to access nonexistent global variable", StoreFault, Kind.REFUSED),
         ("NOSCRIPT No matching script.", ScriptMissing, Kind.REFUSED),
         ("", StoreFault, Kind.REFUSED),
