@@ -318,6 +318,15 @@ class Drill:
                 raise AssertionError(msg)
             await asyncio.sleep(0.005)
 
+    async def until_told(self, condition: Callable[[], object], what: str, within_s: float = 30) -> None:
+        """Let traffic flow until *condition* holds, which asks servers: in a thread, and seldom, as threads share one
+        interpreter.
+        """
+        end_s = time.monotonic() + within_s
+        while not await asyncio.to_thread(condition):
+            assert time.monotonic() < end_s, f"not within {within_s} s: {what}"
+            await asyncio.sleep(0.05)
+
     @staticmethod
     def sources(samples: list[Sample]) -> dict[str, int]:
         return dict(Counter(sample.source for sample in samples))
@@ -417,7 +426,7 @@ class Drill:
         return record
 
     def _outcome(self) -> str:
-        """What decisions were made of while it was wrong; of a fault that was but a moment, until all was well again."""
+        """Who made the decisions while it was wrong; of a fault that was but a moment, until all was well again."""
         until_s = self.ended_s + (self.recovery_ms or 0) / 1000
         during = self.during() or [s for s in self.samples() if self.begun_s <= s.begun_s <= until_s]
         seen = sorted({sample.source for sample in during or self.samples() if sample.source != REMEMBERED})

@@ -41,14 +41,12 @@ async def test_f37_failover(watched: Watched) -> None:
     """While Sentinels agree on a new master decisions come in time; it is used within a second of its appointment."""
     async with Drill(watched.url, losses=1) as drill:
         await drill.settled()
-        await asyncio.to_thread(wait_until, lambda: replicated(watched), "the replica has what the master has")
+        await drill.until_told(lambda: replicated(watched), "the replica has what the master has")
         with drill.fault():
             watched.master.kill()
-            await asyncio.to_thread(
-                wait_until,
+            await drill.until_told(
                 lambda: sum(names(sentinel, watched.replica) for sentinel in watched.sentinels) >= 2,
                 "most Sentinels name the new master",
-                30,
             )
         await drill.recovered()
     drill.check(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ from ratelimiter.core.window import STORE
 from ratelimiter.errors import Kind
 from tests.faults.drill import HEALTHY, Drill, Service
 from tests.faults.proxy import FIN, RST, Fault, FaultProxy
-from tests.faults.server import Server
+from tests.faults.server import PASSWORD, Server
+from tests.stores.redis_server import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 async def test_f01_server_that_was_killed(server: Server) -> None:
@@ -293,6 +296,41 @@ async def test_f47_resolver_that_hangs(unhurt: Server, monkeypatch: pytest.Monke
             hang.set()
         await drill.recovered()
     drill.check(47, "a resolver that hangs, in place of the system's; later it answers")
-    assert threads <= 6
+    assert threads <= 2
     assert {Kind.TIMEOUT, Kind.UNREACHABLE} >= set(drill.kinds())
     assert all(sample.source not in HEALTHY for sample in drill.during())
+
+
+@pytest.mark.parametrize("way", ["TLS", "a unix socket"])
+async def test_f01_f03_other_ways_in(way: str, tmp_path: Path) -> None:
+    """A server that is reached through TLS or a unix socket is no different: gone, back, and standing still."""
+    if way == "TLS":
+        cert, key, port = *certificate(tmp_path), free_port()
+        server = Server(tls_port=str(port), tls_cert_file=cert, tls_key_file=key, tls_auth_clients="no")
+        url = f"rediss://:{PASSWORD}@localhost:{port}/0?ssl_ca_certs={cert}"
+    else:
+        server = Server()
+        url = f"unix://:{PASSWORD}@{server.socket}"
+    with server:
+        async with Drill(url, losses=1) as drill:
+            await drill.settled()
+            with drill.fault():
+                server.kill()
+                await drill.endured()
+            await asyncio.to_thread(server.start)
+            await drill.recovered()
+            with drill.fault():
+                server.freeze()
+                await drill.endured()
+                server.thaw()
+            await drill.recovered()
+        drill.check(1, f"over {way}: `kill -9` and started again; then SIGSTOP and SIGCONT", fds=6)
+
+
+def certificate(directory: Path) -> tuple[str, str]:
+    """Certificate and key for localhost."""
+    cert, key = str(directory / "cert.pem"), str(directory / "key.pem")
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    words += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*words, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return cert, key
