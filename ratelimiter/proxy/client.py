@@ -14,7 +14,7 @@ from ratelimiter.clock import stopwatch_s
 from ratelimiter.core.request import Request
 from ratelimiter.proxy.body import BodyError, ChunkedBody, SizedBody, chunk, last_chunk
 from ratelimiter.proxy.forwarding import Provenance, field_lines, has_body, status_line, trailer_lines
-from ratelimiter.proxy.head import END, HeadError, RequestHead, check_beginning, parse_request
+from ratelimiter.proxy.head import END, REMEMBERED_MAX, Fields, HeadError, RequestHead, check_beginning, parse_request
 from ratelimiter.proxy.judging import JUDGE, PROXY, UPSTREAM, Exchanged, Verdict
 from ratelimiter.proxy.stepping import run
 from ratelimiter.proxy.upstream import BUFFERED_MAX
@@ -44,7 +44,7 @@ GOODBYE = "goodbye"  # everything is said: the client's side of the connection t
 NOTHING = "nothing"  # the connection is closed
 
 # In place of what there is none of at present.
-NO_REQUEST = RequestHead("", http_1_0=False)
+NO_REQUEST = RequestHead("", b"", Fields(b"1", frozenset()))
 NO_VERDICT = Verdict(None, (), (), "")
 NO_BODY = SizedBody(0)
 
@@ -60,6 +60,46 @@ class ClientConnection(asyncio.Protocol):
         scheme: of the listener: `http` or `https`.
     """
 
+    __slots__ = (
+        "_asked_s",
+        "_begun",
+        "_begun_s",
+        "_body",
+        "_body_s",
+        "_bounds",
+        "_buffer",
+        "_chunking",
+        "_connecting",
+        "_due_s",
+        "_fields",
+        "_fields_forwarded",
+        "_full",
+        "_half_closed",
+        "_keep",
+        "_loop",
+        "_open_ended",
+        "_paused",
+        "_provenance",
+        "_received",
+        "_request",
+        "_scheme",
+        "_searched",
+        "_sent",
+        "_service",
+        "_serving",
+        "_source",
+        "_stalled_s",
+        "_started",
+        "_state",
+        "_status",
+        "_transport",
+        "_unread",
+        "_upstream",
+        "_upstream_s",
+        "_verdict",
+        "peer",
+    )
+
     def __init__(self, service: Service, scheme: bytes) -> None:
         self._service = service
         self._bounds = service.bounds
@@ -68,8 +108,8 @@ class ClientConnection(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until it is connected
         self.peer: str | None = None
         self._provenance = Provenance(None, scheme, trusted=False)
-        self._provenance_host: bytes | None = None  # for which the lines below were written
-        self._provenance_lines = b""
+        self._fields: Fields | None = None  # of the request before, and how the upstream was told of them
+        self._fields_forwarded = b""
 
         self._state = HEAD
         self._buffer = b""  # what has come and is not read yet
@@ -241,13 +281,13 @@ class ClientConnection(asyncio.Protocol):
                 return False
             head, self._buffer = data[: end + 4], data[end + 4 :]
             self._searched = 0
-            request = parse_request(head, self._bounds, self._service.dropped)
+            request = parse_request(head, self._bounds, self._service.dropped, self._fields)
         except HeadError as fault:
             self._refuse_head(fault)
             return True
         self._begin(request)
         run(
-            self._service.judge.judge(Request(request.method, request.target, request.headers, self.peer)),
+            self._service.judge.judge(Request(request.method, request.target, request.fields.headers, self.peer)),
             self._judged,
         )
         return True
@@ -281,8 +321,9 @@ class ClientConnection(asyncio.Protocol):
         self._request = request
         self._verdict = NO_VERDICT
         self._body = NO_BODY
-        if request.has_body:
-            self._body = ChunkedBody() if request.chunked else SizedBody(request.length or 0)
+        fields = request.fields
+        if fields.has_body:
+            self._body = ChunkedBody() if fields.chunked else SizedBody(fields.length or 0)
         self._started = self._chunking = self._open_ended = False
         self._status = 0
         self._received = self._sent = 0
@@ -300,7 +341,7 @@ class ClientConnection(asyncio.Protocol):
         self._verdict = verdict
         if verdict.reply is not None:
             self._reply(verdict.reply, verdict, JUDGE)
-        elif 0 < self._bounds.body_max < (self._request.length or 0):
+        elif 0 < self._bounds.body_max < (self._request.fields.length or 0):
             self._fail(413, "has too long a body")
         else:
             self._forward()
@@ -346,7 +387,7 @@ class ClientConnection(asyncio.Protocol):
         self._state = BODY
         self._due_s = now_s + self._bounds.body_timeout_ms / 1000
         data, self._buffer = self._buffer, b""
-        if request.expects and not data:
+        if request.fields.expects and not data:
             self._transport.write(CONTINUE)
         connection.send_head(self, head, request.method, b"", complete=False)
         self._resume("ahead")
@@ -356,27 +397,29 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()  # the rest of it will never come
 
     def _upstream_head(self, request: RequestHead) -> bytes:
-        verdict = self._verdict
-        host = request.host
-        if host != self._provenance_host or self._provenance.trusted:
-            self._provenance_host = host
-            self._provenance_lines = b"".join(
-                [line + b"\r\n" for line in self._provenance.lines(request.headers, host)]
-            )
-        parts = [
-            b"%s %s HTTP/1.1\r\nHost: %s"
-            % (request.method.encode(), request.target, host or self._service.pool.target.authority),
-            *request.lines,
-            self._provenance_lines + field_lines(verdict.sent_on),
-        ]
-        if request.chunked:
-            parts[-1] += b"Transfer-Encoding: chunked\r\n"
-        elif request.length is not None:
-            parts[-1] += b"Content-Length: %d\r\n" % request.length
+        fields = request.fields
+        if fields is not self._fields:
+            self._fields_forwarded = self._forwarded(fields)
+            self._fields = fields if len(fields.raw) <= REMEMBERED_MAX else None
+        line = b"%s %s HTTP/1.1\r\n" % (request.method.encode(), request.target)
+        of_verdict = field_lines(self._verdict.sent_on)
         if request.upgrade:
-            parts[-1] += b"Connection: Upgrade\r\nUpgrade: %s\r\n" % request.upgrade
-        parts[-1] += b"\r\n"
-        return b"\r\n".join(parts)
+            of_verdict += b"Connection: Upgrade\r\nUpgrade: %s\r\n" % request.upgrade
+        return b"%s%s%s\r\n" % (line, self._fields_forwarded, of_verdict)
+
+    def _forwarded(self, fields: Fields) -> bytes:
+        """The lines that the upstream gets of a request's *fields*."""
+        host = fields.host
+        lines = [
+            b"Host: %s" % (host or self._service.pool.target.authority),
+            *fields.lines,
+            *self._provenance.lines(fields.headers, host),
+        ]
+        if fields.chunked:
+            lines.append(b"Transfer-Encoding: chunked")
+        elif fields.length is not None:
+            lines.append(b"Content-Length: %d" % fields.length)
+        return b"\r\n".join(lines) + b"\r\n"
 
     def _feed_body(self, data: bytes) -> None:
         """Pass on a part of the request's body."""
@@ -418,7 +461,7 @@ class ClientConnection(asyncio.Protocol):
 
     def informed(self, head: ResponseHead) -> None:
         """Pass an informational response on (RFC 9110 section 15.2); a 100 was sent already, by us."""
-        if head.status != 100 and not self._request.http_1_0:
+        if head.status != 100 and not self._request.fields.http_1_0:
             lines = b"".join([line + b"\r\n" for line in head.lines])
             self._transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n" % (head.status, head.reason, lines))
 
@@ -438,7 +481,7 @@ class ClientConnection(asyncio.Protocol):
                 last = b"Content-Length: %d\r\n" % head.length
         elif head.length is not None:
             last = b"Content-Length: %d\r\n" % head.length
-        elif request.http_1_0:
+        elif request.fields.http_1_0:
             self._open_ended = True
             keep = False
         else:
@@ -520,7 +563,7 @@ class ClientConnection(asyncio.Protocol):
         if self._started:
             self._break_off()
             return
-        self._answer_error(status, "request", issue, self._request.headers, keep=status != 400)
+        self._answer_error(status, "request", issue, self._request.fields.headers, keep=status != 400)
 
     def _answer_error(
         self, status: int, subject: str, issue: str, headers: Sequence[tuple[bytes, bytes]], *, keep: bool
@@ -570,7 +613,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _keeps(self, request: RequestHead) -> bool:
         """Whether the connection stays open after the response to *request*."""
-        return request.keep_alive and self._body.done and not self._service.draining and not request.upgrade
+        return request.fields.keep_alive and self._body.done and not self._service.draining and not request.upgrade
 
     def _finish(self) -> None:
         """The response is complete: on to the next request, or to the end."""
@@ -667,7 +710,7 @@ def _connection(request: RequestHead, *, keep: bool) -> bytes:
     # RFC 9112 section 9.3: staying is the default of 1.1, closing that of 1.0.
     if not keep:
         return b"Connection: close\r\n"
-    return b"Connection: keep-alive\r\n" if request.http_1_0 else b""
+    return b"Connection: keep-alive\r\n" if request.fields.http_1_0 else b""
 
 
 class _Date:

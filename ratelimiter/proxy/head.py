@@ -8,6 +8,7 @@ meaning: how the body is framed, whom the message is for, what is said about the
 from __future__ import annotations
 
 import re
+from copy import copy
 from typing import TYPE_CHECKING
 
 from ratelimiter.core.request import MalformedRequest, canonical_path
@@ -23,8 +24,10 @@ END = b"\r\n\r\n"
 # RFC 9110 section 5.6.2 and 5.5; RFC 9112 sections 3 and 4. Possessive, so that matching is linear.
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _FIELDS = rb"((?:" + _TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)\r\n"
+_CHARACTERS = rb"[A-Za-z0-9\-._~!$&'()*+,;=:@]"
 _METHOD = rb"[A-Z][A-Z\-]{0,31}"  # as in a policy file; every registered one is written so
-_REQUEST = re.compile(rb"(" + _METHOD + rb") ([!-~]++) HTTP/1\.([01])\r\n" + _FIELDS)
+_REQUEST_LINE = re.compile(rb"(" + _METHOD + rb") ([!-~]++) HTTP/1\.([01])\r\n")
+_REQUEST_FIELDS = re.compile(rb"[01]\r\n" + _FIELDS)
 _RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n" + _FIELDS)
 
 # What is said of a request line that is no such thing: the first that matches.
@@ -46,12 +49,17 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _UNKNOWN_CODING = re.compile(_TOKEN + rb"(?:[ \t]*,[ \t]*chunked)?", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
-# A path that is its own canonical form unless it holds a dot segment: by far most are.
-_PLAIN_PATH = re.compile(rb"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]++/)*+[A-Za-z0-9\-._~!$&'()*+,;=:@]*+")
+# A target that is its own canonical form unless it holds a dot segment: by far most are.
+_PLAIN_TARGET = re.compile(rb"/(?:" + _CHARACTERS + rb"++/)*+" + _CHARACTERS + rb"*+(?:\?[!-\"$-~]*+)?")
 
 # Header fields that a request is not simply forwarded with: these are ours to write or to leave out.
 WRITTEN_ANEW = HOP_BY_HOP | PROVENANCE | {b"host", b"content-length", b"expect"}
 _OF_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
+
+_OF_RESPONSES = frozenset({b"content-length", b"transfer-encoding", b"connection", b"upgrade"})
+
+Roles = dict[bytes, bool]  # by lower-case name, of fields that are not passed on as they are: whether they are read
+REMEMBERED_MAX = 2048  # bytes of header fields that a connection may remember to know them again
 
 
 class HeadError(ValueError):
@@ -72,40 +80,49 @@ class HeadError(ValueError):
         self.headers: list[Header] = []
 
 
-class RequestHead:
-    """A request as it is judged and forwarded."""
+class Fields:
+    """The header fields of a request, and what they say. Clients send much the same ones again and again."""
 
     __slots__ = (
         "chunked",
+        "dropped",
         "expects",
+        "has_body",
         "headers",
         "host",
         "http_1_0",
         "keep_alive",
         "length",
         "lines",
-        "method",
-        "target",
+        "raw",
         "upgrade",
     )
 
-    def __init__(self, method: str, *, http_1_0: bool) -> None:
-        self.method = method
-        self.target = b""  # canonical path and query, as the upstream gets it
-        self.http_1_0 = http_1_0
+    def __init__(self, raw: bytes, dropped: frozenset[bytes]) -> None:
+        self.raw = raw  # as they came, the minor version before them
+        self.dropped = dropped
+        self.http_1_0 = raw.startswith(b"0")
         self.headers: list[Header] = []  # all that came, in order; names in lower case
         self.lines: list[bytes] = []  # of them, as written, those that are forwarded unchanged
         self.host = b""
         self.length: int | None = None  # of the body; None when nothing was said
         self.chunked = False
-        self.keep_alive = not http_1_0
+        self.has_body = False
+        self.keep_alive = not self.http_1_0
         self.expects = False  # 100-continue
         self.upgrade = b""  # what the connection shall become; empty for nothing
 
-    @property
-    def has_body(self) -> bool:
-        """Whether a body follows."""
-        return self.chunked or bool(self.length)
+
+class RequestHead:
+    """A request as it is judged and forwarded."""
+
+    __slots__ = ("fields", "method", "target", "upgrade")
+
+    def __init__(self, method: str, target: bytes, fields: Fields) -> None:
+        self.method = method
+        self.target = target  # canonical path and query, as the upstream gets it
+        self.fields = fields
+        self.upgrade = fields.upgrade if method == "GET" else b""
 
 
 class ResponseHead:
@@ -153,33 +170,46 @@ def _request_line_fault(line: bytes) -> HeadError:
     raise AssertionError  # the last pattern matches everything
 
 
-def parse_request(head: bytes, bounds: Bounds, dropped: frozenset[bytes] = WRITTEN_ANEW) -> RequestHead:
+def parse_request(
+    head: bytes, bounds: Bounds, dropped: frozenset[bytes] = WRITTEN_ANEW, before: Fields | None = None
+) -> RequestHead:
     """Read a request's head.
 
     Args:
         head: from the request line to the empty line, both included.
         bounds: on sizes and counts.
         dropped: lower-case names of fields that are not forwarded as they are.
+        before: fields that were read before, to be taken over if they are the same to the byte.
 
     Raises:
         HeadError: it is not what RFC 9112 wants, is out of bounds, or can be read in two ways.
     """
-    if len(head) > bounds.head_max:
+    match = _REQUEST_LINE.match(head)
+    if match is None or len(head) > bounds.head_max:
         line = head.partition(b"\r\n")[0]
-        raise (
-            HeadError(414, "has too long a target")
-            if len(line) > bounds.target_max
-            else HeadError(431, "has too long a head")
-        )
-    match = _REQUEST.fullmatch(head)
+        if len(line) > bounds.target_max:
+            raise HeadError(414, "has too long a target")
+        raise HeadError(431, "has too long a head") if match else _request_line_fault(line)
+    raw = head[match.start(3) :]
+    fields = before
+    if fields is None or fields.raw != raw or fields.dropped is not dropped:
+        fields = _read_fields(raw, bounds, dropped)
+    try:
+        return _with_target(match[1].decode(), match[2], fields, bounds)
+    except HeadError as fault:
+        fault.headers = fields.headers
+        raise
+
+
+def _read_fields(raw: bytes, bounds: Bounds, dropped: frozenset[bytes]) -> Fields:
+    match = _REQUEST_FIELDS.fullmatch(raw)
     if match is None:
-        raise _request_line_fault(head.partition(b"\r\n")[0])
-    method, target, minor, fields = match.groups()
-    request = RequestHead(method.decode(), http_1_0=minor == b"0")
-    headers = request.headers
-    lines = request.lines
+        raise HeadError(400, "has a malformed header line")
+    fields = Fields(raw, dropped)
+    headers = fields.headers
+    lines = fields.lines
     special: list[Header] = []
-    for line in fields[:-2].split(b"\r\n") if fields else ():
+    for line in match[1][:-2].split(b"\r\n") if match[1] else ():
         name, _, value = line.partition(b":")
         header = (name.lower(), value.strip(b" \t"))
         headers.append(header)
@@ -192,15 +222,14 @@ def parse_request(head: bytes, bounds: Bounds, dropped: frozenset[bytes] = WRITT
     try:
         if len(headers) > bounds.fields_max:
             raise HeadError(431, "has too many header fields")
-        _read_request_fields(request, special)
-        _read_target(request, target, bounds)
+        _read_request_fields(fields, special)
     except HeadError as fault:
         fault.headers = headers
         raise
-    return request
+    return fields
 
 
-def _read_request_fields(request: RequestHead, special: list[Header]) -> None:
+def _read_request_fields(fields: Fields, special: list[Header]) -> None:
     """What the fields say of framing and connection."""
     coding: bytes | None = None
     length: bytes | None = None
@@ -228,48 +257,49 @@ def _read_request_fields(request: RequestHead, special: list[Header]) -> None:
             upgrade = value.lower()
         elif name == b"expect":
             # Any other expectation is none that we could meet, and may be ignored (RFC 9110 section 10.1.1).
-            request.expects = value.lower() == b"100-continue" and not request.http_1_0
-    _read_host(request, host)
-    _read_framing(request, coding, length)
+            fields.expects = value.lower() == b"100-continue" and not fields.http_1_0
+    _read_host(fields, host)
+    _read_framing(fields, coding, length)
     if options:
-        _read_options(request, options, upgrade)
+        _read_options(fields, options, upgrade)
 
 
-def _read_host(request: RequestHead, host: bytes | None) -> None:
+def _read_host(fields: Fields, host: bytes | None) -> None:
     # RFC 9112 section 3.2
     if host is None:
-        if not request.http_1_0:
+        if not fields.http_1_0:
             raise HeadError(400, "has no Host")
     elif not _HOST.fullmatch(host):
         raise HeadError(400, "has a Host that is no host and port")
     else:
-        request.host = host
+        fields.host = host
 
 
-def _read_framing(request: RequestHead, coding: bytes | None, length: bytes | None) -> None:
+def _read_framing(fields: Fields, coding: bytes | None, length: bytes | None) -> None:
     # RFC 9112 section 6.3: what two readers could frame differently is how requests are smuggled.
     if coding is not None:
         if length is not None:
             raise HeadError(400, "has both Content-Length and Transfer-Encoding")
-        if request.http_1_0:
+        if fields.http_1_0:
             raise HeadError(400, "is of HTTP/1.0 and has a Transfer-Encoding")
         if coding != b"chunked":
             known = b"chunked" in coding and coding.count(b"chunked") != 1
             status = 501 if _UNKNOWN_CODING.fullmatch(coding) and not known else 400
             raise HeadError(status, "has a Transfer-Encoding other than chunked")
-        request.chunked = True
+        fields.chunked = fields.has_body = True
     elif length is not None:
-        request.length = int(length)
+        fields.length = int(length)
+        fields.has_body = fields.length > 0
 
 
-def _read_options(request: RequestHead, options: list[bytes], upgrade: bytes) -> None:
+def _read_options(fields: Fields, options: list[bytes], upgrade: bytes) -> None:
     if b"close" in options:
-        request.keep_alive = False
-    elif request.http_1_0 and b"keep-alive" in options:
-        request.keep_alive = True
-    if upgrade in UPGRADES and b"upgrade" in options and request.method == "GET" and not request.http_1_0:
-        request.upgrade = b"" if request.has_body else upgrade
-    request.lines = _without(request.lines, options)
+        fields.keep_alive = False
+    elif fields.http_1_0 and b"keep-alive" in options:
+        fields.keep_alive = True
+    if upgrade in UPGRADES and b"upgrade" in options and not (fields.http_1_0 or fields.has_body):
+        fields.upgrade = upgrade
+    fields.lines = _without(fields.lines, options)
 
 
 def _options(value: bytes) -> list[bytes]:
@@ -282,48 +312,57 @@ def _without(lines: list[bytes], options: list[bytes]) -> list[bytes]:
     return [line for line in lines if line.partition(b":")[0].lower() not in named] if named else lines
 
 
-def _read_target(request: RequestHead, target: bytes, bounds: Bounds) -> None:
-    """Bring the request target into the form that is judged and forwarded (RFC 9112 section 3.2)."""
-    if request.method == "CONNECT":
+def _with_target(method: str, target: bytes, fields: Fields, bounds: Bounds) -> RequestHead:
+    """The request, its target in the form that is judged and forwarded (RFC 9112 section 3.2)."""
+    if method == "CONNECT":
         raise HeadError(405, "asks for a tunnel")
     if len(target) > bounds.target_max:
         raise HeadError(414, "has too long a target")
+    if _PLAIN_TARGET.fullmatch(target) and b"/." not in target:
+        return RequestHead(method, target, fields)
     if b"#" in target:
         raise HeadError(400, "has a fragment in its target")
     if target == b"*":
-        if request.method != "OPTIONS":
+        if method != "OPTIONS":
             raise HeadError(400, "has a target that is for OPTIONS only")
-        request.target = target
-        return
+        return RequestHead(method, target, fields)
     if not target.startswith(b"/"):
-        target = _read_absolute_form(request, target)
+        target, fields = _without_authority(target, fields)
     path, question, query = target.partition(b"?")
-    if b"/." in path or not _PLAIN_PATH.fullmatch(path):
-        try:
-            path = canonical_path(path).encode()
-        except MalformedRequest as fault:
-            raise HeadError(400, fault.issue, fault.field) from None
-    request.target = b"%s?%s" % (path, query) if question else path
+    try:
+        path = canonical_path(path).encode()
+    except MalformedRequest as fault:
+        raise HeadError(400, fault.issue, fault.field) from None
+    return RequestHead(method, path + question + query, fields)
 
 
-def _read_absolute_form(request: RequestHead, target: bytes) -> bytes:
+def _without_authority(target: bytes, fields: Fields) -> tuple[bytes, Fields]:
+    """A target in absolute form as one in origin form, and the fields with its authority as Host, which it replaces
+    (RFC 9112 section 3.2.2).
+    """
     match = _ABSOLUTE.fullmatch(target)
     if match is None or not _HOST.fullmatch(match[1]):
         raise HeadError(400, "has a target that is neither a path nor an http URL")
-    # RFC 9112 section 3.2.2: the target's authority replaces the Host that came.
-    request.host = match[1]
-    request.headers = [(name, match[1] if name == b"host" else value) for name, value in request.headers]
+    fields = copy(fields)
+    fields.raw = b""  # like none that may come
+    fields.host = match[1]
+    fields.headers = [(name, match[1] if name == b"host" else value) for name, value in fields.headers]
     rest: bytes = match[2]
-    return rest if rest.startswith(b"/") else b"/" + rest
+    return rest if rest.startswith(b"/") else b"/" + rest, fields
 
 
-def parse_response(head: bytes, bounds: Bounds, replaced: frozenset[bytes]) -> ResponseHead:
+def roles(ours: frozenset[bytes]) -> Roles:
+    """What `parse_response` needs to know of field names, given those that are *ours* to say."""
+    return dict.fromkeys(HOP_BY_HOP | ours, False) | dict.fromkeys(_OF_RESPONSES, True)
+
+
+def parse_response(head: bytes, bounds: Bounds, known: Roles) -> ResponseHead:
     """Read a response's head.
 
     Args:
         head: from the status line to the empty line, both included.
         bounds: on sizes and counts.
-        replaced: lower-case names of fields that are ours to say.
+        known: the names that are not just passed on; see `roles`.
 
     Raises:
         HeadError: it is not what RFC 9112 wants, is out of bounds, or can be read in two ways.
@@ -335,17 +374,17 @@ def parse_response(head: bytes, bounds: Bounds, replaced: frozenset[bytes]) -> R
     response = ResponseHead(int(status), reason or b"", http_1_0=minor == b"0")
     lines = response.lines
     special: list[Header] = []
-    count = 0
-    for line in fields[:-2].split(b"\r\n") if fields else ():
+    every = fields[:-2].split(b"\r\n") if fields else ()
+    if len(every) > bounds.fields_max:
+        raise HeadError(502, "has too many header fields", "response")
+    for line in every:
         name, _, value = line.partition(b":")
         name = name.lower()
-        count += 1
-        if name in _OF_FRAMING:
-            special.append((name, value.strip(b" \t")))
-        elif name not in HOP_BY_HOP and name not in replaced:
+        read = known.get(name)
+        if read is None:
             lines.append(line)
-    if count > bounds.fields_max:
-        raise HeadError(502, "has too many header fields", "response")
+        elif read:
+            special.append((name, value.strip(b" \t")))
     _read_response_fields(response, special)
     return response
 

@@ -75,7 +75,7 @@ class Service:
     def say(self, *, to_upstream: frozenset[bytes], to_client: frozenset[bytes]) -> None:
         """Name the fields, in lower case, that verdicts bring along: what others say in them is dropped."""
         self.dropped = WRITTEN_ANEW | to_upstream
-        self.pool.replaced = to_client
+        self.pool.say(to_client)
 
     def enter(self, client: ClientConnection) -> bool:
         """Take *client* in, if there is room for it."""

@@ -38,13 +38,6 @@ class Sweep:
     def __len__(self) -> int:
         return len(self._watched)
 
-    def __contains__(self, watched: Watched) -> bool:
-        return watched in self._watched
-
-    def all(self) -> list[Watched]:
-        """What is watched now."""
-        return list(self._watched)
-
     def add(self, watched: Watched) -> None:
         """Watch it, too."""
         self._watched.add(watched)

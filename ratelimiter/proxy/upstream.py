@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ratelimiter.proxy.body import BodyError, ChunkedBody, OpenBody, SizedBody
 from ratelimiter.proxy.forwarding import has_body
-from ratelimiter.proxy.head import END, HeadError, parse_response
+from ratelimiter.proxy.head import END, HeadError, parse_response, roles
 from ratelimiter.proxy.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -71,6 +71,24 @@ class Receiver(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection to the upstream, for one request at a time."""
 
+    __slots__ = (
+        "_body",
+        "_bounds",
+        "_buffer",
+        "_head",
+        "_informational",
+        "_method",
+        "_paused",
+        "_poll",
+        "_pool",
+        "_receiver",
+        "_sent_all",
+        "_transport",
+        "_tunnel",
+        "_upgrade",
+        "idle_since_s",
+    )
+
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._bounds = pool.bounds
@@ -99,12 +117,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._poll = select.poll()
             self._poll.register(socket.fileno(), select.POLLIN | select.POLLRDHUP)
 
-    @property
-    def usable(self) -> bool:
-        """Whether nothing has happened to an idle connection."""
-        transport = self._transport
-        return transport is not None and not transport.is_closing()
-
     def untouched(self) -> bool:
         """Whether the other side has neither sent nor closed, as the kernel knows it: asked before a request leaves,
         because after that it could not be sent again.
@@ -114,6 +126,7 @@ class UpstreamConnection(asyncio.Protocol):
     def close(self) -> None:
         """Give the connection up, whatever is under way."""
         self._receiver = None
+        self._pool.forget(self)
         if self._transport is not None:
             self._transport.abort()
 
@@ -220,7 +233,7 @@ class UpstreamConnection(asyncio.Protocol):
                     self._fail("is answered by the upstream with too long a head")
                 return
             try:
-                head = parse_response(data[: end + 4], self._bounds, self._pool.replaced)
+                head = parse_response(data[: end + 4], self._bounds, self._pool.roles)
             except HeadError as fault:
                 self._fail(f"has an answer of the upstream that {fault.issue}")
                 return
@@ -313,25 +326,30 @@ class Pool:
     ) -> None:
         self.target = target
         self.bounds = bounds
-        self.replaced = replaced
+        self.say(replaced)
         self._loop = loop
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
         self._sweep = Sweep(loop, min(1.0, bounds.upstream_idle_ms / 4000))
+        self._swept = False
 
     def __len__(self) -> int:
         """Connections open now."""
         return len(self._all)
+
+    def say(self, replaced: frozenset[bytes]) -> None:
+        """Name the response fields that are ours to say, from now on."""
+        self.replaced = replaced
+        self.roles = roles(replaced)
 
     def take(self) -> UpstreamConnection | None:
         """A connection that is open and idle; None if there is none."""
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if connection.usable:
-                if self._loop.time() - connection.idle_since_s < PROBED_AFTER_S or connection.untouched():
-                    return connection
-                connection.close()
+            if self._loop.time() - connection.idle_since_s < PROBED_AFTER_S or connection.untouched():
+                return connection
+            connection.close()
         return None
 
     async def connect(self) -> UpstreamConnection:
@@ -358,7 +376,8 @@ class Pool:
         """Take back a connection whose response is complete."""
         connection.idle_since_s = self._loop.time()
         self._idle.append(connection)
-        if self not in self._sweep:
+        if not self._swept:
+            self._swept = True
             self._sweep.add(self)
 
     def forget(self, connection: UpstreamConnection) -> None:
@@ -371,9 +390,9 @@ class Pool:
         """Close what has been idle for too long: the upstream would, at a moment of its own choosing."""
         oldest_s = now_s - self.bounds.upstream_idle_ms / 1000
         for connection in [one for one in self._idle if one.idle_since_s < oldest_s]:
-            self._idle.remove(connection)
             connection.close()
         if not self._idle:
+            self._swept = False
             self._sweep.discard(self)
 
     def close(self) -> None:
