@@ -53,6 +53,7 @@ class FaultProxy:
         self.links: set[Link] = set()
         self.chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
         self.duplicates = 0  # chunks of answers that are yet to be passed on twice
+        self.stale = 0  # chunks of answers before which the one before is yet to be passed on again
         self._server: asyncio.Server | None = None
 
     def heal(self) -> None:
@@ -62,6 +63,10 @@ class FaultProxy:
     def duplicate_next_reply(self, times: int = 1) -> None:
         """Pass the next chunk that the upstream answers on twice."""
         self.duplicates = times
+
+    def repeat_before_next_reply(self, times: int = 1) -> None:
+        """Pass the last chunk that the upstream answered on once more, just before the next."""
+        self.stale = times
 
     def reset_peers(self) -> None:
         """End every connection with a reset, on both sides."""
@@ -97,6 +102,7 @@ class Link(asyncio.Protocol):
         self.proxy = proxy
         self.fault = proxy.fault  # what `passed` is counted under
         self.passed = 0  # bytes of answers
+        self.last = b""  # that the upstream answered
         self.dead = False  # something was swallowed: a middlebox has forgotten this connection
         self.client: asyncio.Transport | None = None
         self.upstream: asyncio.Transport | None = None
@@ -138,6 +144,11 @@ class Link(asyncio.Protocol):
             self.fault, self.passed = fault, 0
         if fault.garbage:
             data = fault.garbage
+        if proxy.stale and self.last:
+            proxy.stale -= 1
+            data, self.last = self.last + data, data
+        else:
+            self.last = data
         if proxy.duplicates:
             proxy.duplicates -= 1
             data += data

@@ -213,6 +213,20 @@ async def test_f30_duplicated_answer(unhurt: Server) -> None:
     assert proxy.accepted > 3
 
 
+async def test_f30_stale_answer(unhurt: Server) -> None:
+    """An answer that comes again when the next one is awaited is known for what it is."""
+    async with FaultProxy(unhurt.port) as proxy, Drill(Server.url_of(proxy.port)) as drill:
+        await drill.settled()
+        with drill.fault():
+            for _ in range(20):
+                proxy.repeat_before_next_reply()
+                await drill.until(lambda: not proxy.stale, "an answer has come again")
+                await drill.flowed(0.02)
+        await drill.recovered()
+    drill.check(30, "proxy: the answer to another call sent before one's own, 20 times")
+    assert Kind.MISMATCH in drill.kinds()
+
+
 async def test_f23_reset_of_all_connections(unhurt: Server) -> None:
     """Connections that break all at once come back one per limiter."""
     async with FaultProxy(unhurt.port) as proxy, Drill(Server.url_of(proxy.port)) as drill:

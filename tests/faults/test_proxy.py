@@ -116,6 +116,8 @@ async def test_garbage_and_duplicates(proxy: FaultProxy) -> None:
         proxy.duplicate_next_reply()
         assert b"hellohello" == await asked(streams, b"hello", 10)
         assert b"again" == await asked(streams, b"again")
+        proxy.repeat_before_next_reply()
+        assert b"againnext" == await asked(streams, b"next", 9)
 
 
 async def test_refuse_and_reset(proxy: FaultProxy) -> None:
