@@ -62,14 +62,14 @@ class ManyHistogram(Histogram):
                 bucket.inc(number)
 
 
-class Noted(Tallied[tuple[Any, ...]]):
+class Noted(Tallied[Any]):
     """What has been noted so far, and how much of it was passed on. Only grows, so that a scrape from another thread
     loses nothing.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._passed_on: Tallied[tuple[Any, ...]] = Tallied()
+        self._passed_on: Tallied[Any] = Tallied()
 
     def news(self) -> Iterator[tuple[Any, int]]:
         """What has come since the last time."""
@@ -86,7 +86,7 @@ class Observed:
     __slots__ = ("_passed_on", "tallies")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.tallies = [0.0] * (len(bounds) + 2)  # a plain list, as the interpreter is quickest with those
+        self.tallies: list[float] = [0] * (len(bounds) + 2)  # plain, as the interpreter is quickest with that
         self._passed_on = self.tallies[:]
 
     def pass_on(self, histogram: ManyHistogram) -> None:

@@ -76,7 +76,9 @@ class Metrics(Instruments):
     ) -> None:
         self._clock = clock
         self._stopwatch = stopwatch
-        # Most requests meet one rule: all that is to be said of those is counted under one key.
+        # Most requests meet one rule, are admitted by the store and leave room: of those the rule says all.
+        self._plain = Noted()  # rule
+        # Of the others that meet one rule, all that is to be said is counted under one key.
         self._alone = Noted()  # rule, reason, source, it had room, it is in shadow, near its limit
         self._requests = Noted()  # outcome, source
         self._rules = Noted()  # rule, outcome, source
@@ -133,7 +135,10 @@ class Metrics(Instruments):
         if len(outcomes) == 1:
             rule, remaining, _, retry_after_ms = outcomes[0]
             near = remaining * NEAR <= rule.quota.limit
-            self._alone[rule.name, decision.reason, source, retry_after_ms == 0, rule.shadow, near] += 1
+            if source == STORE and not near and retry_after_ms == 0:
+                self._plain[rule.name] += 1  # had it not been admitted, it would not have fitted
+            else:
+                self._alone[rule.name, decision.reason, source, retry_after_ms == 0, rule.shadow, near] += 1
         else:
             source = self._note_several(decision, hits)
         tallies = self._tallies[source]
@@ -214,6 +219,9 @@ class Metrics(Instruments):
     # --- What is told
 
     def _pass_on(self) -> None:
+        for rule, number in self._plain.news():
+            self._of_rules.labels(rule, ADMITTED, STORE).inc(number)
+            self._of_requests.labels(ADMITTED, STORE).inc(number)
         for (rule, reason, source, fits, shadow, near), number in self._alone.news():
             word = _of_rule(reason, fits=fits, shadow=shadow)
             self._of_rules.labels(rule, word, source).inc(number)
