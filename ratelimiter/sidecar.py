@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable
 
+    from ratelimiter.core.decision import Decision
     from ratelimiter.core.dialect import Reply
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.request import Request
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ratelimiter.stores.base import Store
 
     Header = tuple[bytes, bytes]
+
+REMEMBERED_MAX = 1024  # refusals, about 1 kB each
 
 # Stores whose charge waits for futures only. The others use asyncio's timeouts, which are for tasks.
 NEEDING_NO_TASK = frozenset({"memory", "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"})
@@ -63,6 +66,7 @@ class Gate:
 
     def _read(self, policy: Policy) -> None:
         self.policy = policy
+        self._refusals: dict[tuple[object, ...], Verdict] = {}
         self.dialect = dialect_files.load(policy.dialect)
         self._render = renderer(policy.headers, expose=policy.expose_headers)
         self._ids = self.dialect.request_ids
@@ -71,13 +75,41 @@ class Gate:
 
     async def judge(self, request: Request) -> Verdict:
         """The verdict on *request*; see `ratelimiter.proxy.judging.Judge`."""
-        identifier, of_id = self._id(request.headers)
         deciding = self.limiter.decide(request)
         decision, _ = await (asyncio.ensure_future(deciding) if self._in_task else deciding)
+        if self._ids is None:
+            return Verdict(None, self._render(decision), (), "") if decision.allowed else self._refused(decision)
+        identifier, of_id = self._id(request.headers)
         headers = [*self._render(decision), *of_id]
         if decision.allowed:
             return Verdict(None, headers, of_id, identifier)
         return Verdict(self.dialect.refusal(decision, identifier), headers, of_id, identifier)
+
+    def _refused(self, decision: Decision) -> Verdict:
+        """The verdict of a refusal that bears no id. A flood is refused in the same words for a second, so these are
+        remembered by all the numbers that they speak of.
+        """
+        if len(decision.outcomes) != 1:
+            return Verdict(self.dialect.refusal(decision), self._render(decision), (), "")
+        rule, remaining, reset_ms, retry_after_ms = decision.outcomes[0]
+        wait_ms, now_ms = retry_after_ms or 0, decision.now_ms
+        key = (
+            decision.reason,
+            rule.name,
+            remaining,
+            retry_after_ms is None,
+            -(-reset_ms // 1000),
+            -(-wait_ms // 1000),
+            -(-(now_ms + reset_ms) // 1000),
+            -(-(now_ms + wait_ms) // 1000),
+        )
+        verdict = self._refusals.get(key)
+        if verdict is None:
+            if len(self._refusals) >= REMEMBERED_MAX:
+                self._refusals.clear()
+            verdict = Verdict(self.dialect.refusal(decision), self._render(decision), (), "")
+            self._refusals[key] = verdict
+        return verdict
 
     def error(
         self, status: int, fault: tuple[str, str], verdict: Verdict | None, headers: Iterable[Header]

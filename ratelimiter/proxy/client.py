@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ratelimiter.clock import stopwatch_s
 from ratelimiter.core.request import Request
 from ratelimiter.proxy.body import BodyError, ChunkedBody, SizedBody, chunk, last_chunk
-from ratelimiter.proxy.forwarding import Provenance, field_lines, has_body, status_line, trailer_lines
+from ratelimiter.proxy.forwarding import Provenance, field_lines, has_body, trailer_lines
 from ratelimiter.proxy.head import END, REMEMBERED_MAX, Fields, HeadError, RequestHead, check_beginning, parse_request
 from ratelimiter.proxy.judging import JUDGE, PROXY, UPSTREAM, Exchanged, Verdict
 from ratelimiter.proxy.stepping import run
@@ -588,10 +588,8 @@ class ClientConnection(asyncio.Protocol):
         self._source = source
         self._keep = keep and request is not NO_REQUEST and self._keeps(request)
         out = [
-            status_line(reply.status),
+            self._service.head_of(reply, verdict.headers),
             _date_line(),
-            field_lines(reply.headers),
-            field_lines(verdict.headers),
             _connection(request, keep=self._keep),
             b"\r\n",
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ratelimiter.proxy.forwarding import X_FORWARDED
+from ratelimiter.proxy.forwarding import X_FORWARDED, field_lines, status_line
 from ratelimiter.proxy.head import WRITTEN_ANEW
 from ratelimiter.proxy.sweep import Sweep
 from ratelimiter.proxy.upstream import Pool, Target
@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from ratelimiter.core.dialect import Reply
     from ratelimiter.proxy.bounds import Bounds
     from ratelimiter.proxy.client import ClientConnection
     from ratelimiter.proxy.judging import Errors, Judge, Observer
+
+    Header = tuple[bytes, bytes]
+
+HEADS_MAX = 256  # of replies, about 1 kB each: the judge may send the same one again and again
 
 
 def _nobody(_: str | None) -> bool:
@@ -65,6 +70,7 @@ class Service:
         self.draining = False
         self.turned_away = 0
         self._clients: set[ClientConnection] = set()
+        self._heads: dict[tuple[int, int], tuple[bytes, Reply, Sequence[Header]]] = {}
         self._addresses: Counter[str] = Counter()
         self._sweep = Sweep(loop, bounds.tick_s)
 
@@ -76,6 +82,18 @@ class Service:
         """Name the fields, in lower case, that verdicts bring along: what others say in them is dropped."""
         self.dropped = WRITTEN_ANEW | to_upstream
         self.pool.say(to_client)
+
+    def head_of(self, reply: Reply, headers: Sequence[Header]) -> bytes:
+        """The head of a reply of our own, up to what differs between connections."""
+        key = (id(reply), id(headers))
+        kept = self._heads.get(key)
+        if kept is not None:
+            return kept[0]
+        head = status_line(reply.status) + field_lines(reply.headers) + field_lines(headers)
+        if len(self._heads) >= HEADS_MAX:
+            self._heads.clear()
+        self._heads[key] = (head, reply, headers)  # which keeps their identities from being given to others
+        return head
 
     def enter(self, client: ClientConnection) -> bool:
         """Take *client* in, if there is room for it."""
