@@ -127,6 +127,11 @@ class Metrics(Instruments):
         for result in RESULTS:
             self._reloads.labels(result)
 
+    @property
+    def store_out(self) -> bool:
+        """Whether the store of this process is not asked at present; what a readiness page tells."""
+        return self._out_since_s is not None
+
     # --- What is noted
 
     def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
@@ -249,7 +254,7 @@ class Metrics(Instruments):
             self._out_since_s = now_s
 
     def _restless(self) -> bool:
-        return self._out_since_s is not None
+        return self.store_out
 
 
 def _of_rule(reason: str, *, fits: bool, shadow: bool) -> str:

@@ -210,6 +210,7 @@ class TestStore:
         observed.seconds = 10.0
 
         assert FAILURES_MAX == observed.value("store_errors_total", kind=Kind.UNREACHABLE)
+        assert observed.metrics.store_out
         assert (1, 10) == (observed.value("store_breaker_open"), observed.value("degraded_seconds_total"))
         assert FAILURES_MAX == observed.requests("admitted", "fail_open")
 
@@ -217,6 +218,7 @@ class TestStore:
         observed.metrics.degraded(degraded=False)
         observed.seconds = 99.0
 
+        assert not observed.metrics.store_out
         assert (0, 12) == (observed.value("store_breaker_open"), observed.value("degraded_seconds_total"))
 
     async def test_kinds_are_a_closed_set(self) -> None:
