@@ -141,7 +141,7 @@ class Instruments(Collector):
         return made
 
     def _gauge(
-        self, name: str, text: str, *labels: str, of_several: Literal["livesum", "mostrecent"] = "mostrecent"
+        self, name: str, text: str, *labels: str, of_several: Literal["livesum", "livemin", "mostrecent"] = "mostrecent"
     ) -> Gauge:
         made = Gauge(PREFIX + name, text, labels, registry=None, multiprocess_mode=of_several)
         self._metrics.append(made)

@@ -111,8 +111,12 @@ class Metrics(Instruments):
         )
         self._degraded = self._counter("degraded_seconds", "Time in which the store was not asked.")
         self._reloads = self._counter("policy_reloads", "Attempts to load the policy file anew.", "result")
-        self._reload_ok = self._gauge("policy_last_reload_successful", "1 if the policy file could be loaded, else 0.")
-        self._checked = self._gauge("policy_checked_timestamp_seconds", "When the policy file was last looked at.")
+        self._reload_ok = self._gauge(
+            "policy_last_reload_successful", "1 if the policy file could be loaded, else 0.", of_several="livemin"
+        )
+        self._checked = self._gauge(
+            "policy_checked_timestamp_seconds", "When the policy file was last looked at.", of_several="livemin"
+        )
         self._hash = self._gauge("policy_info", "1 for the policy in force.", "hash")
         self._loaded = self._gauge("policy_loaded_timestamp_seconds", "When the policy in force was loaded.")
         # A series that appears with its first event hides that event from rate().

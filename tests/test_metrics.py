@@ -361,6 +361,7 @@ async def main(times, then):
         await limiter.decide(request())
     if then == "wait":  # as a worker that goes on: within a second what it noted is there for the others
         await asyncio.sleep(1.5)
+        metrics.reloaded("failed")
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     elif then == "scrape":
@@ -394,6 +395,7 @@ class TestSeveralProcesses:
 
         assert (0, 0) == (ended.returncode, running.returncode)
         assert (3 * 3, 7 + 17 + 2) == (requests("admitted"), requests("refused"))
+        assert 0 == seen["ratelimiter_policy_last_reload_successful[]"]  # one of those that live keeps its old policy
         assert 35 == seen[f"ratelimiter_decision_seconds_count{[('source', 'store')]}"]
         assert 3 == seen[f"ratelimiter_rule_limit{[('rule', 'rule')]}"]
         assert 1 == seen[f"ratelimiter_policy_info{[('hash', fingerprint(Policy((per_minute(3),))))]}"]
