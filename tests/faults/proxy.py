@@ -13,6 +13,7 @@ import asyncio
 import random
 import socket
 import struct
+from collections import deque
 from dataclasses import dataclass
 from typing import Self, cast
 
@@ -108,6 +109,7 @@ class Link(asyncio.Protocol):
         self.upstream: asyncio.Transport | None = None
         self.unsent: list[bytes] = []
         self.free_s = 0.0  # when the answer before has been passed on
+        self.due: deque[tuple[float, bytes]] = deque()  # what is to be passed on, and when
         self.loop = asyncio.get_running_loop()
         self.connecting: asyncio.Task[None] | None = None
 
@@ -160,10 +162,16 @@ class Link(asyncio.Protocol):
             self.free_s = due_s + (fault.slice_ms / 1000 if fault.slice_bytes else 0)
 
     def _at(self, due_s: float, data: bytes) -> None:
-        if due_s <= self.loop.time():
-            self._pass_on(data)
-        else:
-            self.loop.call_at(due_s, self._pass_on, data)
+        # One line for all, as timers that are due at the same time go off in any order.
+        self.due.append((due_s, data))
+        if len(self.due) == 1:
+            self._pass_on_due()
+
+    def _pass_on_due(self) -> None:
+        while self.due and self.due[0][0] <= self.loop.time():
+            self._pass_on(self.due.popleft()[1])
+        if self.due:
+            self.loop.call_at(self.due[0][0], self._pass_on_due)
 
     def _pass_on(self, data: bytes) -> None:
         fault = self.fault
