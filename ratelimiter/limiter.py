@@ -8,6 +8,7 @@ from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.core.decision import Decision, decide, malformed, unmatched
 from ratelimiter.core.policy import Planner
 from ratelimiter.core.request import MalformedRequest
+from ratelimiter.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.core.request import Request
     from ratelimiter.stores.base import Store
+
+
+_OF_THE_STORE = ("store", "decision_timeout_ms", "local_share")  # fields of a policy that it was opened with
 
 
 class Observer(Protocol):
@@ -62,12 +66,21 @@ class Limiter:
         self._observer = observer
         self._clock = clock
         self._stopwatch = stopwatch
-        self.swap(policy)
+        self._load(policy)
 
     def swap(self, policy: Policy) -> None:
-        """Judge under *policy* from the next request on. What is counted stays; so does the store, whatever *policy*
-        says of it.
+        """Judge under *policy* from the next request on. What is counted stays.
+
+        Raises:
+            ConfigError: *policy* says something else of the store, which is opened once; the old policy stays in force.
         """
+        fixed = [name for name in _OF_THE_STORE if getattr(policy, name) != getattr(self.policy, name)]
+        if fixed:
+            msg = f"{', '.join(fixed)}: changed while running, which nothing can follow; restart to change it"
+            raise ConfigError(msg)
+        self._load(policy)
+
+    def _load(self, policy: Policy) -> None:
         self.policy = policy
         self._planner = Planner(policy)
         if isinstance(self._observer, PolicyObserver):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ratelimiter.core.policy import Policy
+from ratelimiter.errors import ConfigError
 from ratelimiter.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import per_minute, request
@@ -65,3 +68,13 @@ async def test_a_swapped_policy_keeps_what_is_counted() -> None:
     assert [True, False] == after
     assert [first, second] == shown
     assert second is limiter.policy
+
+
+def test_a_swap_does_not_pretend_to_change_the_store() -> None:
+    """What a store was opened with cannot change under way: it is refused by name, and the old policy stays whole."""
+    first = Policy((per_minute(2),))
+    limiter = Limiter(first, MemoryStore())
+
+    with pytest.raises(ConfigError, match="store, local_share: changed while running"):
+        limiter.swap(Policy((per_minute(3),), store="redis://localhost", local_share=0.5))
+    assert first is limiter.policy
