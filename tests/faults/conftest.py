@@ -7,13 +7,17 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.runner import runtestprotocol
 
+from tests.faults.machine import Machine
 from tests.faults.matrix import lines, rows_of
-from tests.faults.records import OMISSIONS, RECORDS, Omission
+from tests.faults.records import OMISSIONS, RECORDS, REPEATED, Omission
 from tests.faults.server import PASSWORD, Server
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+ATTEMPTS_MAX = 4  # of one drill
 
 
 @pytest.fixture
@@ -42,6 +46,26 @@ def _nothing_leaks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert len(written) <= 40, [record.getMessage() for record in written]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Try a drill again that failed on a machine without a processor to spare: then it says nothing about us, as the
+    server's answers are late, too. On any other machine the first failure is one.
+    """
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        kept, machine = len(RECORDS), Machine()
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        if attempt == ATTEMPTS_MAX or not any(report.failed for report in reports) or not machine.was_starved():
+            break
+        del RECORDS[kept:]
+        REPEATED.append(item.name)
+        item._initrequest()  # type: ignore[attr-defined]
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep why a row was left out."""
@@ -59,3 +83,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("fault matrix")
         for line in lines(RECORDS, OMISSIONS):
             terminalreporter.write_line(line)
+    if REPEATED:
+        terminalreporter.write_line(f"repeated, as the machine had no processor to spare: {', '.join(REPEATED)}")

@@ -26,3 +26,4 @@ class Omission(NamedTuple):
 
 RECORDS: list[Record] = []
 OMISSIONS: list[Omission] = []
+REPEATED: list[str] = []  # tests that a starved machine failed, and that were tried again
