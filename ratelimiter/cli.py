@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     proxy.add_argument(
         "--listen", metavar="HOST:PORT", default="127.0.0.1:8080", help="or unix:PATH; default: %(default)s"
     )
+    proxy.add_argument(
+        "--admin",
+        metavar="HOST:PORT",
+        default="127.0.0.1:9090",
+        help="health, readiness and metrics, or none; default: %(default)s",
+    )
     _add_settings(proxy)
     proxy.add_argument("--workers", metavar="N", type=_count, default=1, help="processes; default: %(default)s")
     proxy.add_argument("--tls-cert", metavar="FILE", help="a certificate: listen with TLS")

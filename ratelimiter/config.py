@@ -37,6 +37,7 @@ PREFIX = "RATELIMITER_"
 
 # Fields of a policy file that need no reading beyond the schema's.
 _PLAIN = ("name", "expose_headers", "ipv6_prefix", "trusted_hops", "method_override", "path_case")
+_MAY_BE_NOTHING = ("lame_duck",)  # of the durations of a proxy
 # What a rule takes over when it does not say, and what everything is built from at the end.
 _OF_RULES = ("principal", "mode", "on_store_error", "path_case")
 _OF_TRUST = {
@@ -62,6 +63,19 @@ def load_with_document(path: str | os.PathLike[str]) -> tuple[Policy, Document]:
     if layer.problems or layer.foreign:
         raise ConfigError(*layer.told())
     return _assemble(layer.fields, layer.rules), layer.document
+
+
+def load_proxy(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The section `proxy` of the file at *path*: the bounds of a proxy by name, durations in milliseconds under a name
+    that ends in `_ms`.
+
+    Raises:
+        ConfigError: the file cannot be used; with every problem.
+    """
+    layer = _read_policy_file(path)
+    if layer.problems or layer.foreign:
+        raise ConfigError(*layer.told())
+    return dict(layer.fields.get("proxy", {}))
 
 
 def build(
@@ -248,7 +262,7 @@ def _file_schema() -> dict[str, Any]:
 def _argument_schema() -> dict[str, Any]:
     """The schema of arguments: a policy's, with limits in place of rules."""
     policy = policy_schema()
-    del policy["required"], policy["properties"]["rules"]
+    del policy["required"], policy["properties"]["rules"], policy["properties"]["proxy"]
     limit = policy["$defs"]["rule"]["properties"]["limit"]
     policy["properties"]["limit"] = {
         "title": "a limit or a list of limits",
@@ -290,6 +304,7 @@ def _readers(layer: _Layer, folder: FilePath) -> dict[str, Callable[[Any], Any]]
         "local_share": settings.read_local_share,
         "ambiguous_paths": AmbiguousPaths,
         "mode": Mode,
+        "proxy": lambda value: _proxy(layer, value),
         "secret_file": lambda value: settings.read_secret_file(folder / value),
         "limit": lambda value: _each(layer, ("limit",), value, parse_limit),
     }
@@ -362,6 +377,19 @@ def _networks(layer: _Layer, value: Any) -> tuple[Network, ...]:
             text = f"all of IPv{version} is trusted, so every client may choose its address"
             layer.refuse(("trusted_proxies",), f"{text}; write the networks of your proxies")
     return networks
+
+
+def _proxy(layer: _Layer, value: Mapping[str, Any]) -> dict[str, Any]:
+    bounds: dict[str, Any] = {}
+    for name, item in value.items():
+        if not isinstance(item, str):
+            bounds[name] = item
+            continue
+        try:
+            bounds[f"{name}_ms"] = settings.read_proxy_timeout_ms(item, 0 if name in _MAY_BE_NOTHING else 1)
+        except ValueError as fault:
+            layer.refuse(("proxy", name), str(fault))
+    return bounds
 
 
 def _read_secret(layer: _Layer, name: str, value: Any) -> None:
@@ -477,7 +505,8 @@ def _assemble(fields: Mapping[str, Any], drafts: Sequence[_Draft]) -> Policy:
 def _of_policy(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a policy that are no rule's."""
     trust = {_OF_TRUST[name]: value for name, value in fields.items() if name in _OF_TRUST}
-    others = {name: value for name, value in fields.items() if name not in _OF_TRUST and name not in _OF_RULES}
+    elsewhere = {*_OF_TRUST, *_OF_RULES, "proxy"}
+    others = {name: value for name, value in fields.items() if name not in elsewhere}
     if "decision_timeout" in others:
         others["decision_timeout_ms"] = others.pop("decision_timeout")
     return others | ({"trust": Trust(**trust)} if trust else {})

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SECRET_BYTES_MAX = 64  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
 TIMEOUT_MS_MAX = 10_000
+PROXY_TIMEOUT_MS_MAX = 24 * 3600 * 1000
 KINDS = ("bearer", "client", "everyone")  # of sources, beside header:NAME
 TOKEN = re.compile(r"[A-Za-z0-9-]{1,64}")  # what may well be the name of a header
 
@@ -76,6 +77,15 @@ def read_decision_timeout_ms(text: str) -> int:
     timeout_ms = parse_duration_ms(text)
     if not 1 <= timeout_ms <= TIMEOUT_MS_MAX:
         msg = f"{shown(text)} is not a duration from 1ms to 10s; write 50ms, for example"
+        raise ValueError(msg)
+    return timeout_ms
+
+
+def read_proxy_timeout_ms(text: str, least_ms: int) -> int:
+    """A duration from *least_ms* to 24 h, in milliseconds."""
+    timeout_ms = parse_duration_ms(text)
+    if not least_ms <= timeout_ms <= PROXY_TIMEOUT_MS_MAX:
+        msg = f"{shown(text)} is not a duration from {least_ms}ms to 24h; write 10s, for example"
         raise ValueError(msg)
     return timeout_ms
 

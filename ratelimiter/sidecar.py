@@ -1,20 +1,19 @@
-"""The limiter as a proxy of its own, in front of a service in any language: this puts the two together."""
+"""The process behind `ratelimiter proxy`: a proxy, its judge, and whoever watches them, put together."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import os
+import tempfile
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter import config as configuration
-from ratelimiter import dialect_files, request_id
-from ratelimiter.core.decision import malformed
-from ratelimiter.core.headers import renderer, replaced
-from ratelimiter.core.principal import parse_address
-from ratelimiter.limiter import Limiter
+from ratelimiter.errors import ConfigError
+from ratelimiter.gate import Gate
 from ratelimiter.proxy import server
 from ratelimiter.proxy.address import parse_listen, parse_upstream
 from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.proxy.judging import Verdict
 from ratelimiter.proxy.service import Service
 from ratelimiter.proxy.workers import supervise
 from ratelimiter.stores.opening import store_for
@@ -22,126 +21,36 @@ from ratelimiter.stores.opening import store_for
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Iterable
+    from collections.abc import Mapping
+    from contextlib import AbstractAsyncContextManager
 
-    from ratelimiter.core.decision import Decision
-    from ratelimiter.core.dialect import Reply
     from ratelimiter.core.policy import Policy
-    from ratelimiter.core.request import Request
-    from ratelimiter.limiter import Observer
+    from ratelimiter.metrics import Metrics
     from ratelimiter.proxy.upstream import Target
-    from ratelimiter.stores.base import Store
+    from ratelimiter.top import Top
 
-    Header = tuple[bytes, bytes]
-
-REMEMBERED_MAX = 1024  # refusals, about 1 kB each
-
-# Stores whose charge waits for futures only. The others use asyncio's timeouts, which are for tasks.
-NEEDING_NO_TASK = frozenset({"memory", "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"})
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read when its library is imported, so set before that
+CONFIG_VARIABLE = "RATELIMITER_CONFIG"
 
 
-class Gate:
-    """The proxy's judge, and the words of its errors: a limiter and a dialect.
+class _Plan(NamedTuple):
+    """What every worker is to do."""
 
-    Args:
-        policy: what is admitted, and how refusals are written.
-        store: where it is counted.
-        observer: is told every decision.
-    """
-
-    def __init__(self, policy: Policy, store: Store, *, observer: Observer | None = None) -> None:
-        self.limiter = Limiter(policy, store, observer=observer)
-        self._in_task = policy.store.partition("://")[0].lower() not in NEEDING_NO_TASK
-        self._read(policy)
-
-    def swap(self, policy: Policy) -> None:
-        """Judge and answer under *policy* from the next request on; what is counted stays.
-
-        Raises:
-            ConfigError: its dialect cannot be used; then nothing has changed.
-        """
-        dialect_files.load(policy.dialect)
-        self.limiter.swap(policy)
-        self._read(policy)
-
-    def _read(self, policy: Policy) -> None:
-        self.policy = policy
-        self._refusals: dict[tuple[object, ...], Verdict] = {}
-        self.dialect = dialect_files.load(policy.dialect)
-        self._render = renderer(policy.headers, expose=policy.expose_headers)
-        self._ids = self.dialect.request_ids
-        self.to_upstream = frozenset() if self._ids is None else frozenset({self._ids.header})
-        self.to_client = replaced(policy.headers) | self.to_upstream
-
-    async def judge(self, request: Request) -> Verdict:
-        """The verdict on *request*; see `ratelimiter.proxy.judging.Judge`."""
-        deciding = self.limiter.decide(request)
-        decision, _ = await (asyncio.ensure_future(deciding) if self._in_task else deciding)
-        if self._ids is None:
-            return Verdict(None, self._render(decision), (), "") if decision.allowed else self._refused(decision)
-        identifier, of_id = self._id(request.headers)
-        headers = [*self._render(decision), *of_id]
-        if decision.allowed:
-            return Verdict(None, headers, of_id, identifier)
-        return Verdict(self.dialect.refusal(decision, identifier), headers, of_id, identifier)
-
-    def _refused(self, decision: Decision) -> Verdict:
-        """The verdict of a refusal that bears no id. A flood is refused in the same words for a second, so these are
-        remembered by all the numbers that they speak of.
-        """
-        if len(decision.outcomes) != 1:
-            return Verdict(self.dialect.refusal(decision), self._render(decision), (), "")
-        rule, remaining, reset_ms, retry_after_ms = decision.outcomes[0]
-        wait_ms, now_ms = retry_after_ms or 0, decision.now_ms
-        key = (
-            decision.reason,
-            rule.name,
-            remaining,
-            retry_after_ms is None,
-            -(-reset_ms // 1000),
-            -(-wait_ms // 1000),
-            -(-(now_ms + reset_ms) // 1000),
-            -(-(now_ms + wait_ms) // 1000),
-        )
-        verdict = self._refusals.get(key)
-        if verdict is None:
-            if len(self._refusals) >= REMEMBERED_MAX:
-                self._refusals.clear()
-            verdict = Verdict(self.dialect.refusal(decision), self._render(decision), (), "")
-            self._refusals[key] = verdict
-        return verdict
-
-    def error(
-        self, status: int, fault: tuple[str, str], verdict: Verdict | None, headers: Iterable[Header]
-    ) -> tuple[Reply, Verdict]:
-        """An answer that the proxy gives by itself; see `ratelimiter.proxy.judging.Errors`."""
-        if verdict is None:
-            identifier, of_id = self._id(headers)
-            verdict = Verdict(None, of_id, of_id, identifier)
-        if status == 400:
-            return self.dialect.refusal(malformed(0, *fault), verdict.request_id), verdict
-        return self.dialect.reply_for_status(status, request_id=verdict.request_id), verdict
-
-    def trusts(self, peer: str | None) -> bool:
-        """Whether *peer*, None on a unix socket, may speak for others."""
-        trust = self.policy.trust
-        if peer is None or trust.hops:
-            return trust.anyone
-        address = parse_address(peer)
-        return address is not None and trust.trusts(address)
-
-    def _id(self, headers: Iterable[Header]) -> tuple[str, list[Header]]:
-        ids = self._ids
-        if ids is None:
-            return "", []
-        identifier = request_id.choose(ids, headers)
-        return identifier, [(ids.header, identifier.encode())]
+    policy: Policy
+    settings: Mapping[str, Any]  # of which the policy was made
+    file: str | None  # that the policy was read from
+    target: Target
+    bounds: Bounds
+    families: tuple[str, ...]
+    tls: ssl.SSLContext | None
+    admin: socket.socket | None
 
 
 def run(
     *,
     upstream: str,
     listen: str = "127.0.0.1:8080",
+    admin: str | None = "127.0.0.1:9090",
     workers: int = 1,
     tls_cert: str | None = None,
     tls_key: str | None = None,
@@ -152,6 +61,7 @@ def run(
     Args:
         upstream: URL of the service behind, or `unix:PATH`.
         listen: `HOST:PORT` or `unix:PATH`; port 0 takes a free one.
+        admin: `HOST:PORT` for health, readiness and metrics; `none` or None for no such listener.
         workers: processes that share the port.
         tls_cert: file of a certificate; without one the listener speaks plain HTTP.
         tls_key: file of its key; without one it is in the same file.
@@ -164,34 +74,102 @@ def run(
         ConfigError: an argument or the policy file cannot be used.
     """
     policy = configuration.build(**settings)
+    file = settings.get("config") or (None if settings.get("limit") else os.environ.get(CONFIG_VARIABLE))
+    of_proxy = {} if file is None else configuration.load_proxy(file)
+    families = tuple(of_proxy.pop("forwarded", ("x-forwarded",)))
     target = parse_upstream(upstream)
     tls = None if tls_cert is None else server.tls_context(tls_cert, tls_key)
-    sockets = server.bind_all(parse_listen(listen), workers)
+    places = parse_listen(listen)
+    watched = None if admin is None or admin == "none" else server.bind(parse_listen(admin, "--admin"), "--admin")
+    try:
+        sockets = server.bind_all(places, workers)
+    except ConfigError:
+        if watched is not None:
+            watched.close()
+        raise
+    plan = _Plan(policy, settings, file, target, Bounds(**of_proxy), families, tls, watched)
     scheme = "http" if tls is None else "https"
-    print(f"{scheme}://{server.name_of(sockets[0])} -> {upstream.rpartition('@')[2]}", flush=True)
+    told = f", admin http://{server.name_of(watched)}" if watched is not None else ""
+    print(f"{scheme}://{server.name_of(sockets[0])} -> {upstream.rpartition('@')[2]}{told}", flush=True)
+    if workers == 1:
+        server.run(_serve(plan, sockets))
+        return 0
+    return _run_several(plan, sockets)
 
+
+def _run_several(plan: _Plan, sockets: list[socket.socket]) -> int:
     def work(index: int) -> None:
         for number, sock in enumerate(sockets):
             if number != index:
                 sock.close()
-        server.run(_serve(policy, target, [sockets[index]], tls))
-
-    if workers == 1:
-        work(0)
-        return 0
+        server.run(_serve(plan, [sockets[index]]))
 
     def stopping() -> None:
         for sock in sockets:  # else connections would wait in the queues of workers that have gone
             sock.close()
 
-    return supervise(work, workers, stopping=stopping, ended=lambda _: None)
+    def ended(pid: int) -> None:
+        from ratelimiter.instruments import forget_process  # noqa: PLC0415  # see MULTIPROCESS_DIR
+
+        forget_process(pid)
+
+    with tempfile.TemporaryDirectory(prefix="ratelimiter-") as folder:
+        os.environ.setdefault(MULTIPROCESS_DIR, folder)
+        return supervise(work, len(sockets), stopping=stopping, ended=ended)
 
 
-async def _serve(policy: Policy, target: Target, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
-    gate = Gate(policy, store_for(policy))
-    service = Service(target, gate, gate, Bounds(), asyncio.get_running_loop(), trusts=gate.trusts)
+async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
+    from ratelimiter.instruments import process_registry  # noqa: PLC0415  # see MULTIPROCESS_DIR
+    from ratelimiter.metrics import Metrics  # noqa: PLC0415
+    from ratelimiter.observers import Observers  # noqa: PLC0415
+    from ratelimiter.proxy_metrics import ProxyMetrics  # noqa: PLC0415
+    from ratelimiter.reload import Reloader  # noqa: PLC0415
+    from ratelimiter.top import Top  # noqa: PLC0415
+
+    registry = process_registry()
+    metrics, top = Metrics(registry), Top()
+    observers = Observers(metrics, top)
+    gate = Gate(plan.policy, store_for(plan.policy, observers), observer=observers)
+    service = Service(
+        plan.target, gate, gate, plan.bounds, asyncio.get_running_loop(), trusts=gate.trusts, families=plan.families
+    )
+    service.observer = ProxyMetrics(service, registry)
     service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
-    serving = server.Server(service, sockets, tls)
-    await serving.start()
-    await server.until_stopped(serving)
-    await gate.limiter.store.close()
+    serving = server.Server(service, sockets, plan.tls)
+
+    def swap(policy: Policy) -> None:
+        gate.swap(policy)
+        service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
+
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(gate.limiter.store.close)
+        reloader = None
+        if plan.file is not None:
+            reloader = Reloader(
+                plan.file, plan.policy, swap, load=lambda: configuration.build(**plan.settings), observer=metrics
+            )
+            reloading = asyncio.create_task(reloader.run())
+            stack.callback(reloading.cancel)
+        if plan.admin is not None:
+            await stack.enter_async_context(_watched(plan.admin, gate, serving, metrics, top))
+        await serving.start()
+        await server.until_stopped(serving, on_hangup=None if reloader is None else reloader.ask)
+
+
+def _watched(
+    listener: socket.socket, gate: Gate, serving: server.Server, metrics: Metrics, top: Top
+) -> AbstractAsyncContextManager[str]:
+    """The admin listener of a worker."""
+    from ratelimiter.admin import State, admin_app, hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
+
+    def state() -> State:
+        return State(() if serving.ready else ("draining",), "degraded" if metrics.store_out else "ok")
+
+    app = admin_app(
+        exposition=metrics.exposition,
+        policy=lambda: gate.policy,
+        state=state,
+        top=top.report,
+        hosts=hosts_for(listener.getsockname()[0]),
+    )
+    return serve_admin(app, listener)

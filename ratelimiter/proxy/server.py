@@ -19,7 +19,7 @@ from ratelimiter.proxy.address import UNIX
 from ratelimiter.proxy.client import ClientConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from ratelimiter.proxy.address import Listen
     from ratelimiter.proxy.service import Service
@@ -37,11 +37,12 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
     return uvloop.run(main)
 
 
-def bind(listen: Listen, *, shared: bool = False) -> socket.socket:
+def bind(listen: Listen, flag: str = "--listen", *, shared: bool = False) -> socket.socket:
     """A socket that listens there.
 
     Args:
         listen: where.
+        flag: by which it was given.
         shared: whether other processes bind the same port, each to get a share of the connections.
 
     Raises:
@@ -51,7 +52,7 @@ def bind(listen: Listen, *, shared: bool = False) -> socket.socket:
         return _bind_unix(listen.path) if listen.path else _bind_tcp(listen, shared=shared)
     except OSError as fault:
         where = listen.path or f"{listen.host}:{listen.port}"
-        msg = f"--listen: {where!r} cannot be bound ({fault.strerror or fault})"
+        msg = f"{flag}: {where!r} cannot be bound ({fault.strerror or fault})"
         raise ConfigError(msg) from None
 
 
@@ -192,8 +193,13 @@ async def _passes(event: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(event.wait(), seconds)
 
 
-async def until_stopped(server: Server) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends that at once."""
+async def until_stopped(server: Server, on_hangup: Callable[[], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends that at once.
+
+    Args:
+        server: serves already.
+        on_hangup: what SIGHUP is for; nothing by default.
+    """
     loop = asyncio.get_running_loop()
     stopping, at_once = asyncio.Event(), asyncio.Event()
 
@@ -202,11 +208,18 @@ async def until_stopped(server: Server) -> None:
             at_once.set()
         stopping.set()
 
-    for number in STOPPING:
-        loop.add_signal_handler(number, stop)
+    handlers = dict.fromkeys(STOPPING, stop) | {signal.SIGHUP: on_hangup or _nothing}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    # A supervisor starts its workers with these held back, as they would be fatal until now.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
     try:
         await stopping.wait()
         await server.drain(at_once)
     finally:
-        for number in STOPPING:
+        for number in handlers:
             loop.remove_signal_handler(number)
+
+
+def _nothing() -> None:
+    pass

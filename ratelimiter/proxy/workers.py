@@ -25,7 +25,8 @@ def supervise(
     SIGTERM, SIGINT and SIGHUP reach every worker. One that ends before it was told to is replaced.
 
     Args:
-        work: what a worker does; its argument is the worker's number, from 0. Its process ends with it.
+        work: what a worker does; its argument is the worker's number, from 0. Its process ends with it. The signals
+            are blocked until it unblocks them.
         count: how many.
         stopping: is called in this process once, when the first signal to stop comes.
         ended: is called in this process with the process id of each worker that has ended.
@@ -65,8 +66,10 @@ def supervise(
 
 
 def _start(work: Callable[[int], None], index: int) -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until the worker knows what to do with them
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         return pid
     code = 1
     try:

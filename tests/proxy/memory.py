@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from ratelimiter import config
+from ratelimiter.gate import Gate
 from ratelimiter.proxy.bounds import Bounds
 from ratelimiter.proxy.client import ClientConnection
 from ratelimiter.proxy.service import Service
 from ratelimiter.proxy.upstream import Target, UpstreamConnection
-from ratelimiter.sidecar import Gate
 from ratelimiter.stores.memory import MemoryStore
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter import config
+from ratelimiter.gate import Gate
 from ratelimiter.proxy.address import Listen
 from ratelimiter.proxy.bounds import Bounds
 from ratelimiter.proxy.server import Server, bind
 from ratelimiter.proxy.service import Service
 from ratelimiter.proxy.upstream import Target
-from ratelimiter.sidecar import Gate
 from ratelimiter.stores.memory import MemoryStore
 
 if TYPE_CHECKING:

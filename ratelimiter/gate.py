@@ -1,0 +1,128 @@
+"""The limiter as a proxy asks it: a judge of requests, in the words of a dialect."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ratelimiter import dialect_files, request_id
+from ratelimiter.core.decision import malformed
+from ratelimiter.core.headers import renderer, replaced
+from ratelimiter.core.principal import parse_address
+from ratelimiter.limiter import Limiter
+from ratelimiter.proxy.judging import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ratelimiter.core.decision import Decision
+    from ratelimiter.core.dialect import Reply
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.request import Request
+    from ratelimiter.limiter import Observer
+    from ratelimiter.stores.base import Store
+
+    Header = tuple[bytes, bytes]
+
+REMEMBERED_MAX = 1024  # refusals, about 1 kB each
+
+# Stores whose charge waits for futures only. The others use asyncio's timeouts, which are for tasks.
+NEEDING_NO_TASK = frozenset({"memory", "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"})
+
+
+class Gate:
+    """The proxy's judge, and the words of its errors: a limiter and a dialect.
+
+    Args:
+        policy: what is admitted, and how refusals are written.
+        store: where it is counted.
+        observer: is told every decision.
+    """
+
+    def __init__(self, policy: Policy, store: Store, *, observer: Observer | None = None) -> None:
+        self.limiter = Limiter(policy, store, observer=observer)
+        self._in_task = policy.store.partition("://")[0].lower() not in NEEDING_NO_TASK
+        self._read(policy)
+
+    def swap(self, policy: Policy) -> None:
+        """Judge and answer under *policy* from the next request on; what is counted stays.
+
+        Raises:
+            ConfigError: its dialect cannot be used; then nothing has changed.
+        """
+        dialect_files.load(policy.dialect)
+        self.limiter.swap(policy)
+        self._read(policy)
+
+    def _read(self, policy: Policy) -> None:
+        self.policy = policy
+        self._refusals: dict[tuple[object, ...], Verdict] = {}
+        self.dialect = dialect_files.load(policy.dialect)
+        self._render = renderer(policy.headers, expose=policy.expose_headers)
+        self._ids = self.dialect.request_ids
+        self.to_upstream = frozenset() if self._ids is None else frozenset({self._ids.header})
+        self.to_client = replaced(policy.headers) | self.to_upstream
+
+    async def judge(self, request: Request) -> Verdict:
+        """The verdict on *request*; see `ratelimiter.proxy.judging.Judge`."""
+        deciding = self.limiter.decide(request)
+        decision, _ = await (asyncio.ensure_future(deciding) if self._in_task else deciding)
+        if self._ids is None:
+            return Verdict(None, self._render(decision), (), "") if decision.allowed else self._refused(decision)
+        identifier, of_id = self._id(request.headers)
+        headers = [*self._render(decision), *of_id]
+        if decision.allowed:
+            return Verdict(None, headers, of_id, identifier)
+        return Verdict(self.dialect.refusal(decision, identifier), headers, of_id, identifier)
+
+    def _refused(self, decision: Decision) -> Verdict:
+        """The verdict of a refusal that bears no id. A flood is refused in the same words for a second, so these are
+        remembered by all the numbers that they speak of.
+        """
+        if len(decision.outcomes) != 1:
+            return Verdict(self.dialect.refusal(decision), self._render(decision), (), "")
+        rule, remaining, reset_ms, retry_after_ms = decision.outcomes[0]
+        wait_ms, now_ms = retry_after_ms or 0, decision.now_ms
+        key = (
+            decision.reason,
+            rule.name,
+            remaining,
+            retry_after_ms is None,
+            -(-reset_ms // 1000),
+            -(-wait_ms // 1000),
+            -(-(now_ms + reset_ms) // 1000),
+            -(-(now_ms + wait_ms) // 1000),
+        )
+        verdict = self._refusals.get(key)
+        if verdict is None:
+            if len(self._refusals) >= REMEMBERED_MAX:
+                self._refusals.clear()
+            verdict = Verdict(self.dialect.refusal(decision), self._render(decision), (), "")
+            self._refusals[key] = verdict
+        return verdict
+
+    def error(
+        self, status: int, fault: tuple[str, str], verdict: Verdict | None, headers: Iterable[Header]
+    ) -> tuple[Reply, Verdict]:
+        """An answer that the proxy gives by itself; see `ratelimiter.proxy.judging.Errors`."""
+        if verdict is None:
+            identifier, of_id = self._id(headers)
+            verdict = Verdict(None, of_id, of_id, identifier)
+        if status == 400:
+            return self.dialect.refusal(malformed(0, *fault), verdict.request_id), verdict
+        return self.dialect.reply_for_status(status, request_id=verdict.request_id), verdict
+
+    def trusts(self, peer: str | None) -> bool:
+        """Whether *peer*, None on a unix socket, may speak for others."""
+        trust = self.policy.trust
+        if peer is None or trust.hops:
+            return trust.anyone
+        address = parse_address(peer)
+        return address is not None and trust.trusts(address)
+
+    def _id(self, headers: Iterable[Header]) -> tuple[str, list[Header]]:
+        ids = self._ids
+        if ids is None:
+            return "", []
+        identifier = request_id.choose(ids, headers)
+        return identifier, [(ids.header, identifier.encode())]
