@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import select
 import socket
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 3
+
+
+log = logging.getLogger("ratelimiter.stores")
 
 
 class ScriptMissing(StoreFault):
@@ -279,16 +283,38 @@ async def _enter(connection: Connection, address: Address, role: str) -> None:
         required.append(connection.call("AUTH", *([address.username] if address.username else []), password))
     if address.db:
         required.append(connection.call("SELECT", str(address.db)))
-    courtesies = [connection.call("CLIENT", "SETNAME", address.client_name), connection.call("ROLE")]
+    courtesies = [
+        connection.call("CLIENT", "SETNAME", address.client_name),
+        connection.call("CONFIG", "GET", "maxmemory-policy"),
+        connection.call("ROLE"),
+    ]
     answers = await asyncio.gather(*required, *courtesies, return_exceptions=True)
     for number, answer in enumerate(answers):
-        # A name is a courtesy, and so is the role: a user that may not ask for it is told by the first write.
+        # A name is a courtesy, and so are the others: a user that may not ask for the role is told by the first write.
         if isinstance(answer, BaseException) and (number < len(required) or not _is_courtesy(answer)):
             raise answer
-    actual = answers[-1][0].decode() if isinstance(answers[-1], list) else role
+    *_, setting, place = answers
+    if isinstance(setting, list) and len(setting) == 2:
+        _warn_of_eviction(str(address), setting[1].decode())
+    actual = place[0].decode() if isinstance(place, list) else role
     if role and actual != role:
         msg = f"{address} is a {actual}, not a {role}"
         raise StoreUnavailable(msg, Kind.READ_ONLY)
+
+
+def _warn_of_eviction(address: str, policy: str) -> None:
+    """Say once per server that it may drop our keys, which no error ever tells: each is a limit that begins anew."""
+    if policy.startswith("allkeys") and address not in _warned:
+        _warned.add(address)
+        log.warning(
+            "%s may evict the limiter's keys (maxmemory-policy %s), and an evicted key is a limit that begins anew; "
+            "set noeviction or volatile-ttl on a server of its own",
+            address,
+            policy,
+        )
+
+
+_warned: set[str] = set()
 
 
 def _is_courtesy(error: BaseException) -> bool:

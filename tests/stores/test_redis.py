@@ -522,7 +522,8 @@ async def impostor(answer: Callable[[bytes], bytes]) -> AsyncIterator[str]:
 
 
 def handshake(data: bytes) -> bytes | None:
-    return b"+OK\r\n*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n" if b"SETNAME" in data else None
+    # To SETNAME, CONFIG GET maxmemory-policy and ROLE.
+    return b"+OK\r\n*0\r\n*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n" if b"SETNAME" in data else None
 
 
 async def test_port_that_speaks_http() -> None:
@@ -903,3 +904,19 @@ def test_url_that_cannot_be_used(url: str) -> None:
 
     assert "hidden" not in str(caught.value)
     assert "; write " in str(caught.value)
+
+
+async def test_a_server_that_may_evict_our_keys_is_told_of_once(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An evicted key is a limit that begins anew, and no error ever says so: the log does, once."""
+    with own_redis.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    for _ in range(2):
+        store = opened(own_redis.url)
+        await store.charge([hit()])
+        await store.close()
+    told = [record.message for record in caplog.records if "maxmemory-policy" in record.message]
+
+    assert 1 == len(told)
+    assert f"127.0.0.1:{own_redis.port} may evict" in told[0]
