@@ -44,45 +44,33 @@ def by_h11(raw: bytes) -> Any:
     return connection.next_event()
 
 
-NAMES = st.sampled_from(
-    [
-        b"Host",
-        b"host",
-        b"Content-Length",
-        b"Transfer-Encoding",
-        b"Connection",
-        b"X",
-        b"X-Y",
-        b"X_Y",
-        b"Expect",
-        b"!#$%&'*+.^_`|~",
-    ]
-)
-VALUES = st.one_of(
-    st.sampled_from(
-        [b"api.example", b"a:1", b"[::1]:80", b"3", b"0", b"3, 3", b"chunked", b"gzip, chunked", b"close", b"x"]
-    ),
-    st.binary(max_size=6),
-)
+def edited(sound: bytes, at: int, gone: int, new: bytes) -> bytes:
+    """*sound* with *gone* bytes at *at* replaced by *new*."""
+    at %= len(sound)
+    return sound[:at] + new + sound[at + gone :]
+
+
 LINES = st.lists(
-    st.tuples(
-        NAMES,
-        st.sampled_from([b":", b": ", b":\t", b" :", b""]),
-        VALUES,
-        st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\n"]),
+    st.sampled_from(
+        [b"X: y", b"X:", b"x-y:\t z ", b"X_Y: z", b"!#$%&'*+.^_`|~: x", b"Connection: close, X", b"Upgrade: websocket",
+         b"Connection: Upgrade", b"Expect: 100-continue", b"Accept: \xff\xfe", b"Cookie: a=b; c=\"d\""]
     ),
-    max_size=5,
-).map(lambda lines: b"".join(b"".join(line) for line in lines))
-TARGETS = st.one_of(
-    st.sampled_from([b"/", b"/x?y", b"*", b"http://a/b", b"/%41", b"//x", b"/x#y", b"x", b"/\xc3\xa9", b"/a b"]),
-    st.binary(max_size=6).map(lambda tail: b"/" + tail),
-)
-METHODS = st.sampled_from([b"GET", b"POST", b"OPTIONS", b"get", b"CONNECT", b"M-SEARCH", b"G(T"])
-VERSIONS = st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"http/1.1"])
-HEADS = st.builds(
-    lambda method, target, version, host, lines: b"%s %s %s\r\n%s%s\r\n" % (method, target, version, host, lines),
-    METHODS, TARGETS, VERSIONS, st.sampled_from([b"Host: api.example\r\n", b""]), LINES,
+    max_size=4,
 )  # fmt: skip
+FRAMINGS = st.sampled_from([[], [], [b"Content-Length: 3"], [b"Content-Length: 0"], [b"Transfer-Encoding: chunked"]])
+TARGETS = st.sampled_from([b"/", b"/x?y", b'/a/b;c=d?e=%20&f="', b"/%41/./x", b"//x", b"http://a.b:1/c?d"])
+METHODS = st.sampled_from([b"GET", b"POST", b"OPTIONS", b"M-SEARCH"])
+SOUND = st.builds(
+    lambda method, target, minor, framing, lines: b"\r\n".join(
+        [b"%s %s HTTP/1.%d" % (method, target, minor), HOST, *framing, *lines, b"", b""]
+    ),
+    METHODS, TARGETS, st.sampled_from([1, 1, 0]), FRAMINGS, LINES,
+)  # fmt: skip
+NEW = st.one_of(
+    st.binary(max_size=2),
+    st.sampled_from([b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b"\0", b"a", b"%2f", b"\r\n\r\n", b","]),
+)
+HEADS = st.one_of(SOUND, st.builds(edited, SOUND, st.integers(0, 300), st.integers(0, 3), NEW))
 
 
 @given(raw=HEADS)
@@ -94,7 +82,11 @@ def test_what_we_accept_others_read_alike(raw: bytes) -> None:
         ours = parse_request(raw, BOUNDS)
     except HeadError:
         return
-    theirs, third = Llhttp(raw), by_h11(raw)
+    third = by_h11(raw)
+    try:
+        theirs = Llhttp(raw)
+    except httptools.HttpParserInvalidMethodError:  # one that it does not know; we and h11 let every method pass
+        return
 
     assert ours.method.encode() == theirs.method == third.method
     assert theirs.target == third.target
