@@ -1,0 +1,19 @@
+"""Our command lines, wherever they are written down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ratelimiter.cli import _parser
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def flags_of(words: Sequence[str]) -> dict[str, Any]:
+    """The flags that our parser makes of *words*, which follow `ratelimiter`; an error if it takes them not."""
+    try:
+        return vars(_parser().parse_args(list(words)))
+    except SystemExit as fault:
+        msg = f"ratelimiter {' '.join(words)}: not a command line of ours"
+        raise AssertionError(msg) from fault
