@@ -92,7 +92,7 @@ class Limiter:
         Raises:
             MalformedRequest: its path or a header that names a principal can be read in two ways.
         """
-        return self._planner.plan(request).hits(request)
+        return self._planner.hits(request)
 
     async def decide(self, request: Request, charged: Container[Hit] = ()) -> tuple[Decision, Sequence[Hit]]:
         """Charge *request* to every rule that it matches, or to none.
@@ -111,7 +111,7 @@ class Limiter:
         observer = self._observer
         started_s = 0.0 if observer is None else self._stopwatch()
         try:
-            hits = self._planner.plan(request).hits(request)
+            hits = self._planner.hits(request)
         except MalformedRequest as fault:
             decision = malformed(self._clock(), fault.field, fault.issue)
         else:

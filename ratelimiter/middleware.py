@@ -10,7 +10,7 @@ from ratelimiter import dialect_files, request_id
 from ratelimiter.core.headers import renderer, replaced
 from ratelimiter.core.request import Request
 from ratelimiter.core.window import new
-from ratelimiter.exchange import SCOPE_KEY, Exchange
+from ratelimiter.exchange import SCOPE_KEY, Exchange, Manner
 from ratelimiter.limiter import Limiter
 from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.opening import store_for
@@ -111,12 +111,11 @@ class RateLimitMiddleware:
         if store is None or isinstance(store, str):
             store = store_for(policy, observer if isinstance(observer, StoreObserver) else None)
         self.limiter = Limiter(policy, store, observer=observer)
-        self._render = renderer(policy.headers, expose=policy.expose_headers)
         self._ids = self.dialect.request_ids
-        self._id_header = self._ids.header if self._ids is not None else None
+        id_header = self._ids.header if self._ids is not None else None
         # What the application says of these is dropped: a response has one of each, and it is ours.
-        ours = replaced(policy.headers)
-        self._replaced = ours if self._id_header is None else ours | {self._id_header}
+        ours = replaced(policy.headers) if id_header is None else replaced(policy.headers) | {id_header}
+        self._manner = Manner(ours, renderer(policy.headers, expose=policy.expose_headers), id_header)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope; anything but http and websocket is the application's own."""
@@ -127,9 +126,9 @@ class RateLimitMiddleware:
         if SCOPE_KEY in scope:
             await self._further_in(scope[SCOPE_KEY], scope, receive, send)
             return
-        exchange = scope[SCOPE_KEY] = Exchange(self._replaced, self._render, self._id_header, self._id(scope))
-        decision, exchange.charged = await self.limiter.decide(_request(scope))
-        exchange.decisions = (decision,)
+        decision, hits = await self.limiter.decide(_request(scope))
+        chosen = "" if self._ids is None else request_id.choose(self._ids, scope["headers"])
+        exchange = scope[SCOPE_KEY] = Exchange(self._manner, chosen, decision, hits)
         send = exchange.sender(send)
         if not decision.allowed:
             await _refuse(scope, receive, send, self.dialect.refusal(decision, exchange.request_id))
@@ -155,9 +154,6 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
         else:
             await _refuse(scope, receive, send, self.dialect.refusal(decision, exchange.request_id))
-
-    def _id(self, scope: Scope) -> str:
-        return request_id.choose(self._ids, scope["headers"]) if self._ids is not None else ""
 
 
 def _request(scope: Scope) -> Request:
