@@ -186,6 +186,8 @@ class ClientConnection(asyncio.Protocol):
         self._half_closed = True
         if state is TUNNEL:
             self._upstream.send_eof()  # type: ignore[union-attr]
+            # By far most have closed both ways; an upstream that does not answer in kind must not hold the tunnel.
+            self._due_s = self._loop.time() + self._bounds.linger_ms / 1000
             return self._can_half_close()
         if state in (VERDICT, CONNECTION, RESPONSE) and self._can_half_close():
             if not self._started:
@@ -512,7 +514,7 @@ class ClientConnection(asyncio.Protocol):
         self._sent += len(data)
         if self._state is RESPONSE:
             self._due_s = self._loop.time() + self._bounds.upstream_timeout_ms / 1000
-        elif self._state is TUNNEL:
+        elif self._state is TUNNEL and not self._half_closed:
             self._due_s = self._loop.time() + self._bounds.tunnel_timeout_ms / 1000
         self._transport.write(chunk(data) if self._chunking else data)
 

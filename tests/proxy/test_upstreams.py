@@ -437,3 +437,28 @@ async def test_an_idle_tunnel_is_closed() -> None:
         await client.exchange(UPGRADE)
         assert b"hello" == await client.closed()
         await until(lambda: not upstream.open, "both ends are closed")
+
+
+async def test_a_tunnel_ends_with_its_client() -> None:
+    """Row 122: an upstream that does not close in its turn does not hold the connections."""
+
+    async def deaf(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        assert b"bye" == await reader.read()  # the end of what the client had to say
+        heard.set()
+        while True:
+            writer.write(b"still here")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    heard = asyncio.Event()
+    async with (
+        Upstream(deaf).serving() as upstream,
+        sidecar(upstream, bounds=Bounds(**SOON)) as proxy,
+        proxy.client() as client,
+    ):
+        await client.exchange(UPGRADE)
+        client.send(b"bye")
+        client.writer.write_eof()
+        await heard.wait()
+        await until(lambda: not len(proxy.service) and not upstream.open, "both ends are closed")
