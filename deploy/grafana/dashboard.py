@@ -30,6 +30,7 @@ with warnings.catch_warnings():
     from grafana_foundation_sdk.models.common import (
         BigValueGraphMode,
         DataSourceRef,
+        GraphDrawStyle,
         LegendDisplayMode,
         LegendPlacement,
         SortOrder,
@@ -128,7 +129,7 @@ def _lines(view: View) -> timeseries.Panel:
         timeseries.Panel()
         .line_width(2 if view.kind == LINES else 1)
         .fill_opacity({LINES: 0, STACKED: 40, BARS: 80}[view.kind])
-        .show_points(VisibilityMode.NEVER)
+        .show_points(VisibilityMode.AUTO)
         .min(0)
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
         .legend(
@@ -145,7 +146,7 @@ def _lines(view: View) -> timeseries.Panel:
     if view.kind == STACKED:
         panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL))
     if view.kind == BARS:
-        panel.draw_style(timeseries.common.GraphDrawStyle.BARS)
+        panel.draw_style(GraphDrawStyle.BARS)
     return panel
 
 

@@ -479,10 +479,11 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
             View(
                 64,
                 "Policies in force",
-                "Instances by the hash of their policy. Two lines of one job that stay are replicas that do not agree.",
+                "Instances by the hash of their policy: one colour, and two for a moment during a rollout. Two "
+                "that stay are replicas that do not agree.",
                 "short",
-                (Query(f"count by (job, hash) ({_gauge('policy_info')} == 1)", "{{job}} {{hash}}"),),
-                LINES,
+                (Query(f"count by (hash) ({_gauge('policy_info')} == 1)", "{{hash}}"),),
+                STACKED,
                 12,
             ),
         ),

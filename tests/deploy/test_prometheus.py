@@ -39,6 +39,16 @@ def test_prometheus_takes_the_rules() -> None:
     assert 0 == checked.returncode, checked.stdout + checked.stderr
 
 
+def test_prometheus_takes_its_configuration() -> None:
+    """It finds the rules where they are, and the job that it scrapes is one whose silence the alerts would notice."""
+    checked = promtool("check", "config", "prometheus.yml")
+    [scraped] = YAML(typ="safe").load(FOLDER / "prometheus.yml")["scrape_configs"]
+    [silent] = [rule["expr"] for rule in ALERTS if rule["alert"] == "RateLimiterNotScraped"]
+
+    assert 0 == checked.returncode, checked.stdout + checked.stderr
+    assert re.fullmatch(re.findall(r'up\{job=~"([^"]+)"', silent)[0], scraped["job_name"])
+
+
 def test_every_alert_fires_when_it_should() -> None:
     """On series made up for it: quiet while all is well, then loud with the text that an operator reads."""
     tested = promtool("test", "rules", TESTS.name)
