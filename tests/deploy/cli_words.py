@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.cli import _parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def commands() -> list[str]:
+    """The names of all commands."""
+    actions = _parser()._actions
+    (subcommands,) = (action for action in actions if isinstance(action, argparse._SubParsersAction))
+    return list(subcommands.choices)
 
 
 def flags_of(words: Sequence[str]) -> dict[str, Any]:

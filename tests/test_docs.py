@@ -1,0 +1,141 @@
+"""What the README and the pages in docs/ refer to is there: links, files, command lines, fields."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from ratelimiter.cli import main
+from tests.deploy.cli_words import commands, flags_of
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+# A path of ours, wherever it is written: in a link, in code, on a command line.
+PATH = re.compile(r"(?<![\w./:-])(?:config|deploy|docs|tests|ratelimiter|\.ci)/[\w./-]*\w")
+MODULE = re.compile(r"python3? -m ((?:tests|docs|deploy|ratelimiter)[\w.]*)")
+# What stands for a value on a line that shows what there is, and a value that the parser takes.
+PLACEHOLDERS = {"N": "1", "SECONDS": "1"}
+REPLACED = re.compile(r"\.\.\.|\\\|\w+")
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@cache
+def text_of(page: Path) -> str:
+    return page.read_text()
+
+
+@cache
+def prose_of(page: Path) -> str:
+    """The page without its blocks of code."""
+    return re.sub(r"^ *```.*?^ *```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """The blocks of code of a page that say they are *kind*."""
+    found: list[str] = re.findall(rf"^ *```{kind}\n(.*?)^ *```$", text_of(page), re.MULTILINE | re.DOTALL)
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", prose_of(page), re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    return set(plain)
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link within the repository leads to a file that is there, and to a heading that it has."""
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
+        if re.match("[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if not file.exists() or not file.is_relative_to(ROOT) or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+
+    assert [] == broken
+
+
+@pages
+def test_paths_are_there(page: Path) -> None:
+    """Every file and every module of ours that is named exists."""
+    named = {path for path in PATH.findall(text_of(page)) if not path.startswith("ratelimiter/ratelimiter")}
+    modules = {module.replace(".", "/") for module in MODULE.findall(text_of(page))}
+    missing = {path for path in named if not (ROOT / path).exists() and not (page.parent / path).exists()}
+    missing |= {name for name in modules if not (ROOT / name).is_dir() and not (ROOT / f"{name}.py").exists()}
+
+    assert set() == missing
+
+
+def command_lines(page: Path) -> list[str]:
+    """Every command line of ours on a page, in blocks and within sentences."""
+    shown = [line for kind in ("sh", "console") for block in blocks(page, kind) for line in block.splitlines()]
+    shown += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose_of(page))]
+    known = "|".join(map(re.escape, commands()))
+    return [found[1] for line in shown if (found := re.search(rf"(?:^|[\s/])ratelimiter ((?:{known})\b.*)", line))]
+
+
+def words_of(line: str) -> list[str]:
+    """The words of a command line; of one that shows what there is, all that could be given."""
+    plain = REPLACED.sub("", line).replace("[", "").replace("]", "")
+    words = shlex.split(plain)
+    for number, word in enumerate(words):
+        if word in (">", "|", "&", "&&", ";"):
+            words = words[:number]
+            break
+    return [PLACEHOLDERS.get(word, word) for word in words]
+
+
+@pages
+def test_command_lines_are_ours(page: Path) -> None:
+    """Our own parser takes every one of them; a bare `ratelimiter proxy` only names the command."""
+    for line in command_lines(page):
+        words = words_of(line)
+        if len(words) > 1:
+            flags_of(words)
+
+
+def test_there_are_command_lines_to_look_at() -> None:
+    """The test above would find nothing wrong with a page on which it finds nothing."""
+    assert 15 < sum(len(command_lines(page)) for page in PAGES)
+    with pytest.raises(AssertionError):
+        flags_of(words_of("proxy --upstream http://127.0.0.1:8000 --adminn 127.0.0.1:9090"))
+
+
+@pages
+def test_consoles_show_what_is_printed(
+    page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command in a console prints what is shown; `...` stands for the rest."""
+    monkeypatch.chdir(ROOT)
+    for block in blocks(page, "console"):
+        for command, shown in re.findall(r"^ *\$ ratelimiter (.*)\n((?:(?! *\$ ).*\n)*)", block, re.MULTILINE):
+            assert 0 == main(shlex.split(command))
+            expected = "\n".join(line.strip() for line in shown.strip().splitlines())
+            printed = "\n".join(line.strip() for line in capsys.readouterr().out.strip().splitlines())
+            assert re.fullmatch(re.escape(expected).replace(r"\.\.\.", ".*"), printed, re.DOTALL), printed
+
+
+def test_defaults_of_the_checklist_are_those_of_the_schema() -> None:
+    """The table of timeouts says what a policy that says nothing gets."""
+    schema = json.loads(resources.files("ratelimiter").joinpath("policy.schema.json").read_text())
+    fields = schema["properties"] | schema["properties"]["proxy"]["properties"]
+    table = text_of(ROOT / "docs" / "production.md").partition("## 5. Timeouts")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*`) \| ([^|]*) \|", table, re.MULTILINE)
+    shown = {
+        name: value.strip().split(" ")[0]
+        for names, values in rows
+        for name, value in zip(re.findall("`([^`]+)`", names), values.split(","), strict=True)
+    }
+
+    assert 4 < len(shown)
+    assert {name: str(fields[name]["default"]) for name in shown} == shown
