@@ -658,19 +658,23 @@ class ClientConnection(asyncio.Protocol):
         observer = self._service.observer
         if observer is None:
             return
-        observer.exchanged(
-            Exchanged(
+        duration_s = stopwatch_s() - self._begun_s
+        # What a named tuple does by itself, without the call of a function in Python.
+        told = tuple.__new__(
+            Exchanged,
+            (
                 request.method,
-                request.target.partition(b"?")[0].decode(),
+                request.target,
                 self._status if self._started else 0,
                 self._source,
                 self._received,
                 self._sent,
-                (stopwatch_s() - self._begun_s) * 1000,
+                duration_s * 1000,
                 self._upstream_s * 1000,
                 self._verdict.request_id,
-            )
+            ),
         )
+        observer.exchanged(told)
 
     # --- Deadlines and back-pressure
 

@@ -53,7 +53,7 @@ class Exchanged(NamedTuple):
     """The facts of one request and its answer, for metrics and logs."""
 
     method: str  # as sent, so no metric label; empty when the head could not be read
-    path: str  # canonical, without its query; empty likewise
+    target: bytes  # canonical path and query; empty likewise
     status: int  # what the client was told; 0 when it was told nothing
     source: str  # who gave that answer: one of the constants below
     received: int  # bytes of the request's body that came

@@ -339,8 +339,8 @@ async def test_what_an_exchange_was_is_told() -> None:
         await client.exchange(b"nonsense\r\n\r\n")
 
     first, second = proxy.exchanges
-    assert ("POST", "/x", 200, "upstream", 3, 2, "mine") == (*first[:6], first.request_id)
-    assert ("GET", "/x", 429, "judge", 0) == second[:5]
+    assert ("POST", b"/x", 200, "upstream", 3, 2, "mine") == (*first[:6], first.request_id)
+    assert ("GET", b"/x?secret", 429, "judge", 0) == second[:5]
     assert 0 < first.upstream_ms <= first.duration_ms
     assert 0 == second.upstream_ms
     assert "mine" == answer.value("x-request-id") == upstream.seen[0].value("x-request-id")

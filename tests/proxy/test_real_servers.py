@@ -49,7 +49,7 @@ async def started(*words: str, port: int) -> AsyncIterator[Target]:
                 break
         yield Target("127.0.0.1", port)
     finally:
-        process.kill()
+        process.terminate()
         await process.wait()
 
 
@@ -175,7 +175,7 @@ async def test_websockets() -> None:
 
 
 NGINX = """
-daemon off; worker_processes 1; pid {folder}/pid; error_log stderr; events {{ }}
+daemon off; master_process off; pid {folder}/pid; error_log stderr; events {{ }}
 http {{
   access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
   uwsgi_temp_path {folder}; scgi_temp_path {folder};
@@ -184,19 +184,10 @@ http {{
 """
 
 
-def _open_to_others(folder: Path) -> None:
-    """nginx, started by root, serves as another user, to whom pytest's folders are closed."""
-    folder.chmod(0o777)
-    for parent in folder.parents:
-        if parent.stat().st_mode & 0o777 == 0o700:
-            parent.chmod(0o711)
-
-
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
 async def test_nginx(tmp_path: Path) -> None:
     """A directory, ranges, and conditional requests."""
     port = free_port()
-    _open_to_others(tmp_path)
     (tmp_path / "index.html").write_text("hello")
     (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path, port=port))
     words = ["nginx", "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)]
