@@ -27,7 +27,7 @@ SHELLS = ("sh", "bash", "dash")
 # read-only, one mount after the other: a remount does not reach the mounts below.
 _ENTER = r"""
 set -eu
-root=$1 venv=$2 policies=$3 python=$4; shift 4
+root=$1 venv=$2 policies=$3 python=$4 tmpfs=$5; shift 5
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 image "$root"
 bind() { mkdir -p "$root$2"; mount --bind "$1" "$root$2"; mount -o remount,bind,ro "$root$2"; }
@@ -50,6 +50,7 @@ bind "$policies" /etc/ratelimiter
 mount --bind /proc "$root/proc"
 mount --bind /dev "$root/dev"
 mount -o remount,ro "$root"
+if [ -n "$tmpfs" ]; then mount -t tmpfs -o mode=1777 tmpfs "$root$tmpfs"; fi
 cd "$root"
 exec "$@"
 """.replace("SHELLS", " ".join(SHELLS))
@@ -63,17 +64,22 @@ class Container:
         venv: what the image has at /opt/ratelimiter.
         policies: what is mounted at /etc/ratelimiter.
         environ: the whole environment.
+        tmpfs: a folder that can be written after all.
     """
 
-    def __init__(self, folder: Path, venv: Path, policies: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, venv: Path, policies: Path, environ: Mapping[str, str], *, tmpfs: str = ""
+    ) -> None:
         missing = [tool for tool in TOOLS if shutil.which(tool) is None]
         assert not missing, f"{', '.join(missing)} missing, which imitate a container: apt-get install util-linux"
         self._folder, self._venv, self._policies = folder, venv, policies
         self._environ = dict(environ)
+        self._tmpfs = tmpfs
 
     def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """Start *command*, whose first word is a path inside the container."""
         entering = [str(self._folder), str(self._venv), str(self._policies), os.path.realpath(sys.base_prefix)]
+        entering.append(self._tmpfs)
         inside = ["chroot", str(self._folder), "setpriv", "--reuid", UID, "--regid", UID, "--clear-groups"]
         inside += ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "prlimit", f"--nofile={DESCRIPTORS}"]
         inside += ["env", "-i", *(f"{name}={value}" for name, value in self._environ.items()), *command]

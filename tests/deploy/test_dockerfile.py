@@ -294,6 +294,37 @@ def test_it_serves_and_stops(container: Container, upstream: int) -> None:
 
 
 @needs_root
+def test_several_workers_want_a_tmpfs(venv: Path, policies: Path, tmp_path: Path, upstream: int) -> None:
+    """With /tmp on a tmpfs, as docs/sidecar.md says, two workers are one scrape whose sums are right."""
+    (tmp_path / "root").mkdir()
+    container = Container(tmp_path / "root", venv, policies, ENVIRON, tmpfs="/tmp")  # noqa: S108
+    data, admin = free_port(), free_port()
+    ports = ["--listen", f"127.0.0.1:{data}", "--admin", f"127.0.0.1:{admin}", "--workers", "2"]
+    command = [*ENTRYPOINT, *COMMAND, *ports, "--upstream", f"http://127.0.0.1:{upstream}"]
+    with container.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or accepts(data), "the sidecar listens")
+            for _ in range(20):
+                get(data, "/hello.txt")
+            wait_until(lambda: counted(admin) == 20, "all are counted, whoever is asked")
+            process.send_signal(signal.SIGTERM)
+            out, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+
+    assert 0 == process.returncode, out
+    assert "Traceback" not in out
+
+
+def counted(admin: int) -> float:
+    """Requests that one scrape tells of."""
+    _, body = get(admin, "/metrics")
+    return sum(
+        float(number) for number in re.findall(r"^ratelimiter_requests_total\S* (\S+)$", body.decode(), re.MULTILINE)
+    )
+
+
+@needs_root
 def test_a_dead_sidecar_is_unhealthy(container: Container) -> None:
     """The health check fails where nobody listens, in one line of its own at most."""
     check = [word.replace("9090", str(free_port())) for word in HEALTHCHECK]
