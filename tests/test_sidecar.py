@@ -144,7 +144,9 @@ def test_draining_shows_in_readiness(tmp_path: Path) -> None:
         sidecar.process.send_signal(signal.SIGTERM)
         wait_until(lambda: sidecar.get("/readyz", admin=True)[0] == 503, "it is not ready")
         assert 200 == sidecar.get("/")[0]
-        sidecar.stop()
+        sidecar.process.send_signal(signal.SIGTERM)
+        sidecar.process.communicate(timeout=10)
+        assert 0 == sidecar.process.returncode
 
 
 def test_the_file_bounds_the_proxy(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ NOTHING = "nothing"  # the connection is closed
 
 # In place of what there is none of at present.
 NO_REQUEST = RequestHead("", b"", Fields(b"1", frozenset()))
+UNREADABLE = RequestHead("", b"", Fields(b"1", frozenset()))  # answered and told like a request, and forwarded nowhere
 NO_VERDICT = Verdict(None, (), (), "")
 NO_BODY = SizedBody(0)
 
@@ -311,9 +312,13 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse_head(self, fault: HeadError) -> None:
         log.info("a request from %s is refused: %s", self.peer, fault)
+        self._request = UNREADABLE
         self._started = False
         self._verdict = NO_VERDICT
         self._body = NO_BODY
+        self._received = self._sent = 0
+        self._upstream_s = 0.0
+        self._begun_s = stopwatch_s()
         self._unread = True
         self._answer_error(fault.status, fault.subject, fault.issue, fault.headers, keep=False)
 
@@ -588,7 +593,7 @@ class ClientConnection(asyncio.Protocol):
         self._started = True
         self._status = reply.status
         self._source = source
-        self._keep = keep and request is not NO_REQUEST and self._keeps(request)
+        self._keep = keep and self._keeps(request)
         out = [
             self._service.head_of(reply, verdict.headers),
             _date_line(),

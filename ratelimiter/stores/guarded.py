@@ -141,7 +141,9 @@ class GuardedStore:
             else Tally(0, 0, 0)
             for hit in hits
         ]
-        return Receipt(receipt.now_ms, receipt.admitted, seen, LOCAL)
+        # Where one rule was let go, the request was, however strictly another one counted.
+        source = FAIL_OPEN if receipt.admitted and OnStoreError.ALLOW in modes else LOCAL
+        return Receipt(receipt.now_ms, receipt.admitted, seen, source)
 
     def _local_hit(self, hit: Hit) -> Hit:
         share = self._shares.get(hit.quota)

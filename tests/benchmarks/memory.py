@@ -1,6 +1,6 @@
 """Memory per principal on embedded stores, at one live entry and at sixty: ours beside `limits`' moving window.
 
-    python -m tests.benchmarks.memory
+Run by `python -m tests.benchmarks.memory`.
 """
 
 from __future__ import annotations

@@ -328,7 +328,7 @@ async def test_a_body_too_long_is_refused() -> None:
 
 
 async def test_what_an_exchange_was_is_told() -> None:
-    """An observer hears who answered what, of which size, and in which time."""
+    """An observer hears who answered what, of which size, and in which time; of what cannot be read, too."""
     async with (
         Upstream().serving() as upstream,
         sidecar(upstream, limit="1/minute", dialect="intrace") as proxy,
@@ -338,7 +338,8 @@ async def test_what_an_exchange_was_is_told() -> None:
         await client.exchange(get(b"/x?secret"))
         await client.exchange(b"nonsense\r\n\r\n")
 
-    first, second = proxy.exchanges
+    first, second, third = proxy.exchanges
+    assert ("", b"", 400, "proxy", 0) == third[:5]
     assert ("POST", b"/x", 200, "upstream", 3, 2, "mine") == (*first[:6], first.request_id)
     assert ("GET", b"/x?secret", 429, "judge", 0) == second[:5]
     assert 0 < first.upstream_ms <= first.duration_ms

@@ -261,26 +261,29 @@ async def test_deny_refuses(guarded: GuardedStore, store: Frail) -> None:
 @pytest.mark.parametrize(
     ("modes", "expected"),
     [
-        (["allow", "local", "deny"], FAIL_CLOSED),
-        (["allow", "deny"], FAIL_CLOSED),
-        (["local", "deny"], FAIL_CLOSED),
-        (["allow", "local"], LOCAL),
-        (["allow", "allow"], FAIL_OPEN),
+        (["allow", "local", "deny"], [FAIL_CLOSED] * 3),
+        (["allow", "deny"], [FAIL_CLOSED] * 3),
+        (["local", "deny"], [FAIL_CLOSED] * 3),
+        (["allow", "local"], [FAIL_OPEN, FAIL_OPEN, LOCAL]),
+        (["local", "local"], [LOCAL] * 3),
+        (["allow", "allow"], [FAIL_OPEN] * 3),
     ],
 )
-async def test_of_mixed_modes(store: Frail, clock: FakeClock, modes: list[str], expected: str) -> None:
-    """One rule that says deny refuses the request and charges nobody; else those that say local decide."""
+async def test_of_mixed_modes(store: Frail, clock: FakeClock, modes: list[str], expected: list[str]) -> None:
+    """One rule that says deny refuses the request and charges nobody; else those that say local decide. Where a rule
+    let the request go, that is what is said of it.
+    """
     guarded = guard(store, clock)
     store.error = StoreTimeout("late")
     hits = hits_of(*(ruled(2, mode, name=f"{mode}-{index}") for index, mode in enumerate(modes)))
     receipts = [await guarded.charge(hits) for _ in range(3)]
 
-    assert [expected] * 3 == [receipt.source for receipt in receipts]
-    assert [expected != FAIL_CLOSED] * 2 == [receipt.admitted for receipt in receipts[:2]]
-    assert (expected == FAIL_OPEN) == receipts[2].admitted
+    assert expected == [receipt.source for receipt in receipts]
+    assert [FAIL_CLOSED not in expected] * 2 == [receipt.admitted for receipt in receipts[:2]]
+    assert (expected[2] == FAIL_OPEN) == receipts[2].admitted
     peek = [hit._replace(cost=0) for hit in hits if hit.rule.on_store_error is OnStoreError.LOCAL]
     if peek:
-        assert (0 if expected == FAIL_CLOSED else 2) == guarded._local.charge_now(peek).tallies[0].used
+        assert (0 if FAIL_CLOSED in expected else 2) == guarded._local.charge_now(peek).tallies[0].used
 
 
 async def test_local_rules_are_charged_all_or_none(guarded: GuardedStore, store: Frail) -> None:
@@ -503,3 +506,13 @@ async def test_recovers_by_itself(guarded: GuardedStore, store: Frail, clock: Fa
     clock.advance(PROBE_MS)
 
     assert 200 == (await get(app)).status
+
+
+async def test_a_shadow_does_not_hide_that_a_rule_let_everybody_go(store: Frail, clock: FakeClock) -> None:
+    """What is only watched says nothing of how the request was judged: on call one must see that it failed open."""
+    guarded = guard(store, clock)
+    store.error = StoreTimeout("late")
+    watched = ruled(1, "local", name="watched", shadow=True)
+    receipt = await guarded.charge(hits_of(ruled(1, "allow", name="open"), watched))
+
+    assert (FAIL_OPEN, True) == (receipt.source, receipt.admitted)
