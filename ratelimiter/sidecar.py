@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter import config as configuration
@@ -21,7 +21,7 @@ from ratelimiter.stores.opening import store_for
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from ratelimiter.core.policy import Policy
@@ -113,9 +113,29 @@ def _run_several(plan: _Plan, sockets: list[socket.socket]) -> int:
 
         forget_process(pid)
 
-    with tempfile.TemporaryDirectory(prefix="ratelimiter-") as folder:
-        os.environ.setdefault(MULTIPROCESS_DIR, folder)
+    with _counting_directory() as directory:
+        os.environ[MULTIPROCESS_DIR] = directory
         return supervise(work, len(sockets), stopping=stopping, ended=ended)
+
+
+@contextmanager
+def _counting_directory() -> Iterator[str]:
+    """Where workers leave what they count, so that each can answer for all: as the environment says, or one of ours.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    given = os.environ.get(MULTIPROCESS_DIR)
+    with ExitStack() as stack:
+        try:
+            directory = given or stack.enter_context(tempfile.TemporaryDirectory(prefix="ratelimiter-"))
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        except OSError as fault:
+            what = f"{given or 'a temporary directory'} cannot be written ({fault.strerror or fault})"
+            msg = f"--workers: {what}; mount a writable /tmp, or name a directory in {MULTIPROCESS_DIR}"
+            raise ConfigError(msg) from None
+        yield directory
 
 
 async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:

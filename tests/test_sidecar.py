@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import signal
 import subprocess
@@ -133,6 +134,20 @@ def test_a_policy_changes_between_two_requests(tmp_path: Path) -> None:
         logged = sidecar.stop()
 
     assert "policy.yaml" in logged
+
+
+def test_workers_that_cannot_count_are_told_of() -> None:
+    """Where nothing can be written several workers are refused in words, not in a traceback."""
+    words = [sys.executable, "-m", "ratelimiter", "proxy", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    words += ["--upstream", "http://127.0.0.1:9", "--limit", "1/minute", "--workers", "2"]
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": "/nowhere/at/all"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=20, check=False)
+
+    assert 2 == done.returncode
+    assert (
+        "--workers: /nowhere/at/all cannot be written (No such file or directory); "
+        "mount a writable /tmp, or name a directory in PROMETHEUS_MULTIPROC_DIR\n"
+    ) == done.stderr
 
 
 def test_draining_shows_in_readiness(tmp_path: Path) -> None:
