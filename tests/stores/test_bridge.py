@@ -332,13 +332,15 @@ def test_two_counters_let_go_when_they_are_said_to(  # noqa: PLR0917 - drawn by 
 ) -> None:
     """At the announced moment there is room, two ms before there is not; before reset nothing changes."""
 
+    left_s = (1 - elapsed) * window_s
+
     def used_at(after_s: float) -> int:
-        at_s = elapsed * window_s + after_s
-        last, present, into_s = (before, now, at_s) if at_s < window_s else (now, 0, at_s - window_s)
-        return int(last * max(0.0, window_s - into_s) / window_s) + present
+        # From the same `left_s` as what is tested: reckoned from the other end a whole number may come out just below.
+        if after_s < left_s:
+            return int(before * (left_s - after_s) / window_s) + now
+        return int(now * max(0.0, window_s - (after_s - left_s)) / window_s)
 
     hit = hits_of(rule_of(limit, window_s * 1000), cost=cost)[0]
-    left_s = (1 - elapsed) * window_s
     look = slid(hit, before, left_s, now, left_s)
 
     assert used_at(0) == look.used
