@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ratelimiter.clock import Clock
 
 PATIENT_MS = 5000  # where the deadline is not the point
-SLACK_S = 0.1  # what a loaded machine needs on top of a deadline
+SLACK_S = 0.5  # what a loaded machine may need on top of a deadline; tests/faults measures the deadline itself
 WINDOW_MS = 60_000
 
 
