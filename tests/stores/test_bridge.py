@@ -331,7 +331,6 @@ def test_two_counters_let_go_when_they_are_said_to(  # noqa: PLR0917 - drawn by 
     limit: int, window_s: int, before: int, now: int, elapsed: float, cost: int
 ) -> None:
     """At the announced moment there is room, two ms before there is not; before reset nothing changes."""
-
     left_s = (1 - elapsed) * window_s
 
     def used_at(after_s: float) -> int:
