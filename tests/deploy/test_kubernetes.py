@@ -332,7 +332,7 @@ async def test_redis_starts_and_fails_over(members: tuple[Members, ExitStack]) -
         after = (await store.charge([hit(limit=1000)])).tallies[0].used
 
     assert after > before
-    assert three.seen(1)[0] in others
+    wait_until(lambda: three.seen(1)[0] in others, "the other Sentinels hear of it")
 
 
 def test_the_members_of_the_manifest_are_its_pods() -> None:
