@@ -91,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_settings(proxy)
     proxy.add_argument("--workers", metavar="N", type=_count, default=1, help="processes; default: %(default)s")
+    proxy.add_argument(
+        "--access-log", metavar="FILE", help="append a JSON line for each request, or - for standard output"
+    )
     proxy.add_argument("--tls-cert", metavar="FILE", help="a certificate: listen with TLS")
     proxy.add_argument("--tls-key", metavar="FILE", help="its key, if it is in a file of its own")
 

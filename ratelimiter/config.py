@@ -38,6 +38,7 @@ PREFIX = "RATELIMITER_"
 # Fields of a policy file that need no reading beyond the schema's.
 _PLAIN = ("name", "expose_headers", "ipv6_prefix", "trusted_hops", "method_override", "path_case")
 _MAY_BE_NOTHING = ("lame_duck",)  # of the durations of a proxy
+_NO_DURATION = ("access_log",)  # of the texts of a proxy
 # What a rule takes over when it does not say, and what everything is built from at the end.
 _OF_RULES = ("principal", "mode", "on_store_error", "path_case")
 _OF_TRUST = {
@@ -382,7 +383,7 @@ def _networks(layer: _Layer, value: Any) -> tuple[Network, ...]:
 def _proxy(layer: _Layer, value: Mapping[str, Any]) -> dict[str, Any]:
     bounds: dict[str, Any] = {}
     for name, item in value.items():
-        if not isinstance(item, str):
+        if not isinstance(item, str) or name in _NO_DURATION:
             bounds[name] = item
             continue
         try:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter import config as configuration
+from ratelimiter.access_log import REFUSALS_PER_S, AccessLog
 from ratelimiter.errors import ConfigError
 from ratelimiter.gate import Gate
 from ratelimiter.proxy import server
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.metrics import Metrics
+    from ratelimiter.proxy.judging import Exchanged, Observer
     from ratelimiter.proxy.upstream import Target
+    from ratelimiter.proxy_metrics import ProxyMetrics
     from ratelimiter.top import Top
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read when its library is imported, so set before that
@@ -44,6 +47,7 @@ class _Plan(NamedTuple):
     families: tuple[str, ...]
     tls: ssl.SSLContext | None
     admin: socket.socket | None
+    access_log: AccessLog | None
 
 
 def run(
@@ -54,6 +58,7 @@ def run(
     workers: int = 1,
     tls_cert: str | None = None,
     tls_key: str | None = None,
+    access_log: str | None = None,
     **settings: Any,
 ) -> int:
     """Serve as a sidecar until SIGTERM.
@@ -65,6 +70,8 @@ def run(
         workers: processes that share the port.
         tls_cert: file of a certificate; without one the listener speaks plain HTTP.
         tls_key: file of its key; without one it is in the same file.
+        access_log: file to which a JSON line for each request is appended, or `-` for standard output; what the policy
+            file says by default.
         settings: what `ratelimiter.config.build` takes.
 
     Returns:
@@ -77,6 +84,9 @@ def run(
     file = settings.get("config") or (None if settings.get("limit") else os.environ.get(CONFIG_VARIABLE))
     of_proxy = {} if file is None else configuration.load_proxy(file)
     families = tuple(of_proxy.pop("forwarded", ("x-forwarded",)))
+    refusals_per_s = of_proxy.pop("access_log_refusals", REFUSALS_PER_S)
+    place = of_proxy.pop("access_log", None) if access_log is None else access_log
+    written = None if place is None else AccessLog(place, refusals_per_s=refusals_per_s)
     target = parse_upstream(upstream)
     tls = None if tls_cert is None else server.tls_context(tls_cert, tls_key)
     places = parse_listen(listen)
@@ -87,7 +97,7 @@ def run(
         if watched is not None:
             watched.close()
         raise
-    plan = _Plan(policy, settings, file, target, Bounds(**of_proxy), families, tls, watched)
+    plan = _Plan(policy, settings, file, target, Bounds(**of_proxy), families, tls, watched, written)
     scheme = "http" if tls is None else "https"
     told = f", admin http://{server.name_of(watched)}" if watched is not None else ""
     print(f"{scheme}://{server.name_of(sockets[0])} -> {upstream.rpartition('@')[2]}{told}", flush=True)
@@ -154,7 +164,7 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
     service = Service(
         plan.target, gate, gate, plan.bounds, asyncio.get_running_loop(), trusts=gate.trusts, families=plan.families
     )
-    service.observer = None if plan.admin is None else ProxyMetrics(service, registry)
+    service.observer = _exchanges_told(plan.access_log, None if plan.admin is None else ProxyMetrics(service, registry))
     service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
     serving = server.Server(service, sockets, plan.tls)
 
@@ -173,8 +183,34 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
             stack.callback(reloading.cancel)
         if plan.admin is not None:
             await stack.enter_async_context(_watched(plan.admin, gate, serving, metrics, top))
+        if plan.access_log is not None:
+            stack.push_async_callback(plan.access_log.close)
         await serving.start()
-        await server.until_stopped(serving, on_hangup=None if reloader is None else reloader.ask)
+
+        def hang_up() -> None:
+            if reloader is not None:
+                reloader.ask()
+            if plan.access_log is not None:
+                plan.access_log.reopen()
+
+        await server.until_stopped(serving, on_hangup=hang_up)
+
+
+class _Exchanges:
+    """Tells the access log and the metrics of every exchange."""
+
+    def __init__(self, written: AccessLog, counted: ProxyMetrics) -> None:
+        self._written = written
+        self._counted = counted
+
+    def exchanged(self, exchange: Exchanged) -> None:
+        self._counted.exchanged(exchange)
+        self._written.exchanged(exchange)
+
+
+def _exchanges_told(written: AccessLog | None, counted: ProxyMetrics | None) -> Observer | None:
+    """Whom a proxy tells of its exchanges."""
+    return _Exchanges(written, counted) if written is not None and counted is not None else written or counted
 
 
 def _watched(

@@ -46,11 +46,23 @@ IMPURE = {
 IMPURE |= {"socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib.request", "uuid", "warnings"}
 
 # Edges know the engine, never each other; and the engine knows no edge.
-EDGES = {"admin", "cli", "demo", "gate", "handlers", "metrics", "middleware", "proxy", "proxy_metrics", "sidecar"}
+EDGES = {
+    "access_log",
+    "admin",
+    "cli",
+    "demo",
+    "gate",
+    "handlers",
+    "metrics",
+    "middleware",
+    "proxy",
+    "proxy_metrics",
+    "sidecar",
+}
 MAY_ALSO = {
     "cli": {"demo", "sidecar"},
     "gate": {"proxy"},
-    "sidecar": {"admin", "gate", "metrics", "proxy", "proxy_metrics"},
+    "sidecar": {"access_log", "admin", "gate", "metrics", "proxy", "proxy_metrics"},
     "demo": {"handlers", "middleware"},
 }  # a command starts what it names; the example shows all
 

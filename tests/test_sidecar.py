@@ -136,6 +136,24 @@ def test_a_policy_changes_between_two_requests(tmp_path: Path) -> None:
     assert "policy.yaml" in logged
 
 
+def test_what_it_answers_is_written_down(tmp_path: Path) -> None:
+    """One JSON line for each request, on to a new file after SIGHUP, and all of them at the end."""
+    file, old = tmp_path / "access.json", tmp_path / "access.json.1"
+    with upstream() as url:
+        sidecar = Process("--upstream", url, "--limit", "2/hour", "--access-log", str(file))
+        assert [200, 200, 429] == [sidecar.get("/x")[0] for _ in range(3)]
+        wait_until(lambda: 3 == file.read_text().count("\n"), "it is written")
+        file.rename(old)
+        sidecar.process.send_signal(signal.SIGHUP)
+        wait_until(file.exists, "it is opened anew")
+        sidecar.get("/y")
+        sidecar.stop()
+
+    lines = [json.loads(line) for path in (old, file) for line in path.read_text().splitlines()]
+    assert [("/x", 200), ("/x", 200), ("/x", 429), ("/y", 429)] == [(line["path"], line["status"]) for line in lines]
+    assert ["upstream", "upstream", "judge", "judge"] == [line["source"] for line in lines]
+
+
 def test_workers_that_cannot_count_are_told_of() -> None:
     """Where nothing can be written several workers are refused in words, not in a traceback."""
     words = [sys.executable, "-m", "ratelimiter", "proxy", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
@@ -180,7 +198,8 @@ def test_the_file_bounds_the_proxy(tmp_path: Path) -> None:
 def test_the_schema_tells_the_defaults() -> None:
     """Every bound is in the schema, by its name and with its default."""
     properties = config.policy_schema()["properties"]["proxy"]["properties"]
-    told = {name: entry["default"] for name, entry in properties.items() if name != "forwarded"}
+    no_bounds = {"forwarded", "access_log", "access_log_refusals"}
+    told = {name: entry["default"] for name, entry in properties.items() if name not in no_bounds}
     made = {field.name.removesuffix("_ms"): getattr(Bounds(), field.name) for field in fields(Bounds)}
 
     assert made.keys() == told.keys()
