@@ -7,7 +7,6 @@ import http.server
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.deploy.test_kubernetes import SIDECAR, named
+from tests.deploy.test_kubernetes import HOOK, SIDECAR, named
 from tests.stores.redis_server import free_port, wait_until
 
 if TYPE_CHECKING:
@@ -109,6 +108,10 @@ class Sidecar:
             answer.body = answer.read()  # type: ignore[attr-defined]
             return answer
 
+    def hook(self) -> list[str]:
+        """The preStop hook, which takes us for process 1."""
+        return [sys.executable, "-ISc", HOOK.replace("os.kill(1,", f"os.kill({self.process.pid},")]
+
     def hash(self) -> str:
         told: dict[str, Any] = json.loads(self.get("/policy", port=self.admin).body)  # type: ignore[attr-defined]
         return str(told["hash"])
@@ -169,7 +172,7 @@ def test_a_pod_ends_without_a_failed_request(sidecar: Sidecar) -> None:
         kept.request("GET", "/")
         before = kept.getresponse()
         before.read()
-        sidecar.process.send_signal(signal.SIGTERM)  # what os.kill(1, 15) does in the container
+        hook = subprocess.Popen(sidecar.hook())
         begun_s = time.monotonic()
         wait_until(lambda: not sidecar.ready(), "it is not ready any more", 3)
         kept.request("GET", "/")
@@ -181,9 +184,13 @@ def test_a_pod_ends_without_a_failed_request(sidecar: Sidecar) -> None:
         time.sleep(0.1)
     asking.join()
     status = sidecar.process.wait(timeout=25)
+    outlasted = hook.poll() is None  # in the container it ends with process 1
+    hook.kill()
+    hook.wait()
 
     assert 200 == before.status == told.status
     assert "close" == told.headers["connection"]
     assert {200} == set(late)
     assert [200] == slow
     assert 0 == status
+    assert outlasted, "the kubelet would have sent a second signal, which cuts off what is under way"
