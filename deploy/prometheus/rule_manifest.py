@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 RULES = Path(__file__).with_name("ratelimiter.rules.yml")
 FILE = RULES.parent.parent / "kubernetes" / "monitoring" / "prometheusrule.yaml"
-HEAD = "# Written by `python -m deploy.prometheus.rule_manifest` from deploy/prometheus/ratelimiter.rules.yml: change that.\n"
+HEAD = "# Written by `python -m deploy.prometheus.rule_manifest` from deploy/prometheus/ratelimiter.rules.yml.\n"
 
 
 def written() -> str:

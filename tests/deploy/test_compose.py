@@ -48,7 +48,7 @@ def test_compose_takes_it() -> None:
 
 def test_its_parts() -> None:
     """An API that is not ours, the limiter, its store, and what shows it."""
-    assert ["api", "ratelimiter", "redis", "prometheus", "grafana"] == list(SERVICES)
+    assert ["api", "ratelimiter", "redis", "redis-exporter", "prometheus", "grafana"] == list(SERVICES)
     assert "python" not in SERVICES["api"]["image"]
 
 
@@ -125,8 +125,8 @@ def test_it_is_given_time_to_drain() -> None:
     assert named_seconds(OURS["stop_grace_period"]) * 1000 > bounds.lame_duck_ms + bounds.grace_ms
 
 
-def test_prometheus_scrapes_the_sidecar() -> None:
-    """Under the name and the port that it has here; and Grafana asks this Prometheus."""
+def test_prometheus_scrapes_the_sidecar_and_redis() -> None:
+    """Under the names and the ports that they have here; and Grafana asks this Prometheus."""
     folder = FILE.parent / SERVICES["prometheus"]["volumes"][0].split(":")[0]
     scraping = YAML(typ="safe").load(folder / "prometheus.yml")
     targets = [name for job in scraping["scrape_configs"] for one in job["static_configs"] for name in one["targets"]]
@@ -135,7 +135,8 @@ def test_prometheus_scrapes_the_sidecar() -> None:
     (provider,) = YAML(typ="safe").load(provisioning / "dashboards" / "ratelimiter.yml")["providers"]
     mounted = [volume.split(":")[1] for volume in SERVICES["grafana"]["volumes"]]
 
-    assert ["ratelimiter:9090"] == targets
+    assert ["ratelimiter:9090", "redis-exporter:9121"] == targets
+    assert {"inside"} <= {*SERVICES["prometheus"]["networks"]} & {*SERVICES["redis-exporter"]["networks"]}
     assert "http://prometheus:9090" == source["url"]
     assert f"{provider['options']['path']}/ratelimiter.json" in mounted
     assert SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] in mounted

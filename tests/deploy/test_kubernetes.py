@@ -23,6 +23,7 @@ from ratelimiter.stores.opening import open_store
 from tests.deploy.cli_words import flags_of
 from tests.deploy.kustomize import render
 from tests.deploy.nginx_server import nginx, status
+from tests.deploy.test_compose import SERVICES
 from tests.stores.redis_server import wait_until
 from tests.stores.test_redis import closing, hit, until_admitted
 
@@ -33,7 +34,9 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deploy" / "kubernetes"
 BASE = render(FOLDER / "base")
 OVERLAY = render(FOLDER / "overlays" / "production")
-OF_OPERATORS = {"ServiceMonitor"}  # kinds that Kubernetes itself has no schema of
+EXTERNAL = render(FOLDER / "overlays" / "external")
+OF_OPERATORS = {"ServiceMonitor", "PrometheusRule"}  # kinds that Kubernetes itself has no schema of
+SETS = {"Deployment", "StatefulSet"}
 VERSIONS = ("1.30", "1.33", "1.37")  # the oldest that has all we use switched on; where sidecars are stable; the newest
 
 
@@ -45,6 +48,7 @@ def named(kind: str, name: str, manifests: list[dict[str, Any]] = OVERLAY) -> di
 POD: dict[str, Any] = named("Deployment", "api")["spec"]["template"]["spec"]
 (SIDECAR,) = POD["initContainers"]
 (API,) = POD["containers"]
+HOOK: str = SIDECAR["lifecycle"]["preStop"]["exec"]["command"][-1]
 STORE = named("Secret", "ratelimiter-store")
 
 
@@ -53,7 +57,7 @@ def ids(manifests: list[dict[str, Any]]) -> list[Any]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("manifest", ids([one for one in OVERLAY if one["kind"] not in OF_OPERATORS]))
+@pytest.mark.parametrize("manifest", ids([one for one in (*OVERLAY, *EXTERNAL) if one["kind"] not in OF_OPERATORS]))
 def test_kubernetes_takes_it(manifest: dict[str, Any], version: str) -> None:
     """Strictly: a misspelt field, which a cluster would drop, is an error."""
     kubernetes_validate.validate(manifest, version, strict=True)
@@ -67,7 +71,9 @@ def test_a_misspelt_field_is_an_error() -> None:
         kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
 
 
-@pytest.mark.parametrize("folder", ["base", "redis", "overlays/production"])
+@pytest.mark.parametrize(
+    "folder", ["base", "redis", "redis-exporter", "monitoring", "overlays/production", "overlays/external"]
+)
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on this machine; ours renders as it does")
 def test_our_rendering_is_kustomize_s(folder: str) -> None:
     """The same objects with the same content, but for the hashes in the names of generated ones."""
@@ -139,7 +145,8 @@ def test_a_changed_policy_rolls_nothing_out() -> None:
 
 def test_the_drain_is_in_tune() -> None:
     """The API goes on until the limiter takes nobody new; then both have the time that they need before they are
-    killed; and the pod is out of service before the lame duck's time is over.
+    killed; and the pod is out of service before the lame duck's time is over. The limiter's hook lasts longer than its
+    drain, as a second signal, which the kubelet sends when the API has gone, would end the drain at once.
     """
     bounds = Bounds()
     sleep_ms = API["lifecycle"]["preStop"]["sleep"]["seconds"] * 1000
@@ -148,12 +155,18 @@ def test_the_drain_is_in_tune() -> None:
     assert sleep_ms > bounds.lame_duck_ms
     assert POD["terminationGracePeriodSeconds"] * 1000 >= sleep_ms + bounds.lame_duck_ms + bounds.grace_ms
     assert readiness["periodSeconds"] * readiness["failureThreshold"] * 1000 < bounds.lame_duck_ms
-    assert "os.kill(1, 15)" in SIDECAR["lifecycle"]["preStop"]["exec"]["command"][-1]
+    kill, sleep = re.findall(r"(os\.kill\(1, 15\)); time\.sleep\((\d+)\)", HOOK)[0]
+    assert kill
+    assert bounds.lame_duck_ms + bounds.grace_ms < int(sleep) * 1000 < POD["terminationGracePeriodSeconds"] * 1000
     assert not POD.get("shareProcessNamespace"), "the limiter would not be process 1"
 
 
 def containers() -> list[Any]:
-    pods = [named("Deployment", "api"), named("StatefulSet", "ratelimiter-redis")]
+    pods = [
+        named("Deployment", "api"),
+        named("StatefulSet", "ratelimiter-redis"),
+        named("Deployment", "ratelimiter-redis-exporter", EXTERNAL),
+    ]
     specs = [pod["spec"]["template"]["spec"] for pod in pods]
     return [
         pytest.param(one, spec, id=one["name"])
@@ -178,7 +191,7 @@ def test_every_container_is_restricted(container: dict[str, Any], pod: dict[str,
     assert {"cpu", "memory"} == set(container["resources"]["requests"])
     assert {"memory"} == set(container["resources"]["limits"])
     assert pod["automountServiceAccountToken"] is False
-    assert re.search(r":\d+\.\d+\.\d+", container["image"])
+    assert re.search(r":v?\d+\.\d+\.\d+", container["image"])
 
 
 def test_everything_that_is_named_is_there() -> None:
@@ -189,7 +202,9 @@ def test_everything_that_is_named_is_there() -> None:
         for volume in pod["volumes"]:
             assert "configMap" not in volume or ("ConfigMap", volume["configMap"]["name"]) in kinds
         for container in (*pod.get("initContainers", []), *pod["containers"]):
-            assert {mount["name"] for mount in container["volumeMounts"]} <= {one["name"] for one in pod["volumes"]}
+            assert {mount["name"] for mount in container.get("volumeMounts", [])} <= {
+                one["name"] for one in pod["volumes"]
+            }
             for variable in container.get("env", []):
                 if "secretKeyRef" in variable.get("valueFrom", {}):
                     wanted = variable["valueFrom"]["secretKeyRef"]
@@ -221,15 +236,66 @@ def test_prometheus_finds_every_pod() -> None:
     assert [9090] == [port["port"] for port in allowed["ports"]]
 
 
+@pytest.mark.parametrize(
+    ("manifests", "name"),
+    [(OVERLAY, "ratelimiter-redis"), (EXTERNAL, "ratelimiter-redis-exporter")],
+    ids=["ours", "external"],
+)
+def test_prometheus_finds_the_exporter(manifests: list[dict[str, Any]], name: str) -> None:
+    """Beside each Redis of ours, and of a Redis that is not: its job is one that the alerts on Redis ask for and those
+    on limiters do not, its port is open to Prometheus, and it is pinned like the one of compose.
+    """
+    monitor, service = named("ServiceMonitor", "ratelimiter-redis", manifests), named("Service", name, manifests)
+    (pod,) = (
+        one["spec"]["template"]["spec"] for one in manifests if one["kind"] in SETS and name == one["metadata"]["name"]
+    )
+    (exporter,) = (one for one in pod["containers"] if one["name"] == "exporter")
+    (port,) = (one for one in service["spec"]["ports"] if one["name"] == monitor["spec"]["endpoints"][0]["port"])
+    allowed = [
+        one for one in named("NetworkPolicy", name, manifests)["spec"]["ingress"] if 9121 == one["ports"][0]["port"]
+    ]
+    job = service["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert {"name": port["targetPort"], "containerPort": 9121} == exporter["ports"][0]
+    assert [{"kubernetes.io/metadata.name": "monitoring"}] == [
+        one["from"][0]["namespaceSelector"]["matchLabels"] for one in allowed
+    ]
+    assert "redis" in job
+    assert "ratelimiter" not in job
+    assert SERVICES["redis-exporter"]["image"] == exporter["image"]
+
+
+def test_an_external_redis_is_watched_with_credentials() -> None:
+    """The exporter's address, user and password come from a Secret, under the keys that the command beside it makes;
+    it is let out to the ports that limiters are.
+    """
+    (exporter,) = named("Deployment", "ratelimiter-redis-exporter", EXTERNAL)["spec"]["template"]["spec"]["containers"]
+    wanted = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in exporter["env"] if "valueFrom" in one}
+    told = (FOLDER / "redis-exporter" / "kustomization.yaml").read_text()
+    out = {
+        port["port"]
+        for rule in named("NetworkPolicy", "ratelimiter-redis-exporter", EXTERNAL)["spec"]["egress"]
+        for port in rule["ports"]
+    }
+
+    assert {"REDIS_ADDR", "REDIS_USER", "REDIS_PASSWORD"} == set(wanted)
+    for one in wanted.values():
+        assert f"generic {one['name']} " in told
+        assert f"--from-literal={one['key']}=" in told
+    assert {6379, 6380, 53} == out
+
+
 def test_only_limiters_reach_redis() -> None:
     """Its network policy names them, and they have the label; theirs lets them out to the ports that the URL names."""
-    (ingress,) = named("NetworkPolicy", "ratelimiter-redis")["spec"]["ingress"]
+    ingress, watching = named("NetworkPolicy", "ratelimiter-redis")["spec"]["ingress"]
     allowed = [one["podSelector"]["matchLabels"] for one in ingress["from"]]
     labels = named("Deployment", "api")["spec"]["template"]["metadata"]["labels"]
     out = {port["port"] for rule in named("NetworkPolicy", "api")["spec"]["egress"] for port in rule["ports"]}
 
     assert any(one.items() <= labels.items() for one in allowed)
     assert {6379, 26379, 53} <= out
+    assert [9121] == [port["port"] for port in watching["ports"]]
 
 
 def test_the_example_api_runs(tmp_path: Path) -> None:
@@ -341,7 +407,7 @@ def test_the_members_of_the_manifest_are_its_pods() -> None:
     service = stateful["spec"]["serviceName"]
     pods = [f"ratelimiter-redis-{index}.{service}" for index in range(stateful["spec"]["replicas"])]
     url = base64.b64decode(STORE["data"]["url"]).decode()
-    for container in stateful["spec"]["template"]["spec"]["containers"]:
+    for container in stateful["spec"]["template"]["spec"]["containers"][:2]:
         environ = {one["name"]: one.get("value") for one in container["env"]}
         assert " ".join(pods) == environ["MEMBERS"]
         assert f"$(POD).{service}" == environ["ME"]

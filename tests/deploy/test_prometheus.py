@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from ruamel.yaml import YAML
 
+from deploy.prometheus.rule_manifest import FILE, written
 from ratelimiter.metrics import KINDS, OUTCOMES, RULE_OUTCOMES, SOURCES, Metrics
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,13 +41,27 @@ def test_prometheus_takes_the_rules() -> None:
 
 
 def test_prometheus_takes_its_configuration() -> None:
-    """It finds the rules where they are, and the job that it scrapes is one whose silence the alerts would notice."""
+    """It finds the rules where they are, and scrapes the jobs whose silence the alerts would notice."""
     checked = promtool("check", "config", "prometheus.yml")
-    [scraped] = YAML(typ="safe").load(FOLDER / "prometheus.yml")["scrape_configs"]
-    [silent] = [rule["expr"] for rule in ALERTS if rule["alert"] == "RateLimiterNotScraped"]
+    scraped = [one["job_name"] for one in YAML(typ="safe").load(FOLDER / "prometheus.yml")["scrape_configs"]]
+    expressions = {rule["alert"]: rule["expr"] for rule in ALERTS}
+    ours, exporters = (
+        re.findall(r'\bup\{job=~"([^"]+)"', expressions[name])[0]
+        for name in ("RateLimiterNotScraped", "RateLimiterRedisUnwatched")
+    )
 
     assert 0 == checked.returncode, checked.stdout + checked.stderr
-    assert re.fullmatch(re.findall(r'up\{job=~"([^"]+)"', silent)[0], scraped["job_name"])
+    assert ["ratelimiter"] == [name for name in scraped if re.fullmatch(ours, name)]
+    assert ["redis"] == [name for name in scraped if re.fullmatch(exporters, name)]
+
+
+def test_the_operator_s_rules_are_these() -> None:
+    """The manifest is what `python -m deploy.prometheus.rule_manifest` writes, and the same rule for rule."""
+    manifest = YAML(typ="safe").load(FILE)
+
+    assert written() == FILE.read_text(encoding="utf-8")
+    assert ("monitoring.coreos.com/v1", "PrometheusRule") == (manifest["apiVersion"], manifest["kind"])
+    assert YAML(typ="safe").load(RULES) == manifest["spec"]
 
 
 def test_every_alert_fires_when_it_should() -> None:
