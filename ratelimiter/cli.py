@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="may be given several times"
     )
+    explain.add_argument("-d", "--data", metavar="BODY", default="", help="the body of the request; default: none")
     explain.add_argument(
         "--peer",
         metavar="ADDRESS",
@@ -190,13 +191,14 @@ def _check_config(file: str, processes: int) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _explain(config: str, method: str, url: str, header: Sequence[str], peer: str) -> None:
+def _explain(*, config: str, method: str, url: str, header: Sequence[str], data: str, peer: str) -> None:
     from ratelimiter.config import load
     from ratelimiter.core.request import Request
     from ratelimiter.explanation import explain
 
     policy = load(config)
-    request = Request(method, _target(url), tuple(map(_header, header)), None if peer == "none" else peer)
+    body = data.encode("utf-8", "surrogateescape")
+    request = Request(method, _target(url), tuple(map(_header, header)), None if peer == "none" else peer, body=body)
     print(*explain(policy, request), sep="\n")
 
 

@@ -29,6 +29,7 @@ from ratelimiter.notation import parse_limit, spell_window
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from ratelimiter.core.json_body import Field
     from ratelimiter.core.quota import Quota
 
 Value = TypeVar("Value")
@@ -36,7 +37,7 @@ Value = TypeVar("Value")
 PREFIX = "RATELIMITER_"
 
 # Fields of a policy file that need no reading beyond the schema's.
-_PLAIN = ("name", "expose_headers", "ipv6_prefix", "trusted_hops", "method_override", "path_case")
+_PLAIN = ("name", "expose_headers", "ipv6_prefix", "trusted_hops", "method_override", "path_case", "json_bytes_max")
 _MAY_BE_NOTHING = ("lame_duck",)  # of the durations of a proxy
 _NO_DURATION = ("access_log",)  # of the texts of a proxy
 # What a rule takes over when it does not say, and what everything is built from at the end.
@@ -487,7 +488,23 @@ def _match(layer: _Layer, path: Path, value: Mapping[str, Any]) -> Match | None:
         except ValueError as fault:
             layer.refuse(place, str(fault))
             return None
-    return Match(frozenset(value.get("methods", ())), value.get("path"), excepted)
+    json_fields = _json_fields(layer, (*path, "json"), value.get("json", {}))
+    return Match(frozenset(value.get("methods", ())), value.get("path"), excepted, json=json_fields)
+
+
+def _json_fields(layer: _Layer, path: Path, value: Mapping[str, Any]) -> tuple[Field, ...]:
+    fields: dict[str, Field] = {}
+    for name, values in value.items():
+        same = fields.get(name.casefold())
+        if same is not None:
+            text = f"{shown(name)} is the same as {shown(same.name)}, as case makes no difference; write one of them"
+            layer.refuse((*path, name), text, at_key=True)
+            continue
+        try:
+            fields[name.casefold()] = settings.read_json_field(name, values)
+        except ValueError as fault:
+            layer.refuse((*path, name), str(fault))
+    return tuple(fields.values())
 
 
 def _assemble(fields: Mapping[str, Any], drafts: Sequence[_Draft]) -> Policy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ratelimiter.core.json_body import read_fields
 from ratelimiter.core.policy import Planner, key_of
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.notation import spell_limit
@@ -35,6 +36,8 @@ def _lines(policy: Policy, request: Request) -> Iterator[str]:
     yield _line("method", request.method)
     looks_at_paths = any(rule.match.looks_at_paths for rule in policy.rules)
     yield _line("path", " and ".join(paths) if looks_at_paths else "any, as no rule looks at paths")
+    if planner.looks_at_bodies:
+        yield _line("body", _body(planner, request))
     yield _line(
         "rules",
         f"{len(rules)} of {len(policy.rules)} match" if rules else "none matches: admitted, and charged to nobody",
@@ -45,6 +48,17 @@ def _lines(policy: Policy, request: Request) -> Iterator[str]:
         yield _line("  charged", f"{principal.source} {principal.digest}")
         for index, quota in enumerate(rule.quotas):
             yield _line("  key", f"{key_of(policy, rule, principal, index).decode()} holds {spell_limit(quota)}")
+
+
+def _body(planner: Planner, request: Request) -> str:
+    body = request.body or b""
+    if not planner.body_wanted(request._replace(headers=())):
+        return "not read: no rule that may match asks for it"
+    if not body:
+        return "empty: no rule that asks for a field matches"
+    if planner.body_wanted(request) == 1 or len(body) > planner.policy.json_bytes_max or read_fields(body) is None:
+        return f"{len(body)} bytes, too long, encoded or no JSON: every rule that asks for a field matches"
+    return f"{len(body)} bytes of JSON"
 
 
 def _rule(rule: Rule) -> str:

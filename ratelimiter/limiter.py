@@ -51,6 +51,10 @@ class Limiter:
         observer: who is told of decisions, and if it is a `PolicyObserver`, too, of the policy.
         clock: for decisions that need no store; Unix time in milliseconds.
         stopwatch: seconds, for what the observer is told.
+
+    Attributes:
+        policy: the one in force.
+        looks_at_bodies: whether the body of some request makes a difference under it; ask `body_wanted` then.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Limiter:
     def _load(self, policy: Policy) -> None:
         self.policy = policy
         self._planner = Planner(policy)
+        self.looks_at_bodies = self._planner.looks_at_bodies
         if isinstance(self._observer, PolicyObserver):
             self._observer.loaded(policy)
 
@@ -93,6 +98,10 @@ class Limiter:
             MalformedRequest: its path or a header that names a principal can be read in two ways.
         """
         return self._planner.hits(request)
+
+    def body_wanted(self, request: Request) -> int:
+        """How many bytes of the body of *request* are to be read before it is judged; 0 if none are."""
+        return self._planner.body_wanted(request)
 
     async def decide(self, request: Request, charged: Container[Hit] = ()) -> tuple[Decision, Sequence[Hit]]:
         """Charge *request* to every rule that it matches, or to none.

@@ -12,6 +12,7 @@ from ratelimiter.core.request import Request
 from ratelimiter.core.window import new
 from ratelimiter.exchange import SCOPE_KEY, Exchange, Manner
 from ratelimiter.limiter import Limiter
+from ratelimiter.peeking import peek
 from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.opening import store_for
 
@@ -77,6 +78,7 @@ class RateLimitMiddleware:
         ambiguous_paths: str | None = None,
         path_case: str | None = None,
         method_override: bool | None = None,
+        json_bytes_max: int | None = None,
         mode: str | None = None,
         name: str | None = None,
         secret: str | bytes | None = None,
@@ -102,6 +104,7 @@ class RateLimitMiddleware:
             ambiguous_paths=ambiguous_paths,
             path_case=path_case,
             method_override=method_override,
+            json_bytes_max=json_bytes_max,
             mode=mode,
             name=name,
             secret=secret,
@@ -126,7 +129,10 @@ class RateLimitMiddleware:
         if SCOPE_KEY in scope:
             await self._further_in(scope[SCOPE_KEY], scope, receive, send)
             return
-        decision, hits = await self.limiter.decide(_request(scope))
+        request = _request(scope)
+        if self.limiter.looks_at_bodies:
+            request, receive = await self._with_body(request, receive)
+        decision, hits = await self.limiter.decide(request)
         chosen = "" if self._ids is None else request_id.choose(self._ids, scope["headers"])
         exchange = scope[SCOPE_KEY] = Exchange(self._manner, chosen, decision, hits)
         send = exchange.sender(send)
@@ -147,13 +153,24 @@ class RateLimitMiddleware:
         """Judge a request that another limiter has let through; that one writes the headers, of all decisions at
         once.
         """
-        decision, hits = await self.limiter.decide(_request(scope), exchange.charged)
+        request = _request(scope)
+        if self.limiter.looks_at_bodies:
+            request, receive = await self._with_body(request, receive)
+        decision, hits = await self.limiter.decide(request, exchange.charged)
         exchange.decisions = (*exchange.decisions, decision)
         exchange.charged = (*exchange.charged, *hits)
         if decision.allowed:
             await self.app(scope, receive, send)
         else:
             await _refuse(scope, receive, send, self.dialect.refusal(decision, exchange.request_id))
+
+    async def _with_body(self, request: Request, receive: Receive) -> tuple[Request, Receive]:
+        """*request* with as much of its body as some rule asks for, and what the application receives from."""
+        wanted = 0 if request.body is not None else self.limiter.body_wanted(request)
+        if not wanted:
+            return request, receive
+        body, receive = await peek(receive, wanted)
+        return request._replace(body=body), receive
 
 
 def _request(scope: Scope) -> Request:
@@ -168,6 +185,7 @@ def _request(scope: Scope) -> Request:
             client[0] if client else None,
             scope.get("root_path", ""),
             path,
+            b"" if scope["type"] == "websocket" else None,  # its handshake has none
         ),
     )
 

@@ -11,6 +11,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from ratelimiter.core.json_body import Field, spelled
 from ratelimiter.core.matching import Match
 from ratelimiter.core.principal import Network, Source, parse_source
 from ratelimiter.documents import shown
@@ -117,6 +118,18 @@ def read_secret(secret: bytes) -> bytes:
         msg = f"a secret of {len(secret)} bytes is not one of 1 to {SECRET_BYTES_MAX}; {what}"
         raise ValueError(msg)
     return secret
+
+
+def read_json_field(name: str, value: Any) -> Field:
+    """One field of a JSON body and its value, or the values of which it may have any."""
+    values = []
+    for item in value if isinstance(value, list) else [value]:
+        try:
+            values.append(spelled(item))
+        except ValueError:
+            msg = f"{shown(item)} is not a number that every JSON parser can read; write a smaller one, or text"
+            raise ValueError(msg) from None
+    return Field(name, tuple(values))
 
 
 def read_template(template: str) -> None:

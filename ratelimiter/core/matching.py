@@ -1,13 +1,16 @@
-"""Which rules a method and a path meet: whole segments and wildcards, no regular expressions."""
+"""Which requests a rule means: methods, paths of whole segments and wildcards, fields of a JSON body."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
 
 from ratelimiter.core.request import PLAIN_CHARACTERS
+
+if TYPE_CHECKING:
+    from ratelimiter.core.json_body import Field
 
 # HEAD is GET without the body (RFC 9110 section 9.3.2), so it spends what GET spends.
 ALSO_MEANT = {"GET": "HEAD"}
@@ -23,6 +26,7 @@ class Match:
             path itself). A trailing slash is of no account.
         excepted: paths, spelled likewise, that do not match after all.
         ignore_case: compare paths without regard to case, for an application that routes so.
+        json: top-level fields of the JSON body that all must have one of their values, whatever the method.
 
     Raises:
         ValueError: a path is no template that a canonical path could fit.
@@ -32,6 +36,7 @@ class Match:
     path: str | None = None
     excepted: tuple[str, ...] = ()
     ignore_case: bool = False
+    json: tuple[Field, ...] = ()
     _methods: frozenset[str] = field(init=False, repr=False, compare=False)
     _wanted: _Template = field(init=False, repr=False, compare=False)
     _unwanted: tuple[_Template, ...] = field(init=False, repr=False, compare=False)
@@ -52,10 +57,10 @@ class Match:
     @property
     def everything(self) -> bool:
         """Whether no request escapes it."""
-        return not self.methods and not self.looks_at_paths
+        return not self.methods and not self.looks_at_paths and not self.json
 
     def matches(self, method: str, path: str) -> bool:
-        """Whether *method* on canonical *path* meets the condition."""
+        """Whether *method* on canonical *path* meets the condition, as far as it is not about the body."""
         if self._methods and method.upper() not in self._methods:
             return False
         segments = (unquote(path).casefold() if self.ignore_case else path).strip("/").split("/")

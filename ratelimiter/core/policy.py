@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
+from ratelimiter.core.json_body import Fields, read_fields
 from ratelimiter.core.matching import Match
 from ratelimiter.core.principal import CLIENT, PrincipalReader, Source, Trust
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota
@@ -22,8 +23,10 @@ LONG_WINDOWS = 10  # how many windows the second quota of a burst spans
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 NAME_CHARACTERS_MAX = 64
 PLANS_MAX = 4096  # (method, target) pairs whose rules are remembered
+BODIES_MAX = 64  # combinations of rules, met by what bodies say, whose plans are remembered for one plan
 HITS_MAX = 8192  # principals of one plan whose hits are remembered
 BYTES_MAX = 4096  # of a request that is remembered; longer ones are worked out anew, so that none can fill the memory
+JSON_BYTES_MIN, JSON_BYTES_MAX = 1024, 1_048_576  # of a body that a rule looks into: what a policy may say
 LINE_BYTES = 128  # about what a header line costs beside its value
 
 
@@ -132,6 +135,8 @@ class Policy:
         ambiguous_paths: refuse a path that two readers could read differently with 400 (only asked if a rule looks at
             paths), or match whatever the application was given.
         method_override: also apply the rules of the method that an `X-HTTP-Method-Override` header asks for.
+        json_bytes_max: bytes of a body that a rule looks into, 1,024 to 1,048,576; a longer one meets every rule that
+            would.
         secret: key of the principals' digests, at most 64 bytes; the same wherever a store is shared.
 
     Raises:
@@ -149,6 +154,7 @@ class Policy:
     local_share: float = 1.0
     ambiguous_paths: AmbiguousPaths = AmbiguousPaths.REFUSE
     method_override: bool = False
+    json_bytes_max: int = 65_536
     secret: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
@@ -162,6 +168,9 @@ class Policy:
             raise ValueError(msg)
         if not 0 < self.local_share <= 1:
             msg = f"local_share must be above 0 and at most 1, not {self.local_share}"
+            raise ValueError(msg)
+        if not JSON_BYTES_MIN <= self.json_bytes_max <= JSON_BYTES_MAX:
+            msg = f"json_bytes_max must be {JSON_BYTES_MIN} to {JSON_BYTES_MAX}, not {self.json_bytes_max}"
             raise ValueError(msg)
         if len(self.secret) > 64:  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
             msg = f"secret must be at most 64 bytes, not {len(self.secret)}"
@@ -183,15 +192,35 @@ def key_of(policy: Policy, rule: Rule, principal: Principal, quota_index: int) -
 
 
 class Plan:
-    """The rules that one method and path met, ready to become hits."""
+    """The rules that one method and path met, ready to become hits.
 
-    __slots__ = ("_memo", "_policy", "_reader", "rules")
+    Attributes:
+        rules: those rules, in the order of the file.
+        looks_at_bodies: whether some of them are met only if the body says so.
+    """
+
+    __slots__ = ("_memo", "_of_bodies", "_policy", "_reader", "looks_at_bodies", "rules")
 
     def __init__(self, policy: Policy, rules: tuple[Rule, ...], reader: PrincipalReader) -> None:
         self.rules = rules
+        self.looks_at_bodies = any(rule.match.json for rule in rules)
         self._policy = policy
         self._reader = reader
         self._memo: dict[tuple[object, ...], tuple[Hit, ...]] = {}
+        self._of_bodies: dict[tuple[bool, ...], Plan] = {}
+
+    def of_body(self, fields: Fields) -> Plan:
+        """The rules that are met if the body has these *fields*."""
+        met = tuple([fields.meet(rule.match.json) for rule in self.rules])
+        plan = self._of_bodies.get(met)
+        if plan is None:
+            if len(self._of_bodies) >= BODIES_MAX:
+                self._of_bodies.clear()
+            plan = Plan(
+                self._policy, tuple(rule for rule, meets in zip(self.rules, met, strict=True) if meets), self._reader
+            )
+            self._of_bodies[met] = plan
+        return plan
 
     def hits(self, request: Request) -> tuple[Hit, ...]:
         """The charges of *request*, in the order of the rules.
@@ -223,11 +252,15 @@ class Plan:
 class Planner:
     """A policy made ready for the hot path: what was worked out for a target or a principal is remembered,
     boundedly.
+
+    Attributes:
+        looks_at_bodies: whether the body of some request makes a difference.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.reader = PrincipalReader((s for rule in policy.rules for s in rule.principal), policy.trust, policy.secret)
+        self.looks_at_bodies = any(rule.match.json for rule in policy.rules)
         self._looks_at_paths = any(rule.match.looks_at_paths for rule in policy.rules)
         self._plans: dict[tuple[Rule, ...], Plan] = {}
         self._memo: dict[tuple[str, bytes, str, str | None], Plan] = {}
@@ -247,6 +280,34 @@ class Planner:
         Raises:
             MalformedRequest: its path can be read in two ways, and a rule looks at paths.
         """
+        plan = self._plan_of_head(request)
+        return self._plan_of_body(plan, request) if plan.looks_at_bodies else plan
+
+    def body_wanted(self, request: Request) -> int:
+        """How many bytes of the body of *request* make a difference: that many, or all if there are fewer, are to be
+        its `body` when its hits are asked for. 0 if none do; the body may then be left unread.
+        """
+        try:
+            if not self._plan_of_head(request).looks_at_bodies:
+                return 0
+        except MalformedRequest:
+            return 0
+        lengths = [value for name, value in request.headers if name.lower() == b"content-length"]
+        if lengths and lengths[0].isdigit() and int(lengths[0][:20]) > self.policy.json_bytes_max:
+            return 0  # too long whatever it says
+        return 1 if _encoded(request) else self.policy.json_bytes_max + 1
+
+    def _plan_of_body(self, plan: Plan, request: Request) -> Plan:
+        """Of *plan* what the body of *request* meets. One that was not read, is too long or encoded, or is not JSON
+        meets everything: nobody can say what the application makes of it. An empty one meets nothing.
+        """
+        body = request.body
+        if body is None or len(body) > self.policy.json_bytes_max or (body and _encoded(request)):
+            return plan
+        fields = read_fields(body) if body else Fields()
+        return plan if fields is None else plan.of_body(fields)
+
+    def _plan_of_head(self, request: Request) -> Plan:
         if self._only is not None:
             return self._only
         if self.policy.method_override:
@@ -264,7 +325,7 @@ class Planner:
         return plan
 
     def rules(self, request: Request) -> tuple[Rule, ...]:
-        """The rules whose condition *request* meets, in the order of the file.
+        """The rules whose condition *request* meets as far as it is not about the body, in the order of the file.
 
         A path matches in its canonical form, and in the form that the application routes by where that is not ours to
         choose: whichever of the two is dispatched, its rules apply.
@@ -299,6 +360,10 @@ class Planner:
         if plan is None:
             plan = self._plans[rules] = Plan(self.policy, rules, self.reader)
         return plan
+
+
+def _encoded(request: Request) -> bool:
+    return any(name.lower() == b"content-encoding" for name, _ in request.headers)
 
 
 _OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
