@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 
-from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota
+from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
 
 TEXT_MAX = 64  # characters of a limit or a duration
 
@@ -72,9 +72,20 @@ def parse_duration_ms(text: str) -> int:
     return int(parts[1]) * DURATION_UNITS_MS[parts[2]]
 
 
-def spell_limit(quota: Quota) -> str:
-    """The limit as people say it: `60 per minute`, `5 per 2 seconds`."""
-    return f"{quota.limit} per {spell_window(quota.window_ms)}"
+def spell_limit(quota: AnyQuota) -> str:
+    """The limit as people say it: `60 per minute`, `5 per 2 seconds`, `10 concurrent`, `1000 credits`."""
+    match quota:
+        case Bucket():
+            return f"{quota.refill} per {spell_window(quota.window_ms)}, up to {quota.limit} at once"
+        case Period():
+            units = "credits " if quota.credits else ""
+            return f"{quota.limit} {units}per {quota.unit} of the calendar ({quota.timezone})"
+        case Slots():
+            return f"{quota.limit} concurrent"
+        case Balance():
+            return f"{quota.limit} credits"
+        case _:
+            return f"{quota.limit} per {spell_window(quota.window_ms)}"
 
 
 def spell_window(window_ms: int) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.core.window import FAIL_CLOSED, STORE, new
+from ratelimiter.core.quota import Slots
+from ratelimiter.core.window import FAIL_CLOSED, NEVER, STORE, new
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.policy import Hit, Rule
+    from ratelimiter.core.quota import AnyQuota
     from ratelimiter.core.window import Receipt, Tally
 
 # Why a decision fell as it did. A closed set: it becomes a metric label.
@@ -19,6 +21,10 @@ OVER_CAPACITY = "over_capacity"  # the cost exceeds the limit: no wait helps
 UNMATCHED = "unmatched"  # no rule matched, so nothing was charged
 MALFORMED = "malformed"  # two readers could take the request for different ones: 400
 STORE_ERROR = "store_error"  # the store did not answer, and the policy says what then
+
+# A slot returns when a response ends, which nobody can foresee: mostly long before its lease would lapse, so that is
+# not what a client is told to wait for.
+SLOT_WAIT_MS_MAX = 1000
 
 
 class Outcome(NamedTuple):
@@ -83,9 +89,9 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
 def _decide_one(hit: Hit, receipt: Receipt) -> Decision:
     now_ms, admitted, tallies, source = receipt
     used, reset_ms, wait_ms = tallies[0]
-    _, quota, cost, rule = hit
+    _, quota, _, rule, _ = hit
     remaining = quota.limit - used
-    retry_after_ms = wait_ms if cost <= quota.limit else None
+    retry_after_ms = wait_ms if not wait_ms else _told_wait(quota, wait_ms)
     outcome = new(Outcome, (rule, max(0, remaining), reset_ms, retry_after_ms))
     reason = WITHIN_LIMIT if admitted else OVER_CAPACITY if retry_after_ms is None else OVER_LIMIT
     return new(Decision, (admitted, reason, now_ms, (outcome,), None if rule.shadow else outcome, source, None))
@@ -123,8 +129,14 @@ def _outcome(hit: Hit, tally: Tally) -> Outcome:
     spare = quota.limit - tally.used
     if rule.burst and quota is rule.quotas[0]:
         spare -= rule.burst
-    retry_after_ms = tally.retry_after_ms if hit.cost <= quota.limit else None
-    return Outcome(rule, max(0, spare), tally.reset_ms, retry_after_ms)
+    return Outcome(rule, max(0, spare), tally.reset_ms, _told_wait(quota, tally.retry_after_ms))
+
+
+def _told_wait(quota: AnyQuota, wait_ms: int) -> int | None:
+    """The wait that a client is told of, when the store knows of *wait_ms*."""
+    if wait_ms == NEVER:
+        return None
+    return min(wait_ms, SLOT_WAIT_MS_MAX) if quota.kind == Slots.kind else wait_ms
 
 
 def _tighter(one: Outcome, other: Outcome) -> Outcome:

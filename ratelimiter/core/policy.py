@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +11,7 @@ from urllib.parse import quote
 from ratelimiter.core.json_body import Fields, read_fields
 from ratelimiter.core.matching import Match
 from ratelimiter.core.principal import CLIENT, PrincipalReader, Source, Trust
-from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota
+from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Period, Quota, Slots
 from ratelimiter.core.request import PLAIN_CHARACTERS, MalformedRequest, Request, canonical_path
 
 if TYPE_CHECKING:
@@ -45,38 +46,69 @@ class Mode(StrEnum):
     SHADOW = "shadow"
 
 
+class CostFrom(NamedTuple):
+    """Which header says what a request costs."""
+
+    where: str  # one of `COST_PLACES`
+    name: str  # of the header, in lower case
+
+
+COST_PLACES = ("request_header", "response_header")  # known before the decision; or after, then settled
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One limit on the requests that match, kept for each principal.
 
     Args:
         name: 1 to 64 of `a-z 0-9 - _ .`; part of the key, so renaming a rule starts its counters anew.
-        quota: limit and window.
-        burst: units above the limit that one window may hold; over ten windows they are granted once.
+        quota: how much, of whatever kind.
+        burst: units above the limit that one window may hold; over ten windows they are granted once. Only of windows:
+            what a bucket grants at once is its own limit.
         match: which requests; all by default.
         principal: where to look for who is charged, in order; the client's address when none is found.
         cost: units that one request is charged; 0 counts nothing and never refuses.
         mode: enforce, or shadow: count and report, never refuse.
-        on_store_error: what to do without the store.
+        on_store_error: what to do without the store. Of credits `local` means `deny`: an outage must not hand any out.
+        count: only responses of these counts: statuses like `401`, classes like `4xx`; empty counts every request. It
+            is charged before and given back after, so there is no moment between a look and a charge.
+        cost_from: the header that says what a request costs; of a response *cost* is then the most, reserved before.
+        plans: the quota of each plan that has another one; None for a plan without a limit. All of *quota*'s kind.
+        warn_at: the share of the limit, above 0 to 1, from which on it is reported as nearly used up.
+
+    Attributes:
+        quotas: what a request is charged to: one, or two with a burst.
+        shadow: whether it is in shadow mode.
+        settles: whether something of its requests is only known after the decision, and settled then.
+        leased: whether its hits are leases.
 
     Raises:
         ValueError: a value is outside its range.
     """
 
     name: str
-    quota: Quota
+    quota: AnyQuota
     burst: int = 0
     match: Match = field(default_factory=Match)
     principal: tuple[Source, ...] = (CLIENT,)
     cost: int = 1
     mode: Mode = Mode.ENFORCE
     on_store_error: OnStoreError = OnStoreError.LOCAL
-    quotas: tuple[Quota, ...] = field(init=False)  # what a request is charged to: one, or two with a burst
+    count: frozenset[str] = frozenset()
+    cost_from: CostFrom | None = None
+    plans: tuple[tuple[str, AnyQuota | None], ...] = ()
+    warn_at: float = 0.8
+    quotas: tuple[AnyQuota, ...] = field(init=False)
     shadow: bool = field(init=False)
+    settles: bool = field(init=False)
+    leased: bool = field(init=False)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.name) <= NAME_CHARACTERS_MAX or not NAME_CHARACTERS.issuperset(self.name):
             msg = f"name must be 1 to {NAME_CHARACTERS_MAX} of a-z 0-9 - _ . and not {self.name!r}"
+            raise ValueError(msg)
+        if self.burst and not isinstance(self.quota, Quota):
+            msg = f"burst must be 0 with a limit of this kind ({self.quota.kind}), not {self.burst}"
             raise ValueError(msg)
         if not 0 <= self.burst <= LIMIT_MAX - self.quota.limit * LONG_WINDOWS and self.burst:
             msg = f"burst must be 0 to {LIMIT_MAX} less {LONG_WINDOWS} times the limit, not {self.burst}"
@@ -88,14 +120,50 @@ class Rule:
         if not 0 <= self.cost <= LIMIT_MAX:
             msg = f"cost must be 0 to {LIMIT_MAX}, not {self.cost}"
             raise ValueError(msg)
+        self._check_what_is_settled()
+        without_store = OnStoreError(self.on_store_error)
+        if self.quota.credits and without_store is OnStoreError.LOCAL:
+            without_store = OnStoreError.DENY
         object.__setattr__(self, "mode", Mode(self.mode))
-        object.__setattr__(self, "on_store_error", OnStoreError(self.on_store_error))
+        object.__setattr__(self, "on_store_error", without_store)
         object.__setattr__(self, "quotas", _quotas(self.quota, self.burst))
         object.__setattr__(self, "shadow", self.mode is Mode.SHADOW)
+        later = bool(self.count) or (self.cost_from is not None and self.cost_from.where == "response_header")
+        slots = isinstance(self.quota, Slots)
+        object.__setattr__(self, "settles", later or slots)
+        object.__setattr__(self, "leased", slots or (later and isinstance(self.quota, Period | Balance)))
+
+    def _check_what_is_settled(self) -> None:
+        for status in self.count:
+            if not _STATUS.fullmatch(status):
+                msg = f"count must be of statuses like 401 or classes like 4xx, not {status!r}"
+                raise ValueError(msg)
+        if self.cost_from is not None:
+            where, name = self.cost_from
+            if where not in COST_PLACES:
+                msg = f"cost_from must be of one of {', '.join(COST_PLACES)}, not {where!r}"
+                raise ValueError(msg)
+            if not name or name != name.lower():
+                msg = f"the header of cost_from must be named in lower case, not {name!r}"
+                raise ValueError(msg)
+        plans = [plan for plan, _ in self.plans]
+        if len(plans) > len(set(plans)):
+            msg = f"plans must differ: {', '.join(plans)}"
+            raise ValueError(msg)
+        others = sorted({quota.kind for _, quota in self.plans if quota is not None} - {self.quota.kind})
+        if others:
+            msg = f"plans must have a limit of the rule's kind ({self.quota.kind}), not of {', '.join(others)}"
+            raise ValueError(msg)
+        if not 0 < self.warn_at <= 1:
+            msg = f"warn_at must be above 0 and at most 1, not {self.warn_at}"
+            raise ValueError(msg)
 
 
-def _quotas(quota: Quota, burst: int) -> tuple[Quota, ...]:
-    if not burst:
+_STATUS = re.compile(r"[1-5]([0-9]{2}|xx)")
+
+
+def _quotas(quota: AnyQuota, burst: int) -> tuple[AnyQuota, ...]:
+    if not burst or not isinstance(quota, Quota):
         return (quota,)
     longer = Quota(quota.limit * LONG_WINDOWS + burst, quota.window_ms * LONG_WINDOWS)
     return (Quota(quota.limit + burst, quota.window_ms), longer)
@@ -105,9 +173,12 @@ class Hit(NamedTuple):
     """One charge of *cost* against one key and quota. A named tuple, like all that the hot path builds."""
 
     key: bytes
-    quota: Quota
+    quota: AnyQuota
     cost: int
     rule: Rule
+    # 0: what is charged stays charged. Else the charge is a lease, and this names it: a random number below 2^48,
+    # another for each request. It ends by itself `quota.lease_ttl_ms` after it was made or last renewed.
+    lease: int = 0
 
 
 class AmbiguousPaths(StrEnum):
@@ -186,9 +257,12 @@ def key_of(policy: Policy, rule: Rule, principal: Principal, quota_index: int) -
     """The key of one tally: `rl1:{DIGEST}:POLICY:RULE:INDEX`.
 
     The braces put all of one principal's keys into one slot of a Redis Cluster. Neither name can hold a colon and the
-    digest has a fixed length, so different tallies never share a key (7).
+    digest has a fixed length, so different tallies never share a key (7). In the place of the index of a window, which
+    is 0 or 1, another kind has its name: what one kind counts is nothing to another.
     """
-    return f"{KEY_VERSION}:{{{principal.digest}}}:{policy.name}:{rule.name}:{quota_index}".encode()
+    kind = rule.quota.kind
+    index = quota_index if kind == Quota.kind else kind
+    return f"{KEY_VERSION}:{{{principal.digest}}}:{policy.name}:{rule.name}:{index}".encode()
 
 
 class Plan:

@@ -27,7 +27,7 @@ step back locks nobody out for longer than 2 W.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 # What is built per request is a named tuple, which costs a third of a frozen dataclass; and where most requests pass
 # it is built by `new`, which costs half of calling its class (tests/benchmarks/decisions.py).
 new = tuple.__new__
+
+NEVER = -1  # instead of a wait: the cost exceeds the limit, or a balance does not cover it
 
 # Who answered. A closed set: it becomes a metric label.
 STORE = "store"
@@ -53,7 +55,7 @@ class Tally(NamedTuple):
 
     used: int  # units that count now, this hit's included if it was charged
     reset_ms: int  # until the oldest counted entry leaves: the next moment `used` falls; 0 when nothing counts
-    retry_after_ms: int  # until this hit would fit; 0 when it fits, and also when its cost exceeds the limit for ever
+    retry_after_ms: int  # until this hit would fit; 0 when it fits; NEVER when no wait is known to help
 
 
 class Receipt(NamedTuple):
@@ -63,6 +65,26 @@ class Receipt(NamedTuple):
     admitted: bool  # every enforced hit fitted, and all were charged
     tallies: Sequence[Tally]  # one per hit, in order
     source: str = STORE  # who answered
+
+
+class State(Protocol):
+    """What a store keeps of one key: of each kind of quota a class, each method as `Window` has it."""
+
+    def forget(self, quota: Any, now_ms: int) -> None:
+        """Drop what no longer counts."""
+
+    def wait_ms(self, quota: Any, cost: int, now_ms: int) -> int:
+        """How long until *cost* more units fit; 0 when they do, NEVER when no wait is known to help."""
+
+    def add(self, quota: Any, cost: int, now_ms: int) -> None:
+        """Charge *cost* units now."""
+
+    def reset_ms(self, quota: Any, now_ms: int) -> int:
+        """How long until less counts; 0 when nothing does."""
+
+    @property
+    def used(self) -> int:
+        """Units that count."""
 
 
 class Window:
@@ -97,7 +119,7 @@ class Window:
             del instants[:gone], self.counts[:gone]
 
     def wait_ms(self, quota: Quota, cost: int, now_ms: int) -> int:
-        """How long until *cost* more units fit; 0 when they do. Ask only for a cost within the limit."""
+        """How long until *cost* more units fit; 0 when they do, NEVER when they exceed the limit."""
         surplus = self.used + cost - quota.limit
         if surplus <= 0 or not cost:  # a limit lowered below what counts already leaves no room, but a peek needs none
             return 0
@@ -105,8 +127,7 @@ class Window:
             surplus -= count
             if surplus <= 0:
                 return instant + quota.window_ms - now_ms
-        msg = f"cost {cost} exceeds the limit {quota.limit}: no wait makes it fit"
-        raise ValueError(msg)
+        return NEVER
 
     def add(self, quota: Quota, cost: int, now_ms: int) -> None:
         """Charge *cost* units now."""
@@ -132,7 +153,7 @@ def last_instant(quota: Quota, now_ms: int) -> int:
     return now_ms - now_ms % quota.resolution_ms + quota.resolution_ms - 1
 
 
-def charge(hits: Sequence[Hit], windows: Sequence[Window], now_ms: int) -> Receipt:
+def charge(hits: Sequence[Hit], windows: Sequence[State], now_ms: int) -> Receipt:
     """Look at every hit, then charge all of them or none (1, 3).
 
     A rule in shadow never refuses the request. It is charged if the request is admitted and all its own hits fit, so
@@ -144,16 +165,15 @@ def charge(hits: Sequence[Hit], windows: Sequence[Window], now_ms: int) -> Recei
         now_ms: the store's clock, Unix time.
     """
     if len(hits) == 1:
-        return charge_one(hits[0], windows[0], now_ms)
+        return charge_one(hits[0], cast("Window", windows[0]), now_ms)
     admitted = True
     waits: list[int] = []
     withheld: set[str] = set()  # shadow rules that would have refused
     for hit, window in zip(hits, windows, strict=True):
         window.forget(hit.quota, now_ms)
-        fits_ever = hit.cost <= hit.quota.limit
-        wait_ms = window.wait_ms(hit.quota, hit.cost, now_ms) if fits_ever else 0
+        wait_ms = window.wait_ms(hit.quota, hit.cost, now_ms)
         waits.append(wait_ms)
-        if wait_ms or not fits_ever:
+        if wait_ms:
             if hit.rule.shadow:
                 withheld.add(hit.rule.name)
             else:
@@ -171,7 +191,8 @@ def charge_one(hit: Hit, window: Window, now_ms: int) -> Receipt:
 
     Most requests are that. The steps of `Window` are written out, as four calls would cost as much as their work.
     """
-    _, quota, cost, rule = hit
+    quota: Any  # a Quota
+    _, quota, cost, rule, _ = hit
     limit, window_ms, resolution_ms = quota.limit, quota.window_ms, quota.resolution_ms
     instants = window.instants
     if instants and (instants[0] <= now_ms - window_ms or instants[-1] > now_ms + window_ms):
@@ -190,7 +211,7 @@ def charge_one(hit: Hit, window: Window, now_ms: int) -> Receipt:
         return new(Receipt, (now_ms, True, (new(Tally, (used, reset_ms, 0)),), STORE))
     reset_ms = instants[0] + window_ms - now_ms if instants else 0
     if cost > limit:
-        wait_ms = 0
+        wait_ms = NEVER
     elif used - limit <= window.counts[0]:
         wait_ms = reset_ms
     else:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from ratelimiter.core.window import STORE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.policy import Hit
+    from ratelimiter.core.settlement import Settlement
     from ratelimiter.core.window import Receipt
 
 
@@ -22,6 +25,17 @@ class Store(Protocol):
 
         Raises:
             StoreError: the store gave no answer. Whether the hits were charged may then be unknown.
+        """
+
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
+        """Take note of what charged hits turned out to cost, or that they are still open. Sent once, best effort.
+
+        Args:
+            settlements: at least one, no two with the same key.
+            source: `Decision.source` of the decision that charged the hits: who made it keeps them.
+
+        Raises:
+            StoreError: the store gave no answer; whether it took note may be unknown. Leases then lapse by themselves.
         """
 
     async def close(self) -> None:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlunsplit
 
 from ratelimiter.clock import unix_ms
-from ratelimiter.core.window import Receipt, Tally
+from ratelimiter.core.window import NEVER, STORE, Receipt, Tally
 from ratelimiter.errors import (
     ConfigError,
     Kind,
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from ratelimiter.core.policy import Hit, Policy
-    from ratelimiter.core.quota import Quota
+    from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.settlement import Settlement
 
 # `limits` is imported where it is used: it takes long, and most have no use for it here.
 # ruff: noqa: PLC0415
@@ -103,7 +104,7 @@ class Look(NamedTuple):
 
     used: int  # units that count now
     reset_ms: int  # until that becomes less; 0 when nothing counts
-    retry_after_ms: int  # until the hit would fit; 0 when it does, or never will
+    retry_after_ms: int  # until the hit would fit; 0 when it does, NEVER when it never will
 
 
 class BridgedStore:
@@ -154,6 +155,9 @@ class BridgedStore:
         except Exception as error:
             raise _meant(error) from error
 
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
+        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
+
     async def close(self) -> None:
         """Let go of connections. A closed store may be used again and opens them anew."""
         loop, self._loop = self._loop, None
@@ -174,7 +178,7 @@ class BridgedStore:
 
     async def _charge(self, hits: Sequence[Hit]) -> Receipt:
         looks = [await self._look(hit) for hit in hits]
-        refusing = [hit for hit, look in zip(hits, looks, strict=True) if not _fits(hit, look)]
+        refusing = [hit for hit, look in zip(hits, looks, strict=True) if look.retry_after_ms]
         withheld = {hit.rule.name for hit in refusing if hit.rule.shadow}
         admitted = all(hit.rule.shadow for hit in refusing)
         for index, hit in enumerate(hits if admitted else ()):
@@ -233,7 +237,7 @@ def check(policy: Policy) -> None:
         seconds(rule.quota)
 
 
-def seconds(quota: Quota) -> int:
+def seconds(quota: AnyQuota) -> int:
     """The length of the window in seconds, the smallest unit of `limits`.
 
     Raises:
@@ -260,11 +264,13 @@ def slid(hit: Hit, before: int, before_left_s: float, now: int, now_left_s: floa
     weighted = before * before_left_s / window_s if before else 0.0
     used = floor(weighted) + now
     if not used:
-        return Look(0, 0, 0)
+        return Look(0, 0, 0 if hit.cost <= hit.quota.limit else NEVER)
     # Either the last window loses a unit next, or the present one begins to.
     reset_s = before_left_s - floor(weighted) * window_s / before if weighted >= 1 else max(0.0, now_left_s)
     room = hit.quota.limit - hit.cost
-    if used <= room or room < 0 or not hit.cost:
+    if room < 0:
+        wait_ms = NEVER
+    elif used <= room or not hit.cost:
         wait_ms = 0
     elif now <= room:  # what is left of the last window must weigh less than the room and one
         wait_ms = _after_ms(before_left_s - (room - now + 1) * window_s / before)
@@ -282,11 +288,9 @@ def _waiting(hit: Hit, used: int, reset_s: float) -> Look:
     """What a count says of *hit* if something of it leaves at *reset_s*, Unix time."""
     reset_ms = max(1, ceil((reset_s - time.time()) * SECOND_MS)) if used else 0
     room = hit.quota.limit - hit.cost
-    return Look(used, reset_ms, reset_ms if used > room >= 0 and hit.cost else 0)
-
-
-def _fits(hit: Hit, look: Look) -> bool:
-    return not look.retry_after_ms and hit.cost <= hit.quota.limit
+    if room < 0:
+        return Look(used, reset_ms, NEVER)
+    return Look(used, reset_ms, reset_ms if used > room and hit.cost else 0)
 
 
 class _Item:

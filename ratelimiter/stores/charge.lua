@@ -272,7 +272,7 @@ for r = 1, #ARGV[3] do
         if state then
             local surplus = state[3] + cost - limit
             if cost > limit then
-                fits = false
+                fits, retry = false, -1
             elseif surplus > 0 and cost > 0 then -- a lowered limit leaves no room, but a look needs none
                 fits, retry = false, wait(state, surplus, window)
             end
@@ -302,7 +302,7 @@ for r = 1, #ARGV[3] do
             charge(KEYS[k + h], state, cost, window, form[f + 2])
         end
         if not state then
-            reply[n + h * 3 - 1], reply[n + h * 3], reply[n + h * 3 + 1] = -1, 0, 0
+            reply[n + h * 3 - 1], reply[n + h * 3], reply[n + h * 3 + 1] = 0, -1, 0
         else
             reply[n + h * 3 - 1] = state[3]
             reply[n + h * 3] = state[3] ~= 0 and state[2] + window - now or 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 from binascii import crc_hqx
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from ratelimiter.core.window import Receipt, last_instant
+from ratelimiter.core.window import STORE, Receipt, last_instant
 from ratelimiter.errors import Kind, StoreError, StoreUnavailable
 from ratelimiter.stores import script
 from ratelimiter.stores.address import OPTIONS, PORT, entry_of, hosts_of, options_of
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from ratelimiter.clock import Clock
     from ratelimiter.core.policy import Hit
+    from ratelimiter.core.quota import Quota
+    from ratelimiter.core.settlement import Settlement
     from ratelimiter.core.window import Tally
     from ratelimiter.stores.address import Address
     from ratelimiter.stores.base import StoreObserver
@@ -108,6 +110,9 @@ class ClusterStore:
             spread.add_done_callback(self._forget)
             return await asyncio.shield(spread)
 
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
+        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
+
     async def close(self) -> None:
         """Let go of all connections. A closed store may be used again and opens them anew."""
         nodes, self._nodes = self._nodes, {}
@@ -182,13 +187,9 @@ class ClusterStore:
 
     async def _give_back(self, slot: int, hits: Sequence[Hit], receipt: Receipt) -> Receipt:
         """Undo what *receipt* says was charged; the receipt as if it had never been."""
-        withheld = {
-            hit.rule.name
-            for hit, tally in zip(hits, receipt.tallies, strict=True)
-            if tally.retry_after_ms or hit.cost > hit.quota.limit
-        }
+        withheld = {hit.rule.name for hit, tally in zip(hits, receipt.tallies, strict=True) if tally.retry_after_ms}
         charged = {
-            index: script.returned(hit, last_instant(hit.quota, receipt.now_ms))
+            index: script.returned(hit, last_instant(cast("Quota", hit.quota), receipt.now_ms))
             for index, hit in enumerate(hits)
             if receipt.admitted and hit.cost and hit.rule.name not in withheld
         }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.core.policy import Hit, OnStoreError
 from ratelimiter.core.quota import Quota
-from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, Receipt, Tally
+from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, STORE, Receipt, Tally
 from ratelimiter.errors import StoreError, StoreFault, StoreOverloaded
 from ratelimiter.stores.breaker import Breaker
 from ratelimiter.stores.memory import MemoryStore
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.policy import Rule
+    from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.settlement import Settlement
     from ratelimiter.stores.base import Store, StoreObserver
 
 WARM_EVERY = 64  # one healthy decision in so many is also made locally, so that the way in need is never cold code
@@ -64,7 +66,7 @@ class GuardedStore:
         self._local_share = local_share
         self._breaker = Breaker() if breaker is None else breaker
         self._observer = observer
-        self._shares: dict[Quota, Quota] = {}
+        self._shares: dict[AnyQuota, AnyQuota] = {}
         self._until_warm = WARM_EVERY
         self.faults: Counter[str] = Counter()
 
@@ -96,6 +98,9 @@ class GuardedStore:
                 self._until_warm = WARM_EVERY
                 self._without_store(hits)
         return receipt
+
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
+        """Pass *settlements* on to who keeps the hits. Never raises a StoreError."""
 
     async def close(self) -> None:
         """Close the guarded store."""
@@ -163,7 +168,7 @@ class GuardedStore:
         return Tally(hit.quota.limit - left, tally.reset_ms, COME_BACK_MS if never_fits else tally.retry_after_ms)
 
 
-def local_limit(quota: Quota, local_share: float) -> int:
+def local_limit(quota: AnyQuota, local_share: float) -> int:
     """What one process admits of *quota* without the store: its share, rounded up to whole units."""
     return _shared(quota.limit, local_share)
 

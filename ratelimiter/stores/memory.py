@@ -7,12 +7,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, unix_ms
-from ratelimiter.core.window import Receipt, Window, charge, charge_one
+from ratelimiter.core.window import STORE, Receipt, Window, charge, charge_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.policy import Hit
+    from ratelimiter.core.settlement import Settlement
 
 KEYS_MAX = 100_000  # about 1.4 kB each at 60 live entries, 0.5 kB at one (tests/benchmarks/memory.py)
 SAMPLE = 16  # keys looked at to find one worth forgetting
@@ -68,13 +69,13 @@ class MemoryStore:
         """Charge all *hits* or none; see `ratelimiter.stores.base.Store`. Never raises."""
         if len(hits) == 1:  # the way of most requests, one hit on a key that is known: no lists, no second look-up
             hit = hits[0]
-            key, quota, cost, _ = hit
+            key, quota, cost, _, _ = hit
             shelf = self._shelves.get(quota.window_ms)
             if shelf is not None and (entry := shelf.get(key)) is not None:
                 now_ms = self._clock()
                 receipt = charge_one(hit, entry, now_ms)
                 wait_ms = receipt[2][0][2]
-                if wait_ms:
+                if wait_ms > 0:
                     entry.refused_until_ms = now_ms + wait_ms
                 elif cost and receipt[1]:
                     shelf.move_to_end(key)
@@ -82,6 +83,9 @@ class MemoryStore:
                         self._drop_useless(shelf, quota.window_ms, now_ms)
                 return receipt
         return self.charge_now(hits)
+
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
+        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
 
     async def close(self) -> None:
         """Do nothing: there is nothing to let go of."""
@@ -96,7 +100,7 @@ class MemoryStore:
         entries = [self._entry(hit, hits, now_ms) for hit in hits]
         receipt = charge(hits, entries, now_ms)
         for hit, entry, tally in zip(hits, entries, receipt.tallies, strict=True):
-            if tally.retry_after_ms:
+            if tally.retry_after_ms > 0:
                 entry.refused_until_ms = now_ms + tally.retry_after_ms
             elif receipt.admitted:
                 self._shelve(hit, entry, now_ms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from ratelimiter.core.window import STORE
 from ratelimiter.stores.address import address_of
 from ratelimiter.stores.node import Node
 from ratelimiter.stores.sentinel import sentinels_of
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.clock import Clock
     from ratelimiter.core.policy import Hit
+    from ratelimiter.core.settlement import Settlement
     from ratelimiter.core.window import Receipt
     from ratelimiter.stores.address import Address
     from ratelimiter.stores.base import StoreObserver
@@ -83,6 +85,9 @@ class RedisStore:
                 **self._batching,
             )
         return await node.charge(hits)
+
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
+        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
 
     async def close(self) -> None:
         """Let go of the connection. A closed store may be used again and opens it anew."""

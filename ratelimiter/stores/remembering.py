@@ -7,12 +7,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ratelimiter.clock import Clock, monotonic_ms
-from ratelimiter.core.window import REMEMBERED, STORE, Receipt, Tally
+from ratelimiter.core.window import NEVER, REMEMBERED, STORE, Receipt, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.policy import Hit
+    from ratelimiter.core.settlement import Settlement
     from ratelimiter.stores.base import Store
 
 REMEMBERED_MAX = 8192  # refusals, about 1 kB each
@@ -84,6 +85,9 @@ class RememberingStore:
             self._remember(tuple(hits), asked_ms, receipt)
         return receipt
 
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
+        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
+
     async def close(self) -> None:
         """Forget everything and close the store behind."""
         self._refusals.clear()
@@ -91,7 +95,7 @@ class RememberingStore:
         await self._store.close()
 
     def _remember(self, hits: tuple[Hit, ...], asked_ms: int, receipt: Receipt) -> None:
-        if not any(tally.retry_after_ms for tally in receipt.tallies):
+        if not any(tally.retry_after_ms > 0 for tally in receipt.tallies):
             return  # what can never fit is refused at any time, and whether it still can never is the store's to say
         first_ms = min(tally.reset_ms for tally in receipt.tallies if tally.reset_ms)
         # From before the question, so that it is never too long; less one, as both clocks show whole milliseconds and
@@ -126,7 +130,11 @@ class RememberingStore:
 def _aged(receipt: Receipt, age_ms: int) -> Receipt:
     """What the store would say of the same hits *age_ms* later, had nothing else happened."""
     tallies = [
-        Tally(tally.used, max(0, tally.reset_ms - age_ms), max(0, tally.retry_after_ms - age_ms))
+        Tally(tally.used, max(0, tally.reset_ms - age_ms), _aged_wait(tally.retry_after_ms, age_ms))
         for tally in receipt.tallies
     ]
     return Receipt(receipt.now_ms + age_ms, False, tallies, REMEMBERED)
+
+
+def _aged_wait(wait_ms: int, age_ms: int) -> int:
+    return NEVER if wait_ms == NEVER else max(0, wait_ms - age_ms)

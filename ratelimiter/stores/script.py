@@ -34,7 +34,8 @@ def returned(hit: Hit, instant: int) -> Hit:
 
     Nothing is given back if that entry has left the window, or has fewer units.
     """
-    entry: Any = _Entry(instant, hit.quota.window_ms, hit.quota.resolution_ms)
+    quota: Any = hit.quota
+    entry: Any = _Entry(instant, quota.window_ms, quota.resolution_ms)
     return Hit(hit.key, entry, -hit.cost, hit.rule)
 
 
@@ -56,7 +57,7 @@ def arguments(
         # Quotas and rules outlive this call, so that their identity will do: their hashes cost more than all the rest.
         form: object
         if len(hits) == 1:
-            key, quota, cost, rule = hits[0]
+            key, quota, cost, rule, _ = hits[0]
             keys.append(key)
             form = (id(quota), cost, rule.shadow)
         else:
@@ -70,12 +71,12 @@ def arguments(
     return keys, [nonce, b"" if now_ms is None else b"%d" % now_ms, bytes(spelled), *forms]
 
 
-def _form(hits: Sequence[Hit]) -> bytes:
+def _form(hits: Sequence[Any]) -> bytes:
     shadows = {name: number for number, name in enumerate(dict.fromkeys(h.rule.name for h in hits if h.rule.shadow), 1)}
     return b" ".join(
         b"%d %d %d %d %d"
         % (quota.limit, quota.window_ms, quota.resolution_ms, cost, shadows[rule.name] if rule.shadow else 0)
-        for _, quota, cost, rule in hits
+        for _, quota, cost, rule, _ in hits
     )
 
 
@@ -108,8 +109,8 @@ def receipts(requests: Sequence[Sequence[Hit]], nonce: bytes, reply: object) -> 
         verdict = reply[at]
         at += 1
         if verdict == FOREIGN:
-            used = reply[at : at + 3 * len(hits) : 3]
-            rules = sorted({hit.rule.name for hit, units in zip(hits, used, strict=True) if units == FOREIGN})
+            resets = reply[at + 1 : at + 3 * len(hits) : 3]
+            rules = sorted({hit.rule.name for hit, reset_ms in zip(hits, resets, strict=True) if reset_ms == FOREIGN})
             answers.append(
                 StoreFault(f"a key of {', '.join(rules)} holds a value that is not ours", Kind.FOREIGN_VALUE)
             )

@@ -18,7 +18,7 @@ from ratelimiter.core.decision import (
     malformed,
     unmatched,
 )
-from ratelimiter.core.window import Receipt, Tally
+from ratelimiter.core.window import NEVER, Receipt, Tally
 from tests.reference_store import START_MS, hits_of, rule_of
 
 TIGHT = rule_of(3, 1000, name="tight")
@@ -38,7 +38,7 @@ TABLE = [
     ("refused", [TIGHT], 1, False, [(3, 400, 400)], OVER_LIMIT, "tight", (0, 400, 400)),
     ("refused-cost-2", [TIGHT], 2, False, [(2, 300, 300)], OVER_LIMIT, "tight", (1, 300, 300)),
     ("refused-until-the-second-leaves", [TIGHT], 2, False, [(3, 300, 700)], OVER_LIMIT, "tight", (0, 300, 700)),
-    ("never-fits", [TIGHT], 4, False, [(1, 300, 0)], OVER_CAPACITY, "tight", (2, 300, None)),
+    ("never-fits", [TIGHT], 4, False, [(1, 300, NEVER)], OVER_CAPACITY, "tight", (2, 300, None)),
     ("peek", [TIGHT], 0, True, [(3, 400, 0)], WITHIN_LIMIT, "tight", (0, 400, 0)),
     ("peek-at-a-lowered-limit", [TIGHT], 0, True, [(9, 400, 0)], WITHIN_LIMIT, "tight", (0, 400, 0)),
     ("least-remaining-binds", [WIDE, TIGHT], 1, True, [(5, 9, 0), (1, 8, 0)], WITHIN_LIMIT, "tight", (2, 8, 0)),
@@ -47,7 +47,7 @@ TABLE = [
     ("the-refusing-one-binds", [TIGHT, WIDE], 1, False, [(2, 9, 0), (10, 5, 5)], OVER_LIMIT, "wide", (0, 5, 5)),
     ("the-longest-wait-binds", [TIGHT, WIDE], 1, False, [(3, 9, 9), (10, 50, 50)], OVER_LIMIT, "wide", (0, 50, 50)),
     ("a-tie-of-waits", [WIDE, TIGHT], 1, False, [(10, 9, 9), (3, 9, 9)], OVER_LIMIT, "wide", (0, 9, 9)),
-    ("never-outlasts-any-wait", [TIGHT, WIDE], 4, False, [(0, 0, 0), (9, 5, 50)], OVER_CAPACITY, "tight", (3, 0, None)),
+    ("never-outlasts-a-wait", [TIGHT, WIDE], 4, False, [(0, 0, NEVER), (9, 5, 50)], OVER_CAPACITY, "tight", (3, 0, None)),
     ("burst-unused", [BURSTY], 1, True, [(1, 9, 0), (1, 90, 0)], WITHIN_LIMIT, "bursty", (2, 9, 0)),
     ("burst-in-use", [BURSTY], 1, True, [(4, 9, 0), (4, 90, 0)], WITHIN_LIMIT, "bursty", (0, 9, 0)),
     ("burst-spent", [BURSTY], 1, False, [(5, 9, 9), (5, 90, 0)], OVER_LIMIT, "bursty", (0, 9, 9)),
@@ -56,7 +56,7 @@ TABLE = [
     ("long-window-refuses-a-cost", [BURSTY], 5, False, [(0, 0, 0), (28, 90, 90)], OVER_LIMIT, "bursty", (3, 90, 90)),
     ("both-refuse", [BURSTY], 1, False, [(5, 9, 9), (32, 90, 90)], OVER_LIMIT, "bursty", (0, 90, 90)),
     ("cost-within-the-burst", [BURSTY], 5, True, [(5, 9, 0), (5, 90, 0)], WITHIN_LIMIT, "bursty", (0, 9, 0)),
-    ("cost-beyond-the-burst", [BURSTY], 6, False, [(0, 0, 0), (0, 0, 0)], OVER_CAPACITY, "bursty", (3, 0, None)),
+    ("cost-beyond-the-burst", [BURSTY], 6, False, [(0, 0, NEVER), (0, 0, 0)], OVER_CAPACITY, "bursty", (3, 0, None)),
     ("shadow-alone", [SHADOW], 1, True, [(3, 9, 9)], WITHIN_LIMIT, None, None),
     ("shadow-never-binds", [SHADOW, WIDE], 1, True, [(3, 9, 9), (1, 5, 0)], WITHIN_LIMIT, "wide", (9, 5, 0)),
     ("shadow-never-refuses", [SHADOW, WIDE], 1, False, [(3, 99, 99), (10, 5, 5)], OVER_LIMIT, "wide", (0, 5, 5)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.decision import Decision, decide, malformed, unmatched
 from ratelimiter.core.headers import EXPOSED, FAMILIES, SINGLE, ceil_s, reset_at_s, retry_after_s
-from ratelimiter.core.window import Receipt, Tally
+from ratelimiter.core.window import NEVER, Receipt, Tally
 from tests.reference_store import START_MS, ReferenceStore, gaps_ms, hits_of, rule_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ X_RATELIMIT = [
     ("between-seconds", decided(MINUTE, tallies=[(60, 500, 0)], now_ms=START_MS + 501), 60, 0, NOW_S + 2),
     ("on-the-second", decided(MINUTE, tallies=[(60, 500, 0)], now_ms=START_MS + 500), 60, 0, NOW_S + 1),
     ("refused-with-cost", decided(MINUTE, tallies=[(58, 2000, 9000)], admitted=False, cost=5), 60, 2, NOW_S + 9),
-    ("never-fits", decided(MINUTE, tallies=[(58, 2000, 0)], admitted=False, cost=61), 60, 2, NOW_S + 2),
+    ("never-fits", decided(MINUTE, tallies=[(58, 2000, NEVER)], admitted=False, cost=61), 60, 2, NOW_S + 2),
     ("nothing-counts", decided(MINUTE, tallies=[(0, 0, 0)], cost=0), 60, 60, NOW_S),
     ("burst-in-use", decided(BURSTY, tallies=[(65, 1000, 0), (65, 9000, 0)]), 60, 0, NOW_S + 1),
     ("tightest", decided(MINUTE, HOUR, tallies=[(1, 60_000, 0), (990, 5000, 0)]), 1000, 10, NOW_S + 5),
@@ -83,7 +83,7 @@ def test_retry_after(retry_ms: int, expected: int) -> None:
 
 @pytest.mark.parametrize(
     "decision",
-    [decided(MINUTE, tallies=[(0, 0, 0)], admitted=False, cost=61), malformed(START_MS, "path", "is odd")],
+    [decided(MINUTE, tallies=[(0, 0, NEVER)], admitted=False, cost=61), malformed(START_MS, "path", "is odd")],
     ids=["never-fits", "malformed"],
 )
 def test_no_retry_after_where_no_wait_helps(decision: Decision) -> None:
@@ -129,7 +129,9 @@ def test_draft_06() -> None:
         "ratelimit-reset": "5",
         "ratelimit-policy": "60;w=60, 1000;w=3600",
     } == lines("draft-06", decision)
-    assert "1" == lines("draft-06", decided(MINUTE, tallies=[(0, 0, 0)], admitted=False, cost=61))["ratelimit-reset"]
+    assert (
+        "1" == lines("draft-06", decided(MINUTE, tallies=[(0, 0, NEVER)], admitted=False, cost=61))["ratelimit-reset"]
+    )
 
 
 def test_families_are_consistent() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ratelimiter.core.decision import OVER_CAPACITY, WITHIN_LIMIT, Decision, decide
 from ratelimiter.core.policy import LONG_WINDOWS, Hit, Rule
 from ratelimiter.core.quota import PRECISION, WINDOW_MS_MAX, Quota
-from ratelimiter.core.window import Receipt, Tally, Window, charge, last_instant
+from ratelimiter.core.window import NEVER, Receipt, Tally, Window, charge, last_instant
 from tests.exact_log import ExactLog
 from tests.reference_store import (
     START_MS,
@@ -96,7 +96,7 @@ def test_equals_an_exact_log(data: st.DataObject) -> None:
     store, log = ReferenceStore(), ExactLog(quota.limit, quota.window_ms)
 
     for now_ms, cost in data.draw(histories(quota)):
-        wait_ms = log.wait_ms(cost, now_ms) if cost <= quota.limit else 0
+        wait_ms = log.wait_ms(cost, now_ms) if cost <= quota.limit else NEVER
         admitted = log.charge(cost, now_ms)
         expected = Receipt(now_ms, admitted, [Tally(log.used(now_ms), log.reset_ms(now_ms), wait_ms)])
         actual = ask(store, now_ms, rule, cost=cost)[0]
@@ -622,7 +622,7 @@ def test_every_small_history_equals_the_exact_log(limit: int, window_ms: int) ->
     count = 0
     for window, log, now_ms, cost in small_states(quota, costs_=(0, 1, 2, 3), steps_ms=(0, 1)):
         hit = Hit(b"key", quota, cost, rule)
-        wait_ms = log.wait_ms(cost, now_ms) if cost <= limit else 0
+        wait_ms = log.wait_ms(cost, now_ms) if cost <= limit else NEVER
         reset_ms = log.reset_ms(now_ms)
         receipt = charge([hit], [copied(window)], now_ms)
         count += 1
@@ -727,7 +727,9 @@ def test_the_last_instant_of_a_cell() -> None:
     assert [7, 7, 15, 999] == [last_instant(coarse, now_ms) for now_ms in (0, 7, 8, 999)]
 
 
-def test_a_wait_that_cannot_end_is_a_mistake_of_the_caller() -> None:
-    """Asking a window how long until more than its limit fits has no answer."""
-    with pytest.raises(ValueError, match="no wait makes it fit"):
-        Window().wait_ms(Quota(3, 1000), 4, START_MS)
+def test_no_wait_makes_room_for_more_than_the_limit() -> None:
+    """Asked how long until more than its limit fits, a window says never, whatever it holds."""
+    window, quota = Window(), Quota(3, 1000)
+    for _ in range(4):
+        assert window.wait_ms(quota, 4, START_MS) == NEVER
+        window.add(quota, 1, START_MS)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.policy import LONG_WINDOWS
 from ratelimiter.core.quota import PRECISION, Quota
-from ratelimiter.core.window import Receipt, Tally
+from ratelimiter.core.window import NEVER, Receipt, Tally
 from ratelimiter.testing import FakeClock
 from tests.exact_log import ExactLog
 from tests.reference_store import START_MS, ReferenceStore, costs, gaps_ms, hits_of, rule_of, starts_ms
@@ -213,7 +213,7 @@ class StoreContract:
         """A cost above the limit is refused, charges nothing, and no wait is announced."""
         hits = hits_of(rule_of(3, 1000), principal=fresh(), cost=4)
 
-        assert Receipt(START_MS, False, [Tally(0, 0, 0)]) == plain(await store.charge(hits))
+        assert Receipt(START_MS, False, [Tally(0, 0, NEVER)]) == plain(await store.charge(hits))
 
     async def test_burst(self, store: Store, clock: FakeClock) -> None:
         """The greediest client gets L + B in its first window, 10 L + B in ten."""

@@ -25,7 +25,7 @@ class StoredReference(ReferenceStore):
         withheld = {
             hit.rule.name
             for hit, tally in zip(hits, receipt.tallies, strict=True)
-            if hit.rule.shadow and (tally.retry_after_ms or hit.cost > hit.quota.limit)
+            if hit.rule.shadow and tally.retry_after_ms
         }
         for hit in hits:
             if receipt.admitted and hit.cost and hit.rule.name not in withheld:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.decision import OVER_CAPACITY, OVER_LIMIT, decide
 from ratelimiter.core.policy import OnStoreError, Policy
-from ratelimiter.core.window import LOCAL, REMEMBERED, STORE
+from ratelimiter.core.window import LOCAL, NEVER, REMEMBERED, STORE
 from ratelimiter.errors import ConfigError, Kind, StoreError, StoreFault, StoreTimeout, StoreUnavailable
 from ratelimiter.stores import bridge
 from ratelimiter.stores.bridge import BridgedStore, slid
@@ -343,7 +343,9 @@ def test_two_counters_let_go_when_they_are_said_to(  # noqa: PLR0917 - drawn by 
     look = slid(hit, before, left_s, now, left_s)
 
     assert used_at(0) == look.used
-    if cost > limit or look.used + cost <= limit:
+    if cost > limit:
+        assert look.retry_after_ms == NEVER
+    elif look.used + cost <= limit:
         assert 0 == look.retry_after_ms
     else:
         assert look.retry_after_ms > 0

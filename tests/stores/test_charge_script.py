@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.policy import Hit, Mode, Rule
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota
-from ratelimiter.core.window import Receipt, Tally, Window, last_instant
+from ratelimiter.core.window import NEVER, Receipt, Tally, Window, last_instant
 from ratelimiter.errors import Kind, StoreFault
 from ratelimiter.stores import script
 from tests.reference_store import START_MS, costs, gaps_ms
@@ -500,9 +500,9 @@ def check_cost_zero_looks(subject: Script) -> None:
 
 def check_cost_above_the_limit_never_fits(subject: Script) -> None:
     one = rule(2, 100_000)
-    assert (False, (0, 0, 0)) == answer(subject, [hit(one, cost=3)], START_MS)
+    assert (False, (0, 0, NEVER)) == answer(subject, [hit(one, cost=3)], START_MS)
     assert (True, (2, 100_000, 0)) == answer(subject, [hit(one, cost=2)], START_MS)
-    assert (False, (2, 100_000, 0)) == answer(subject, [hit(one, cost=3)], START_MS)
+    assert (False, (2, 100_000, NEVER)) == answer(subject, [hit(one, cost=3)], START_MS)
 
 
 def check_shadow_rule_is_all_or_nothing(subject: Script) -> None:
