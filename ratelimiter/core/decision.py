@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Hit, Rule
     from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.requirement import Unmet
     from ratelimiter.core.window import Receipt, Tally
 
 # Why a decision fell as it did. A closed set: it becomes a metric label.
@@ -45,12 +46,13 @@ class Decision(NamedTuple):
     """The verdict on one request."""
 
     allowed: bool
-    reason: str  # one of the constants of this module
+    reason: str  # one of the constants of this module, or of `requirement.REASONS`
     now_ms: int  # the store's clock, Unix time
     outcomes: Sequence[Outcome]  # one per rule that matched, in the order of the policy
     binding: Outcome | None  # the enforced rule that clients are told of; None when none matched
     source: str = STORE  # who answered
-    fault: tuple[str, str] | None = None  # of a malformed request: the field and what is wrong with it
+    # Of a malformed request the field and what is wrong with it; of one that lacks something what that is.
+    fault: tuple[str, str] | Unmet | None = None
 
     @property
     def retry_after_ms(self) -> int | None:
@@ -112,6 +114,11 @@ def merge(decisions: Sequence[Decision]) -> Decision:
     reason = WITHIN_LIMIT if outcomes else UNMATCHED
     binding = min(bindings, key=_remaining) if bindings else None
     return Decision(True, reason, decisions[-1].now_ms, outcomes, binding, decisions[-1].source)
+
+
+def refused_for(decision: Decision, lacking: Unmet) -> Decision:
+    """*decision*, an admission, as a refusal: there was room, and it was charged, but something is *lacking*."""
+    return decision._replace(allowed=False, reason=lacking.reason, fault=lacking)
 
 
 def unmatched(now_ms: int) -> Decision:

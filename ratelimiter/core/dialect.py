@@ -27,12 +27,12 @@ over these words, and no others. There is no word for the principal, so no answe
 | `{resource}` | what was looked for | from the application |
 | `{requested}` | units that the request needed | from the application |
 | `{shortfall}` | units of these that were missing | from the application |
-| `{credential_used}` | kind of the credential that came, like `org_api_key` | from the application |
-| `{credential_required}` | kind of the credential that would do | from the application |
+| `{credential_used}` | kind of the credential that came, like `org_api_key` | when another is required |
+| `{credential_required}` | kind of the credential that would do | when another is required |
 
 An application may give any of them but those of the answer itself; a message and details it may. A member that is
-nothing but one placeholder is left out where its word has no value. Only the words from the application, and
-`{findings}`, must have one.
+nothing but one placeholder is left out where its word has no value. Only the words from the application, those of
+credentials and `{findings}` must have one.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.core.decision import MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR
 from ratelimiter.core.headers import ceil_s, reset_at_s, retry_after_s
+from ratelimiter.core.identity import FAULTS, UNAVAILABLE
+from ratelimiter.core.requirement import CREDENTIAL_KIND, HEADER_MISSING, INSUFFICIENT_SCOPE, REASONS, Unmet
 from ratelimiter.core.template import (
     MissingWordError,
     Raw,
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
 FINDINGS_MAX = 100  # told at once: a body of a million bad values is not answered with a million findings
 TEXT_MAX = 200  # characters of a field or an issue that are repeated
 STORE_RETRY_AFTER_S = 1  # enforcement is back within a second of a fault's end
+IDENTITY_RETRY_AFTER_S = 5  # by then the identity provider has been asked again
 OUR_HEADERS = frozenset(  # which follow from the answer, or from the connection (RFC 9110 section 7.6.1)
     {"cache-control", "connection", "content-length", "content-type", "retry-after", "transfer-encoding"}
 )
@@ -257,7 +260,8 @@ class Dialect:
         """The reply to a request that was not allowed.
 
         A request over the limit is told when to come back; one that can never fit is told that instead, without
-        Retry-After. A malformed request gets the dialect's 400, and a store that did not answer its 503.
+        Retry-After. A malformed request gets the dialect's 400, and a store that did not answer its 503. One that lacks
+        what is required is told what that is, with WWW-Authenticate where it can make up for it.
 
         Raises:
             ValueError: the decision is none of these.
@@ -272,6 +276,8 @@ class Dialect:
                 facts["retry_after_s"] = wait_s
         elif reason == STORE_ERROR:
             facts["retry_after_s"] = STORE_RETRY_AFTER_S
+        elif isinstance(decision.fault, Unmet):
+            facts |= _lacking(decision.fault)
         elif reason == MALFORMED:
             field, issue = decision.fault or ("request", "can be read in two ways")
             facts["field"], facts["issue"], facts["Issue"] = field, issue, _capitalized(issue)
@@ -283,7 +289,11 @@ class Dialect:
         if binding is not None:
             for word, read in compiled.readers:
                 facts[word] = read(decision, binding)
-        return compiled.reply(facts)
+        reply = compiled.reply(facts)
+        # RFC 9110 section 15.5.2: a 401 says what would do; RFC 6750 section 3.1 has it of a scope, too.
+        if isinstance(decision.fault, Unmet) and (reply.status == 401 or reason == INSUFFICIENT_SCOPE):
+            reply.headers.extend((b"www-authenticate", text.encode()) for text in decision.fault.challenges)
+        return reply
 
     def reply(self, answer_name: str, /, *, request_id: str = "", **facts: Any) -> Reply:
         """The answer that the dialect calls *answer_name*.
@@ -421,6 +431,13 @@ class Dialect:
             known["details"] = details
         return _Form(status, known, self._body(general), self._document.get("headers", {}))
 
+    def _unworded(self, reason: str) -> _Form:
+        """The answer to a *reason* that the dialect has no words for: that of its status."""
+        if reason == UNAVAILABLE:
+            return self._overlaid(self._document["refusals"][STORE_ERROR])
+        status = 401 if reason in FAULTS else 400 if reason == HEADER_MISSING else 403
+        return self._statuses.get(status) or self._general(status)
+
     def _body(self, entry: Mapping[str, Any]) -> Any:
         if "body" in entry:
             return entry["body"]
@@ -460,6 +477,9 @@ class Dialect:
             self._prepare_validation(faults, document["validation"])
         if faults:
             raise InvalidDialectError(faults)
+        for reason in REASONS:
+            if reason not in self._refusals:
+                self._refusals[reason] = self._compiled(self._unworded(reason), _GIVEN[reason], refusal=True)
 
     def _prepare_validation(self, faults: list[tuple[Path, str]], validation: Mapping[str, Any]) -> None:
         finding = validation.get("finding")
@@ -516,6 +536,10 @@ _GIVEN = {
     OVER_CAPACITY: OF_DECISION - {"retry_after_s"},
     MALFORMED: frozenset({"field", "issue", "Issue"}),
     STORE_ERROR: frozenset({"retry_after_s"}),
+    **dict.fromkeys(REASONS, frozenset[str]()),
+    UNAVAILABLE: frozenset({"retry_after_s"}),
+    CREDENTIAL_KIND: frozenset({"credential_used", "credential_required"}),
+    HEADER_MISSING: frozenset({"field", "issue", "Issue"}),
 }
 
 
@@ -663,6 +687,16 @@ def _facts(finding: Finding) -> dict[str, Any]:
 
 def _bounded(finding: Finding) -> Finding:
     return finding._replace(field=finding.field[:TEXT_MAX], issue=finding.issue[:TEXT_MAX])
+
+
+def _lacking(lacking: Unmet) -> dict[str, Any]:
+    """The facts of a request that lacks something."""
+    reason, field, issue, used, required, _ = lacking
+    if reason == UNAVAILABLE:
+        return {"retry_after_s": IDENTITY_RETRY_AFTER_S}
+    if reason == CREDENTIAL_KIND:
+        return {"credential_used": used, "credential_required": required}
+    return {"field": field, "issue": issue, "Issue": _capitalized(issue)} if reason == HEADER_MISSING else {}
 
 
 def _capitalized(text: str) -> str:

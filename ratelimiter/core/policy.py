@@ -17,7 +17,9 @@ from ratelimiter.core.request import PLAIN_CHARACTERS, MalformedRequest, Request
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ratelimiter.core.identity import Identity, IdentityPolicy
     from ratelimiter.core.principal import Principal
+    from ratelimiter.core.requirement import Requirement
 
 KEY_VERSION = "rl1"
 LONG_WINDOWS = 10  # how many windows the second quota of a burst spans
@@ -209,6 +211,8 @@ class Policy:
         json_bytes_max: bytes of a body that a rule looks into, 1,024 to 1,048,576; a longer one meets every rule that
             would.
         secret: key of the principals' digests, at most 64 bytes; the same wherever a store is shared.
+        identity: how callers prove who they are; None for not at all.
+        requirements: what requests must bring beside room within their limits; asked in this order.
 
     Raises:
         ValueError: two rules share a name, or a value is outside its range.
@@ -227,6 +231,8 @@ class Policy:
     method_override: bool = False
     json_bytes_max: int = 65_536
     secret: bytes = field(default=b"", repr=False)
+    identity: IdentityPolicy | None = None
+    requirements: tuple[Requirement, ...] = ()
 
     def __post_init__(self) -> None:
         names = [rule.name for rule in self.rules]
@@ -248,6 +254,12 @@ class Policy:
             raise ValueError(msg)
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it was made of, beside its own."""
+        dialect = (self.dialect,) if "/" in self.dialect else ()
+        return dialect if self.identity is None else (*dialect, *self.identity.files)
+
+    @property
     def catch_all(self) -> bool:
         """Whether every request meets at least one rule."""
         return any(rule.match.everything for rule in self.rules)
@@ -266,17 +278,25 @@ def key_of(policy: Policy, rule: Rule, principal: Principal, quota_index: int) -
 
 
 class Plan:
-    """The rules that one method and path met, ready to become hits.
+    """The rules and requirements that one method and path met, the rules ready to become hits.
 
     Attributes:
         rules: those rules, in the order of the file.
-        looks_at_bodies: whether some of them are met only if the body says so.
+        requirements: those requirements, likewise.
+        looks_at_bodies: whether some of the rules are met only if the body says so.
     """
 
-    __slots__ = ("_memo", "_of_bodies", "_policy", "_reader", "looks_at_bodies", "rules")
+    __slots__ = ("_memo", "_of_bodies", "_policy", "_reader", "looks_at_bodies", "requirements", "rules")
 
-    def __init__(self, policy: Policy, rules: tuple[Rule, ...], reader: PrincipalReader) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        rules: tuple[Rule, ...],
+        reader: PrincipalReader,
+        requirements: tuple[Requirement, ...] = (),
+    ) -> None:
         self.rules = rules
+        self.requirements = requirements
         self.looks_at_bodies = any(rule.match.json for rule in rules)
         self._policy = policy
         self._reader = reader
@@ -290,9 +310,8 @@ class Plan:
         if plan is None:
             if len(self._of_bodies) >= BODIES_MAX:
                 self._of_bodies.clear()
-            plan = Plan(
-                self._policy, tuple(rule for rule, meets in zip(self.rules, met, strict=True) if meets), self._reader
-            )
+            rules = tuple(rule for rule, meets in zip(self.rules, met, strict=True) if meets)
+            plan = Plan(self._policy, rules, self._reader, self.requirements)
             self._of_bodies[met] = plan
         return plan
 
@@ -314,8 +333,25 @@ class Plan:
                 self._memo[evidence] = hits
         return hits
 
-    def _hits(self, headers: list[tuple[bytes, bytes]], peer: str | None) -> tuple[Hit, ...]:
-        principals = {rule.principal: self._reader.read(rule.principal, headers, peer) for rule in self.rules}
+    def hits_of(self, request: Request, identity: Identity) -> tuple[Hit, ...]:
+        """The charges of *request*, as `hits`, where credentials are verified: they are what *identity* says."""
+        watched = self._reader.watched
+        headers = [header for header in request[2] if header[0].lower() in watched]
+        evidence = (request[3], identity.verified, *headers)
+        hits = self._memo.get(evidence)
+        if hits is None:
+            hits = self._hits(headers, request.peer, identity.verified)
+            if len(self._memo) >= HITS_MAX:
+                self._memo.clear()
+            if sum(len(value) + LINE_BYTES for _, value in (*headers, *identity.verified)) <= BYTES_MAX:
+                self._memo[evidence] = hits
+        return hits
+
+    def _hits(
+        self, headers: list[tuple[bytes, bytes]], peer: str | None, names: tuple[tuple[str, str], ...] = ()
+    ) -> tuple[Hit, ...]:
+        read = self._reader.read
+        principals = {rule.principal: read(rule.principal, headers, peer, names) for rule in self.rules}
         return tuple(
             Hit(key_of(self._policy, rule, principals[rule.principal], index), quota, rule.cost, rule)
             for rule in self.rules
@@ -333,14 +369,17 @@ class Planner:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.reader = PrincipalReader((s for rule in policy.rules for s in rule.principal), policy.trust, policy.secret)
+        sources = (source for rule in policy.rules for source in rule.principal)
+        verified = frozenset() if policy.identity is None else policy.identity.verified
+        self.reader = PrincipalReader(sources, policy.trust, policy.secret, verified)
+        conditional: tuple[Rule | Requirement, ...] = (*policy.rules, *policy.requirements)
         self.looks_at_bodies = any(rule.match.json for rule in policy.rules)
-        self._looks_at_paths = any(rule.match.looks_at_paths for rule in policy.rules)
-        self._plans: dict[tuple[Rule, ...], Plan] = {}
+        self._looks_at_paths = any(each.match.looks_at_paths for each in conditional)
+        self._plans: dict[tuple[Rule | Requirement, ...], Plan] = {}
         self._memo: dict[tuple[str, bytes, str, str | None], Plan] = {}
         # Where no rule has a condition, there is one plan for everything.
-        unconditional = all(rule.match.everything for rule in policy.rules)
-        self._only = self._planned(policy.rules) if unconditional else None
+        unconditional = all(each.match.everything for each in conditional)
+        self._only = self._planned(policy.rules, policy.requirements) if unconditional else None
         # Bound once: two calls less for every request of such a policy (tests/benchmarks/hot_path.py).
         self.hits = self._hits if self._only is None else self._only.hits
 
@@ -385,21 +424,22 @@ class Planner:
         if self._only is not None:
             return self._only
         if self.policy.method_override:
-            return self._planned(self._rules_of_all_methods(request))
+            return self._planned(*self._met_by_all_methods(request))
         # Targets are the client's to choose, so what only differs where no rule looks shares an entry.
         target = request.target.split(b"?", 1)[0] if self._looks_at_paths else b""
         seen = (request.method, target, request.root_path, request.routed_path if self._looks_at_paths else None)
         plan = self._memo.get(seen)
         if plan is None:
-            plan = self._planned(self.rules(request))
+            plan = self._planned(*self.met(request))
             if len(self._memo) >= PLANS_MAX:
                 self._memo.clear()
             if sum(len(part) for part in seen if part) <= BYTES_MAX:
                 self._memo[seen] = plan
         return plan
 
-    def rules(self, request: Request) -> tuple[Rule, ...]:
-        """The rules whose condition *request* meets as far as it is not about the body, in the order of the file.
+    def met(self, request: Request) -> tuple[tuple[Rule, ...], tuple[Requirement, ...]]:
+        """The rules and the requirements whose condition *request* meets as far as it is not about the body, in the
+        order of the file.
 
         A path matches in its canonical form, and in the form that the application routes by where that is not ours to
         choose: whichever of the two is dispatched, its rules apply.
@@ -408,7 +448,13 @@ class Planner:
             MalformedRequest: the path can be read in two ways, and a rule looks at paths.
         """
         paths = self.paths(request)
-        return tuple(rule for rule in self.policy.rules if any(rule.match.matches(request.method, p) for p in paths))
+
+        def met(match: Match) -> bool:
+            return any(match.matches(request.method, path) for path in paths)
+
+        policy = self.policy
+        rules = tuple(rule for rule in policy.rules if met(rule.match))
+        return rules, tuple(requirement for requirement in policy.requirements if met(requirement.match))
 
     def paths(self, request: Request) -> tuple[str, ...]:
         """The paths that rules are matched against: the canonical one, and the routed one where it differs."""
@@ -423,16 +469,22 @@ class Planner:
             return (routed,)
         return (canonical,) if routed in (None, canonical) else (canonical, routed)
 
-    def _rules_of_all_methods(self, request: Request) -> tuple[Rule, ...]:
+    def _met_by_all_methods(self, request: Request) -> tuple[tuple[Rule, ...], tuple[Requirement, ...]]:
         asked = {value.decode("latin-1").strip() for name, value in request.headers if name.lower() in _OVERRIDES}
         methods: Iterable[str] = (request.method, *sorted(asked))
-        matched = {rule for method in methods for rule in self.rules(request._replace(method=method))}
-        return tuple(rule for rule in self.policy.rules if rule in matched)
+        met = [self.met(request._replace(method=method)) for method in methods]
+        rules = {rule for each, _ in met for rule in each}
+        requirements = {requirement for _, each in met for requirement in each}
+        return (
+            tuple(rule for rule in self.policy.rules if rule in rules),
+            tuple(requirement for requirement in self.policy.requirements if requirement in requirements),
+        )
 
-    def _planned(self, rules: tuple[Rule, ...]) -> Plan:
-        plan = self._plans.get(rules)
+    def _planned(self, rules: tuple[Rule, ...], requirements: tuple[Requirement, ...]) -> Plan:
+        met: tuple[Rule | Requirement, ...] = (*rules, *requirements)
+        plan = self._plans.get(met)
         if plan is None:
-            plan = self._plans[rules] = Plan(self.policy, rules, self.reader)
+            plan = self._plans[met] = Plan(self.policy, rules, self.reader, requirements)
         return plan
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ratelimiter.core.request import PRINCIPAL_BYTES_MAX, TOKEN_BYTES_MAX, MalformedRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable, Mapping
 
 HOPS_MAX = 32  # addresses read from the right of a forwarding header; more is an attack, not a path
 IPV6_PREFIX = 64  # one subscriber's network at least (RFC 6177 section 2), so rotating within it is no escape
@@ -187,40 +187,52 @@ class PrincipalReader:
         sources: every source that any rule names.
         trust: who may speak for another address.
         secret: key of the digests, at most 64 bytes; the same in every process that shares a store.
+        verified: of them those that name a principal only when somebody has verified what they hold. Their headers are
+            not looked at here.
 
     Attributes:
         watched: lower-case names of the headers that `read` looks at, each with the name it means. Underscored
             twins are among them, as some frameworks read those as the same header.
     """
 
-    def __init__(self, sources: Iterable[Source], trust: Trust, secret: bytes = b"") -> None:
+    def __init__(
+        self, sources: Iterable[Source], trust: Trust, secret: bytes = b"", verified: Container[Source] = ()
+    ) -> None:
         self._trust = trust
         self._secret = secret
-        named = set()
-        for source in sources:
-            if source.kind in ("header", "bearer"):
-                named.add(source.name or "authorization")
-        self.watched = {twin.encode(): name.encode() for name in named for twin in _underscore_twins(name)}
+        self._verified = verified
+        self.watched = watched_for(source for source in sources if source not in verified)
         self._forwarding = trust.header.encode() if trust.anyone else None
         if self._forwarding is not None:
             self.watched.setdefault(self._forwarding, self._forwarding)
 
-    def read(self, sources: Iterable[Source], headers: Iterable[tuple[bytes, bytes]], peer: str | None) -> Principal:
+    def read(
+        self,
+        sources: Iterable[Source],
+        headers: Iterable[tuple[bytes, bytes]],
+        peer: str | None,
+        names: Iterable[tuple[str, str]] = (),
+    ) -> Principal:
         """The first of *sources* that the request has, else its client: never nobody.
+
+        Args:
+            sources: in order.
+            headers: of the request.
+            peer: address of the socket's other end; None on a unix socket.
+            names: source and principal of each of its credentials that was verified.
 
         Raises:
             MalformedRequest: a header that names a principal is there twice, has an underscore twin, or is too long.
         """
         for source in sources:
-            if source.kind == "header":
-                value = self._single(source.name, headers, PRINCIPAL_BYTES_MAX)
+            if source in self._verified:
+                for verified, name in names:
+                    if verified == str(source):
+                        return self._principal(verified, name.encode())
+            elif source.kind in ("header", "bearer"):
+                value = credential(source, headers, self.watched)
                 if value:
                     return self._principal(str(source), value)
-            elif source.kind == "bearer":
-                # Any white space parts the two, as for the frameworks: a tab must not hide a token from its limit.
-                words = self._single("authorization", headers, TOKEN_BYTES_MAX).split(None, 1)
-                if len(words) == 2 and words[0].lower() == b"bearer":
-                    return self._principal("bearer", words[1])
             elif source.kind == "everyone":
                 return self._principal("everyone", b"")
             else:
@@ -234,21 +246,6 @@ class PrincipalReader:
         nodes = forwarded_for((line.decode("latin-1") for line in lines), self._trust.header) if lines else []
         return resolve_client(peer, nodes, self._trust)
 
-    def _single(self, name: str, headers: Iterable[tuple[bytes, bytes]], bytes_max: int) -> bytes:
-        wanted = name.encode()
-        lines = [(sent_as.lower(), value) for sent_as, value in headers if self.watched.get(sent_as.lower()) == wanted]
-        if not lines:
-            return b""
-        # Which of two an application reads is its framework's choice: charging the other one would be a bypass.
-        if len(lines) > 1:
-            raise MalformedRequest(name, "is there more than once")
-        sent_as, value = lines[0]
-        if sent_as != wanted:
-            raise MalformedRequest(name, "is spelled with underscores")
-        if len(value) > bytes_max:
-            raise MalformedRequest(name, f"is longer than {bytes_max} bytes")
-        return value.strip()
-
     def _principal(self, source: str, value: bytes) -> Principal:
         # The length before the source keeps ("a", "b:c") and ("a:b", "c") apart (7).
         text = b"%d:%s:%s" % (len(source), source.encode(), value)
@@ -256,7 +253,47 @@ class PrincipalReader:
         return Principal(source, digest)
 
 
-def _underscore_twins(name: str) -> list[str]:
+def watched_for(sources: Iterable[Source]) -> dict[bytes, bytes]:
+    """Every spelling of the headers that *sources* are in, lower case, each with the name it means."""
+    named = {source.name or "authorization" for source in sources if source.kind in ("header", "bearer")}
+    return {twin.encode(): name.encode() for name in named for twin in underscore_twins(name)}
+
+
+def credential(source: Source, headers: Iterable[tuple[bytes, bytes]], watched: Mapping[bytes, bytes]) -> bytes:
+    """What *source*, a header or `bearer`, holds; empty when the request does not have it.
+
+    Args:
+        source: where to look.
+        headers: of the request.
+        watched: of `watched_for`, with *source* among the sources.
+
+    Raises:
+        MalformedRequest: the header is there twice, has an underscore twin, or is too long.
+    """
+    if source.kind == "header":
+        return _single(source.name, headers, watched, PRINCIPAL_BYTES_MAX)
+    # Any white space parts the two, as for the frameworks: a tab must not hide a token from its limit.
+    words = _single("authorization", headers, watched, TOKEN_BYTES_MAX).split(None, 1)
+    return words[1] if len(words) == 2 and words[0].lower() == b"bearer" else b""
+
+
+def _single(name: str, headers: Iterable[tuple[bytes, bytes]], watched: Mapping[bytes, bytes], bytes_max: int) -> bytes:
+    wanted = name.encode()
+    lines = [(sent_as.lower(), value) for sent_as, value in headers if watched.get(sent_as.lower()) == wanted]
+    if not lines:
+        return b""
+    # Which of two an application reads is its framework's choice: charging the other one would be a bypass.
+    if len(lines) > 1:
+        raise MalformedRequest(name, "is there more than once")
+    sent_as, value = lines[0]
+    if sent_as != wanted:
+        raise MalformedRequest(name, "is spelled with underscores")
+    if len(value) > bytes_max:
+        raise MalformedRequest(name, f"is longer than {bytes_max} bytes")
+    return value.strip()
+
+
+def underscore_twins(name: str) -> list[str]:
     """Every spelling of *name* with some of its hyphens as underscores; itself first."""
     parts = name.split("-")
     if len(parts) > 7:  # 64 spellings are enough; the all-underscore one is what gateways produce

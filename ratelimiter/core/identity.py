@@ -1,0 +1,168 @@
+"""Who a request says it is from, as far as that was verified; and what a policy says of how it is verified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+from ratelimiter.core.principal import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What is wrong with a request's credentials. A closed set, and part of that of a decision's reasons.
+MISSING = "credentials_missing"
+TOKEN_EXPIRED = "token_expired"  # noqa: S105  # a word, as are the next
+TOKEN_INVALID = "token_invalid"  # noqa: S105
+KEY_INVALID = "api_key_invalid"  # unknown, revoked or expired
+UNAVAILABLE = "identity_unavailable"  # nobody can say: the identity provider is down, and no keys of it are at hand
+FAULTS = (MISSING, TOKEN_EXPIRED, TOKEN_INVALID, KEY_INVALID, UNAVAILABLE)
+PENDING = "pending"  # no fault yet: its keys are being fetched, so ask again when they are there
+
+API_KEY, JWT = "api_key", "jwt"  # methods
+USER = "user"  # the kind of a token's credential, where no claim says another
+
+# Of what a header may hold (RFC 9110 section 5.5) visible ASCII, less the percent sign that announces an escape.
+SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+
+
+class Identity(NamedTuple):
+    """Whom the credentials of one request name. Of a request whose credentials have a fault nothing but that is known.
+
+    With two credentials, all is said of the one whose source stands first in the policy; both are among *verified*.
+    """
+
+    source: str = ""  # where the credential was: "header:x-api-key" or "bearer"; "" when there was none
+    principal: str = ""  # as the key file or the token names it, at most 1,024 bytes in UTF-8; "" when not verified
+    plan: str = ""  # "" when nothing says one
+    scopes: frozenset[str] = frozenset()
+    kind: str = ""  # of the credential, like user, org or service; "" when nothing says one
+    method: str = ""  # what the credential is: API_KEY or JWT
+    org: str = ""  # the organisation that it belongs to; "" for none
+    email_verified: bool = False
+    fault: str = ""  # one of FAULTS, or PENDING; "" when all is well
+    verified: tuple[tuple[str, str], ...] = ()  # (source, principal) of every credential that is good
+
+
+NOBODY = Identity(fault=MISSING)
+
+
+class KeyEntry(NamedTuple):
+    """What the key file says of one key."""
+
+    digest: bytes  # of the key: `ratelimiter.identity.api_keys.hash_key`
+    identity: Identity  # that it proves
+    expires_ms: int  # Unix time from which on it is worth nothing; 0 for never
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeys:
+    """Keys that callers were given, by their digests.
+
+    Args:
+        source: where a request carries one: a header of its own, or `bearer`.
+        file: that they were read from.
+        entries: by digest.
+    """
+
+    source: Source
+    file: str
+    entries: Mapping[bytes, KeyEntry] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """How bearer tokens are verified (RFC 7519, RFC 8725).
+
+    Args:
+        issuer: that `iss` must be.
+        audience: one of which must be in `aud`.
+        keys: URL or file of the issuer's public keys (RFC 7517).
+        key_set: what that file holds; empty for a URL.
+        algorithms: that a signature may have; the token has no say in this (RFC 8725 section 3.1).
+        principal: the claim that names who is charged. All claims may be paths: `realm_access.roles`.
+        plan: the claim that names the plan; empty for none, as are the next.
+        scopes: text of words, or a list.
+        kind: of the credential; where it is empty, every token is a user's.
+        org: the claim that names the organisation.
+        email_verified: the claim that says so (OpenID Connect Core 1.0 section 5.1).
+        leeway_s: by how many seconds the issuer's clock may differ from ours.
+        refresh_ms: from this age on, keys of a URL are fetched again before they are used.
+        keep_ms: up to this age they are used while they cannot be fetched.
+        cooldown_ms: at least so long passes between two fetches for keys that tokens name and nobody has seen.
+        timeout_ms: the whole of one fetch.
+    """
+
+    issuer: str
+    audience: tuple[str, ...]
+    keys: str
+    key_set: bytes = field(default=b"", repr=False)
+    algorithms: tuple[str, ...] = ("RS256", "ES256")
+    principal: str = "sub"
+    plan: str = ""
+    scopes: str = "scope"
+    kind: str = ""
+    org: str = ""
+    email_verified: str = "email_verified"
+    leeway_s: int = 10
+    refresh_ms: int = 300_000
+    keep_ms: int = 86_400_000
+    cooldown_ms: int = 30_000
+    timeout_ms: int = 5_000
+
+    @property
+    def fetched(self) -> bool:
+        """Whether the keys come from a URL."""
+        return self.keys.startswith(("https://", "http://"))
+
+
+BEARER = Source("bearer")
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityPolicy:
+    """How callers are identified, and what of it the upstream is told.
+
+    Args:
+        tokens: how bearer tokens are verified; None for not at all.
+        api_keys: the keys that are known; None for none.
+        tell_upstream: for what of `TELLABLE`, the name of the header that tells it.
+    """
+
+    tokens: Tokens | None = None
+    api_keys: ApiKeys | None = None
+    tell_upstream: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def verified(self) -> frozenset[Source]:
+        """The sources that name a principal only when what they hold is good."""
+        sources = {BEARER} if self.tokens is not None else set()
+        return frozenset(sources if self.api_keys is None else sources | {self.api_keys.source})
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that this was made of, beside the policy's own."""
+        named = [] if self.api_keys is None else [self.api_keys.file]
+        if self.tokens is not None and not self.tokens.fetched:
+            named.append(self.tokens.keys)
+        return tuple(named)
+
+
+TELLABLE = ("principal", "plan", "scopes", "kind", "org")
+
+
+def told(identity: Identity, tell_upstream: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
+    """The headers that tell the upstream of *identity*; none for what is not known.
+
+    Values are UTF-8 in which all but visible ASCII is percent-encoded, so that none can end a line or start another;
+    scopes are sorted and parted by spaces.
+    """
+    headers = []
+    for what, name in tell_upstream:
+        value = getattr(identity, what)
+        text = " ".join(quote(scope, safe=SAFE) for scope in sorted(value)) if what == "scopes" else quote(value, SAFE)
+        if text:
+            headers.append((name.lower().encode(), text.encode()))
+    return headers
