@@ -56,12 +56,17 @@ class Gate:
 
     def _read(self, policy: Policy) -> None:
         self.policy = policy
+        self.looks_at_bodies = self.limiter.looks_at_bodies
         self._refusals: dict[tuple[object, ...], Verdict] = {}
         self.dialect = dialect_files.load(policy.dialect)
         self._render = renderer(policy.headers, expose=policy.expose_headers)
         self._ids = self.dialect.request_ids
         self.to_upstream = frozenset() if self._ids is None else frozenset({self._ids.header})
         self.to_client = replaced(policy.headers) | self.to_upstream
+
+    def body_wanted(self, request: Request) -> int:
+        """How much of the body is to be seen; see `ratelimiter.proxy.judging.Judge`."""
+        return self.limiter.body_wanted(request)
 
     async def judge(self, request: Request) -> Verdict:
         """The verdict on *request*; see `ratelimiter.proxy.judging.Judge`."""

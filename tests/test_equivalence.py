@@ -34,6 +34,7 @@ class Ask(NamedTuple):
     target: str = "/v1/items"
     headers: tuple[tuple[str, str], ...] = ()
     later_ms: int = 0
+    body: bytes = b""
 
 
 class Told(NamedTuple):
@@ -58,7 +59,9 @@ async def by_middleware(asks: list[Ask], policy: str) -> list[Told]:
         clock.advance(ask.later_ms)
         scope = http_scope(ask.method, ask.target, client=(PEER, 50000))
         scope["headers"] += [(name.lower().encode(), value.encode()) for name, value in ask.headers]
-        answer = await send_request(app, scope)
+        if ask.body:
+            scope["headers"].append((b"content-length", b"%d" % len(ask.body)))
+        answer = await send_request(app, scope, [{"type": "http.request", "body": ask.body, "more_body": False}])
         headers = [(name.decode().lower(), value.decode()) for name, value in answer.start["headers"]]
         told.append(Told(answer.status, sorted(headers), answer.body))
     return told
@@ -79,9 +82,10 @@ async def by_sidecar(asks: list[Ask], policy: str) -> list[Told]:
                 clock.advance(ask.later_ms)
                 lines = [f"{ask.method} {ask.target} HTTP/1.1", "Host: api.example"]
                 lines += [f"{name}: {value}" for name, value in ask.headers]
+                lines += [f"Content-Length: {len(ask.body)}"] if ask.body else []
                 one = for_heads if ask.method == "HEAD" else proxy
                 async with one.client() as client:
-                    raw = "\r\n".join([*lines, "", ""]).encode()
+                    raw = "\r\n".join([*lines, "", ""]).encode() + ask.body
                     answer = await client.exchange(raw, head=ask.method == "HEAD")
                 pairs = [line.partition(":") for line in answer.lines]
                 headers = [(name.lower(), value.strip()) for name, _, value in pairs]
@@ -153,6 +157,34 @@ async def test_the_same_requests_get_the_same_answers(policy: str) -> None:
     assert {200, 400, 429} == {told.status for told in expected}
     for ask, ours, theirs in zip(asks, await by_sidecar(asks, policy), expected, strict=True):
         assert theirs == ours, ask
+
+
+def written(body: bytes, *headers: tuple[str, str], path: str = "/v1/lookup") -> Ask:
+    return Ask("POST", path, (("X-API-Key", "k"), *headers), body=body)
+
+
+BODIES = [
+    *[written(b'{"depth": "shallow"}')] * 3,
+    *[written(b'{"depth": "deep"}')] * 3,
+    written(b'{"depth": "deep"}', path="/v1/other"),
+    written(b""),
+    written(b'{"depth": "deep"', ("X-API-Key", "k")),
+    written(b'{"depth": "shallow", "text": "%s"}' % (b"x" * 2000)),
+    written(b"\x1f\x8b", ("Content-Encoding", "gzip")),
+    Ask(headers=(("X-API-Key", "k"),)),
+]
+
+
+async def test_the_same_bodies_get_the_same_answers(tmp_path: Path) -> None:
+    """Where a rule looks into them: short and long, JSON and not, encoded, none."""
+    file = tmp_path / "policy.yaml"
+    deep = {"name": "deep", "limit": "2/minute", "match": {"path": "/v1/lookup", "json": {"depth": "deep"}}}
+    rules = [{"name": "all", "limit": "60/minute"}, deep]
+    file.write_text(json.dumps({"principal": ["header:X-API-Key"], "json_bytes_max": 1024, "rules": rules}))
+    expected = await by_middleware(with_id(BODIES), str(file))
+
+    assert [200] * 5 + [429, 200, 200, 400, 429, 429, 200] == [told.status for told in expected]
+    assert expected == await by_sidecar(with_id(BODIES), str(file))
 
 
 some = st.builds(

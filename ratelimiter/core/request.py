@@ -44,7 +44,9 @@ class Request(NamedTuple):
     peer: str | None  # address of the socket's other end; None on a unix socket
     root_path: str = ""  # the prefix under which the application is mounted
     routed_path: str | None = None  # the decoded path an application routes by, when that is not ours to choose
-    body: bytes | None = None  # as much of its beginning as was asked for; None if it was not read
+    body: bytes | None = (
+        None  # as much of its beginning as was asked for, b"" if there is none; None if it was not read
+    )
 
 
 def canonical_path(target: bytes, root_path: str = "") -> str:

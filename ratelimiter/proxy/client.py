@@ -15,7 +15,7 @@ from ratelimiter.core.request import Request
 from ratelimiter.proxy.body import BodyError, ChunkedBody, SizedBody, chunk, last_chunk
 from ratelimiter.proxy.forwarding import Provenance, field_lines, has_body, trailer_lines
 from ratelimiter.proxy.head import END, REMEMBERED_MAX, Fields, HeadError, RequestHead, check_beginning, parse_request
-from ratelimiter.proxy.judging import JUDGE, PROXY, UPSTREAM, Exchanged, Verdict
+from ratelimiter.proxy.judging import JUDGE, PROXY, UPSTREAM, Exchanged, Verdict, tell
 from ratelimiter.proxy.stepping import run
 from ratelimiter.proxy.upstream import BUFFERED_MAX
 
@@ -35,6 +35,7 @@ NEVER_S = float("inf")
 
 # What a connection waits for. Which deadline is running follows from it.
 HEAD = "head"  # of the next request
+PREVIEW = "preview"  # as much of its body as the judge wants to see
 VERDICT = "verdict"
 CONNECTION = "connection"  # to the upstream
 BODY = "body"  # the rest of the request; its response may be under way already
@@ -42,6 +43,8 @@ RESPONSE = "response"  # the rest of it; the request is complete
 TUNNEL = "tunnel"  # whatever either side sends
 GOODBYE = "goodbye"  # everything is said: the client's side of the connection to close
 NOTHING = "nothing"  # the connection is closed
+
+READING_BODY = frozenset({PREVIEW, BODY})
 
 # In place of what there is none of at present.
 NO_REQUEST = RequestHead("", b"", Fields(b"1", frozenset()))
@@ -80,6 +83,7 @@ class ClientConnection(asyncio.Protocol):
         "_loop",
         "_open_ended",
         "_paused",
+        "_preview",
         "_provenance",
         "_received",
         "_request",
@@ -98,6 +102,7 @@ class ClientConnection(asyncio.Protocol):
         "_upstream",
         "_upstream_s",
         "_verdict",
+        "_wanted",
         "peer",
     )
 
@@ -126,6 +131,8 @@ class ClientConnection(asyncio.Protocol):
         self._request = NO_REQUEST
         self._verdict = NO_VERDICT
         self._body: SizedBody | ChunkedBody = NO_BODY
+        self._preview: bytearray | None = None  # content of it that was read for the judge and not sent on yet
+        self._wanted = 0  # bytes of that
         self._upstream: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._started = False  # whether the final response has begun
@@ -166,6 +173,8 @@ class ClientConnection(asyncio.Protocol):
             self._serve()
         elif state is BODY:
             self._feed_body(data)
+        elif state is PREVIEW:
+            self._feed_preview(data)
         elif state is TUNNEL:
             self._due_s = self._loop.time() + self._bounds.tunnel_timeout_ms / 1000
             self._received += len(data)
@@ -232,7 +241,7 @@ class ClientConnection(asyncio.Protocol):
             if self._stalled_s * 1000 > self._bounds.write_timeout_ms:
                 self._transport.abort()
             return  # whatever else is due waits for the client, too
-        if self._state is BODY and not self._paused:
+        if self._state in READING_BODY and not self._paused:
             self._body_s += passed_s
             if self._too_slow():
                 self._overdue()
@@ -246,8 +255,9 @@ class ClientConnection(asyncio.Protocol):
         return self._state is HEAD and not self._buffer
 
     def abort(self) -> None:
-        """Close at once, whatever is under way."""
+        """Close at once, whatever is under way: who follows it is told before this returns."""
         self._transport.abort()
+        self.connection_lost(None)
 
     def retire(self) -> None:
         """Close if nothing is under way; else after the response that is."""
@@ -289,10 +299,12 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_head(fault)
             return True
         self._begin(request)
-        run(
-            self._service.judge.judge(Request(request.method, request.target, request.fields.headers, self.peer)),
-            self._judged,
-        )
+        asked = Request(request.method, request.target, request.fields.headers, self.peer)
+        judge = self._service.judge
+        if judge.looks_at_bodies:
+            self._ask_with_body(asked, judge.body_wanted(asked))
+        else:
+            run(judge.judge(asked), self._judged)
         return True
 
     def _without_empty_lines(self, data: bytes) -> tuple[bytes, int]:
@@ -328,6 +340,7 @@ class ClientConnection(asyncio.Protocol):
         self._request = request
         self._verdict = NO_VERDICT
         self._body = NO_BODY
+        self._preview = None
         fields = request.fields
         if fields.has_body:
             self._body = ChunkedBody() if fields.chunked else SizedBody(fields.length or 0)
@@ -338,9 +351,51 @@ class ClientConnection(asyncio.Protocol):
         self._upstream_s = 0.0
         self._begun_s = stopwatch_s()
 
+    def _ask_with_body(self, asked: Request, wanted: int) -> None:
+        """Ask the judge about a request, once as much of its body as it wants is there."""
+        fields = self._request.fields
+        if not wanted or 0 < self._bounds.body_max < (fields.length or 0):  # which is too long whatever it holds
+            run(self._service.judge.judge(asked), self._judged)
+        elif self._body.done:
+            run(self._service.judge.judge(asked._replace(body=b"")), self._judged)
+        else:
+            self._state = PREVIEW
+            self._preview = bytearray()
+            self._wanted = wanted
+            data, self._buffer = self._buffer, b""
+            if data:
+                self._feed_preview(data)
+                return
+            self._due_s = self._loop.time() + self._bounds.body_timeout_ms / 1000
+            if fields.expects:
+                self._transport.write(CONTINUE)
+
+    def _feed_preview(self, data: bytes) -> None:
+        """Keep a part of the body, and ask the judge when it is enough."""
+        content = self._read_body(data)
+        if content is None:
+            return
+        preview = self._preview
+        preview += content  # type: ignore[operator]  # there is one in this state
+        body = self._body
+        if body.done:
+            self._buffer = body.rest
+        elif len(preview) < self._wanted:
+            self._due_s = self._loop.time() + self._bounds.body_timeout_ms / 1000
+            return
+        self._state = VERDICT
+        self._due_s = NEVER_S
+        request = self._request
+        seen = bytes(preview[: self._wanted])
+        asked = Request(request.method, request.target, request.fields.headers, self.peer, body=seen)
+        run(self._service.judge.judge(asked), self._judged)
+
     def _judged(self, verdict: Verdict | BaseException) -> None:
         if self._state is not VERDICT:
-            return  # the client is gone
+            # The client is gone.
+            if isinstance(verdict, Verdict) and verdict.follower is not None:
+                tell(verdict.follower.ended)
+            return
         if isinstance(verdict, BaseException):
             log.error("a request could not be judged", exc_info=verdict)
             self._fail(500, "could not be judged")
@@ -384,6 +439,10 @@ class ClientConnection(asyncio.Protocol):
         now_s = self._loop.time()
         head = self._upstream_head(request)
         body = self._body
+        preview = self._preview
+        if preview is not None:
+            self._preview = None
+            head += self._framed(bytes(preview))
         if body.done:
             self._state = RESPONSE
             self._due_s = now_s + self._bounds.upstream_timeout_ms / 1000
@@ -394,7 +453,7 @@ class ClientConnection(asyncio.Protocol):
         self._state = BODY
         self._due_s = now_s + self._bounds.body_timeout_ms / 1000
         data, self._buffer = self._buffer, b""
-        if request.fields.expects and not data:
+        if request.fields.expects and not data and preview is None:
             self._transport.write(CONTINUE)
         connection.send_head(self, head, request.method, b"", complete=False)
         self._resume("ahead")
@@ -430,16 +489,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _feed_body(self, data: bytes) -> None:
         """Pass on a part of the request's body."""
-        body, upstream = self._body, self._upstream
-        try:
-            content = body.feed(data)
-        except BodyError as fault:
-            self._fail(400, str(fault))
+        content = self._read_body(data)
+        if content is None:
             return
-        self._received += len(content)
-        if self._bounds.body_max and self._received > self._bounds.body_max:
-            self._fail(413, "has too long a body")
-            return
+        body = self._body
         self._due_s = self._loop.time()
         if body.done:
             self._buffer = body.rest
@@ -447,11 +500,30 @@ class ClientConnection(asyncio.Protocol):
             self._due_s += self._bounds.upstream_timeout_ms / 1000
         else:
             self._due_s += self._bounds.body_timeout_ms / 1000
+        framed = self._framed(content)
+        self._upstream.send(framed, complete=body.done)  # type: ignore[union-attr]  # nothing is read on without one
+
+    def _read_body(self, data: bytes) -> bytes | None:
+        """What *data* holds of the body's content; None if it cannot be, which has been said then."""
+        try:
+            content = self._body.feed(data)
+        except BodyError as fault:
+            self._fail(400, str(fault))
+            return None
+        self._received += len(content)
+        if self._bounds.body_max and self._received > self._bounds.body_max:
+            self._fail(413, "has too long a body")
+            return None
+        return content
+
+    def _framed(self, content: bytes) -> bytes:
+        """*content*, the latest of the body, as the upstream gets it."""
+        body = self._body
         if isinstance(body, ChunkedBody):
             content = chunk(content) if content else b""
             if body.done:
                 content += last_chunk(trailer_lines(body.trailers, self._service.dropped))
-        upstream.send(content, complete=body.done)  # type: ignore[union-attr]  # nothing is read on without one
+        return content
 
     # --- Of the upstream: what comes of a request (a Receiver)
 
@@ -481,6 +553,8 @@ class ClientConnection(asyncio.Protocol):
         self._started = True
         self._status = head.status
         self._source = UPSTREAM
+        if verdict.follower is not None:
+            tell(verdict.follower.responded, head.status, head.headers)
         keep = self._keeps(request)
         last = b""
         if not has_body(request.method, head.status):
@@ -543,6 +617,8 @@ class ClientConnection(asyncio.Protocol):
         self._status = head.status
         self._source = UPSTREAM
         self._upstream_s = stopwatch_s() - self._asked_s
+        if verdict.follower is not None:
+            tell(verdict.follower.responded, head.status, head.headers)
         out = [
             b"HTTP/1.1 101 %s" % head.reason,
             *head.lines,
@@ -577,6 +653,8 @@ class ClientConnection(asyncio.Protocol):
     ) -> None:
         judged = None if self._verdict is NO_VERDICT else self._verdict
         reply, verdict = self._service.errors.error(status, (subject, issue), judged, headers)
+        if judged is not None and judged.follower is not None:
+            tell(judged.follower.responded, reply.status, reply.headers)
         self._reply(reply, verdict, PROXY, keep=keep)
 
     def _break_off(self) -> None:
@@ -658,8 +736,10 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write_eof()
 
     def _record(self) -> None:
-        """Tell the observer."""
+        """Tell the follower and the observer."""
         request, self._request = self._request, NO_REQUEST
+        if self._verdict.follower is not None:
+            tell(self._verdict.follower.ended)
         observer = self._service.observer
         if observer is None:
             return
@@ -693,7 +773,7 @@ class ClientConnection(asyncio.Protocol):
             self._close()
         elif state is HEAD:
             self._refuse_head(HeadError(408, "did not come in full in time"))
-        elif state is BODY and "upstream" not in self._paused:
+        elif state is PREVIEW or (state is BODY and "upstream" not in self._paused):
             self._fail(408, "has a body that did not come in time")
         elif state in (BODY, RESPONSE) and not self._half_closed:
             self._fail(504, "was not answered by the upstream in time")

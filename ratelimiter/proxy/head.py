@@ -128,17 +128,24 @@ class RequestHead:
 class ResponseHead:
     """A response as it is passed on."""
 
-    __slots__ = ("chunked", "http_1_0", "keep_alive", "length", "lines", "reason", "status", "upgrade")
+    __slots__ = ("chunked", "http_1_0", "keep_alive", "length", "lines", "raw", "reason", "status", "upgrade")
 
-    def __init__(self, status: int, reason: bytes, *, http_1_0: bool) -> None:
+    def __init__(self, status: int, reason: bytes, raw: bytes, *, http_1_0: bool) -> None:
         self.status = status
         self.reason = reason
+        self.raw = raw  # all field lines, as they came
         self.http_1_0 = http_1_0
         self.lines: list[bytes] = []  # as written, those that are passed on
         self.length: int | None = None  # of the body; None when nothing was said
         self.chunked = False
         self.keep_alive = not http_1_0
         self.upgrade = b""
+
+    @property
+    def headers(self) -> list[Header]:
+        """All fields, in order, names in lower case."""
+        pairs = [line.partition(b":") for line in self.raw.split(b"\r\n")[:-1]]
+        return [(name.lower(), value.strip(b" \t")) for name, _, value in pairs]
 
 
 def check_beginning(data: bytes, since: int, bounds: Bounds) -> None:
@@ -371,7 +378,7 @@ def parse_response(head: bytes, bounds: Bounds, known: Roles) -> ResponseHead:
     if match is None or len(head) > bounds.head_max:
         raise HeadError(502, "has a malformed or too long a head", "response")
     minor, status, reason, fields = match.groups()
-    response = ResponseHead(int(status), reason or b"", http_1_0=minor == b"0")
+    response = ResponseHead(int(status), reason or b"", fields, http_1_0=minor == b"0")
     lines = response.lines
     special: list[Header] = []
     every = fields[:-2].split(b"\r\n") if fields else ()

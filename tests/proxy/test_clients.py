@@ -351,6 +351,8 @@ async def test_errors_of_the_judge_are_ours() -> None:
     """Whatever the judge raises, the client gets a 500 in the dialect, and the upstream nothing."""
 
     class Broken:
+        looks_at_bodies = False
+
         async def judge(self, request: object) -> object:
             raise RuntimeError
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from ratelimiter.proxy.judging import Exchanged
+    from ratelimiter.proxy.judging import Exchanged, Judge
 
     Handler = Callable[["Seen", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
 
@@ -236,15 +236,17 @@ async def sidecar(
     families: tuple[str, ...] = ("x-forwarded",),
     store: Any = None,
     listen: Listen | None = None,
+    judge: Judge | None = None,
     **settings: Any,
 ) -> AsyncIterator[Sidecar]:
-    """A sidecar in front of *target*."""
+    """A sidecar in front of *target*; *judge* instead of a limiter if there is one."""
     policy = config.build(limit=limit, environ={}, **settings)
     gate = Gate(policy, MemoryStore() if store is None else store)
     if isinstance(target, Upstream):
         target = Target("127.0.0.1", target.port)
     loop = asyncio.get_running_loop()
-    service = Service(target, gate, gate, bounds or Bounds(lame_duck_ms=0), loop, trusts=gate.trusts, families=families)
+    bounds = bounds or Bounds(lame_duck_ms=0)
+    service = Service(target, judge or gate, gate, bounds, loop, trusts=gate.trusts, families=families)
     service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
     sock = bind(listen or Listen("127.0.0.1"))
     server = Server(service, [sock], tls)
