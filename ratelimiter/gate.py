@@ -90,6 +90,7 @@ class Gate:
         wait_ms, now_ms = retry_after_ms or 0, decision.now_ms
         key = (
             decision.reason,
+            decision.missing,
             rule.name,
             remaining,
             retry_after_ms is None,

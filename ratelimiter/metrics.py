@@ -10,7 +10,15 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
-from ratelimiter.core.decision import MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR, UNMATCHED, WITHIN_LIMIT
+from ratelimiter.core.decision import (
+    CREDIT_EXHAUSTED,
+    MALFORMED,
+    OVER_CAPACITY,
+    OVER_LIMIT,
+    STORE_ERROR,
+    UNMATCHED,
+    WITHIN_LIMIT,
+)
 from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.disclosure import fingerprint
 from ratelimiter.errors import Kind
@@ -37,6 +45,7 @@ _OF_REASONS = {
     WITHIN_LIMIT: ADMITTED,
     OVER_LIMIT: REFUSED,
     OVER_CAPACITY: REFUSED,
+    CREDIT_EXHAUSTED: REFUSED,
     UNMATCHED: UNMATCHED,
     MALFORMED: MALFORMED,
     STORE_ERROR: STORE_ERROR,

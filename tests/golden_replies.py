@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter import dialect_files
-from ratelimiter.core.decision import OVER_CAPACITY, OVER_LIMIT, STORE_ERROR, Decision, Outcome, malformed
+from ratelimiter.core.decision import (
+    CREDIT_EXHAUSTED,
+    OVER_CAPACITY,
+    OVER_LIMIT,
+    STORE_ERROR,
+    Decision,
+    Outcome,
+    malformed,
+)
 from ratelimiter.core.dialect import REASON_PHRASES, Dialect, Finding, Reply
 from ratelimiter.core.policy import Rule
-from ratelimiter.core.quota import Quota
+from ratelimiter.core.quota import Balance, Quota
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +37,7 @@ PER_HOUR = Rule("per-hour", Quota(1000, 3_600_000))
 FIELD = {"field": "amount.value", "issue": "must be a positive integer"}
 FACTS: dict[str, dict[str, Any]] = {
     "credit_exhausted": {"requested": 50, "shortfall": 12},
+    "CREDIT_EXHAUSTED": {"requested": 50, "shortfall": 12},
     "company_not_found": {"resource": "x.example"},
     "operational_rate_limit_exceeded": {"retry_after_s": 30},
     "RATE_LIMIT_EXCEEDED": {"retry_after_s": 30},
@@ -69,6 +78,12 @@ def over_capacity() -> Decision:
     return Decision(False, OVER_CAPACITY, NOW_MS, [refusing], refusing)
 
 
+def credit_exhausted() -> Decision:
+    """A call that needs 50 credits where 38 are left."""
+    refusing = Outcome(Rule("credits", Balance(1000), cost=50), 38, 0, None)
+    return Decision(False, CREDIT_EXHAUSTED, NOW_MS, [refusing], refusing, missing=(50, 12))
+
+
 def malformed_request() -> Decision:
     """A request without one meaning."""
     return malformed(NOW_MS, "path", "has an encoded slash, backslash or control character")
@@ -86,7 +101,7 @@ def replies(dialect: Dialect) -> Iterator[tuple[str, Reply]]:
     for name in dialect.answers:
         facts = FACTS_OF.get((dialect.name, name)) or FACTS.get(name, {})
         yield name, dialect.reply(name, request_id=request_id, **facts)
-    for decision in (over_limit(), over_capacity(), malformed_request(), store_error()):
+    for decision in (over_limit(), over_capacity(), credit_exhausted(), malformed_request(), store_error()):
         yield f"refusal-{decision.reason}", dialect.refusal(decision, request_id)
     for status in STATUSES:
         yield f"status-{status}", dialect.reply_for_status(status, request_id=request_id)

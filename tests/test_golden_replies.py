@@ -16,6 +16,7 @@ from tests.golden_replies import (
     FINDINGS,
     STATUSES,
     as_http,
+    credit_exhausted,
     malformed_request,
     over_capacity,
     over_limit,
@@ -70,7 +71,7 @@ def test_what_loads_never_fails_to_answer(
         dialect = dialect_files.load(path)
     except ConfigError:
         return
-    for decision in (over_limit(), over_capacity(), malformed_request(), store_error()):
+    for decision in (over_limit(), over_capacity(), credit_exhausted(), malformed_request(), store_error()):
         assert 400 <= dialect.refusal(decision).status <= 599
     for status in STATUSES:
         assert status == dialect.reply_for_status(status).status

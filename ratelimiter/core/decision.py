@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WITHIN_LIMIT = "within_limit"
 OVER_LIMIT = "over_limit"  # come back after retry_after_ms
 OVER_CAPACITY = "over_capacity"  # the cost exceeds the limit: no wait helps
+CREDIT_EXHAUSTED = "credit_exhausted"  # credits are missing: 402
 UNMATCHED = "unmatched"  # no rule matched, so nothing was charged
 MALFORMED = "malformed"  # two readers could take the request for different ones: 400
 STORE_ERROR = "store_error"  # the store did not answer, and the policy says what then
@@ -53,6 +54,7 @@ class Decision(NamedTuple):
     source: str = STORE  # who answered
     # Of a malformed request the field and what is wrong with it; of one that lacks something what that is.
     fault: tuple[str, str] | Unmet | None = None
+    missing: tuple[int, int] | None = None  # of exhausted credits: units requested, and how many there were not
 
     @property
     def retry_after_ms(self) -> int | None:
@@ -66,7 +68,9 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
     """What *receipt*, the store's reply to *hits*, means.
 
     The binding rule is the one that a client must heed: of a refusal the one with the longest wait (at its end all the
-    others have let go, too), of an admission the one with the least remaining, the earlier in the policy at a tie.
+    others have let go, too), of an admission the one with the least remaining, the earlier in the policy at a tie. A
+    refusal for want of credits binds before all others, as no wait for these helps against it; what it tells to wait
+    is long enough for all.
     """
     if receipt.source == FAIL_CLOSED:
         return Decision(False, STORE_ERROR, receipt.now_ms, (), None, FAIL_CLOSED)
@@ -83,7 +87,13 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
     if receipt.admitted:
         binding = min(enforced, key=_remaining) if len(enforced) > 1 else (enforced[0] if enforced else None)
         return Decision(True, WITHIN_LIMIT, receipt.now_ms, outcomes, binding, receipt.source)
-    binding = max((outcome for outcome in enforced if outcome.refuses), key=_wait)
+    refusing = [outcome for outcome in enforced if outcome.refuses]
+    binding = max(refusing, key=_wait)
+    of_credits = _short_of_credits(hits, receipt, refusing)
+    if of_credits:
+        bound, missing = max(of_credits, key=lambda pair: _wait(pair[0]))
+        bound = bound._replace(retry_after_ms=binding.retry_after_ms)
+        return Decision(False, CREDIT_EXHAUSTED, receipt.now_ms, outcomes, bound, receipt.source, missing=missing)
     reason = OVER_CAPACITY if binding.retry_after_ms is None else OVER_LIMIT
     return Decision(False, reason, receipt.now_ms, outcomes, binding, receipt.source)
 
@@ -91,12 +101,19 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
 def _decide_one(hit: Hit, receipt: Receipt) -> Decision:
     now_ms, admitted, tallies, source = receipt
     used, reset_ms, wait_ms = tallies[0]
-    _, quota, _, rule, _ = hit
+    _, quota, cost, rule, _ = hit
     remaining = quota.limit - used
     retry_after_ms = wait_ms if not wait_ms else _told_wait(quota, wait_ms)
     outcome = new(Outcome, (rule, max(0, remaining), reset_ms, retry_after_ms))
-    reason = WITHIN_LIMIT if admitted else OVER_CAPACITY if retry_after_ms is None else OVER_LIMIT
-    return new(Decision, (admitted, reason, now_ms, (outcome,), None if rule.shadow else outcome, source, None))
+    missing = None
+    if admitted:
+        reason = WITHIN_LIMIT
+    elif quota.credits and cost > remaining:
+        reason, missing = CREDIT_EXHAUSTED, (cost, cost - remaining)
+    else:
+        reason = OVER_CAPACITY if retry_after_ms is None else OVER_LIMIT
+    binding = None if rule.shadow else outcome
+    return new(Decision, (admitted, reason, now_ms, (outcome,), binding, source, None, missing))
 
 
 def merge(decisions: Sequence[Decision]) -> Decision:
@@ -137,6 +154,23 @@ def _outcome(hit: Hit, tally: Tally) -> Outcome:
     if rule.burst and quota is rule.quotas[0]:
         spare -= rule.burst
     return Outcome(rule, max(0, spare), tally.reset_ms, _told_wait(quota, tally.retry_after_ms))
+
+
+def _short_of_credits(
+    hits: Sequence[Hit], receipt: Receipt, refusing: Sequence[Outcome]
+) -> list[tuple[Outcome, tuple[int, int]]]:
+    """Of *refusing* those that lack credits: units requested, and how many of these there were not. A rule of credits
+    may also refuse because too many reservations are open.
+    """
+    found = []
+    for outcome in refusing:
+        if outcome.rule.quota.credits:
+            index = next(index for index, hit in enumerate(hits) if hit.rule is outcome.rule)
+            cost = hits[index].cost
+            shortfall = cost - (hits[index].quota.limit - receipt.tallies[index].used)
+            if shortfall > 0:
+                found.append((outcome, (cost, shortfall)))
+    return found
 
 
 def _told_wait(quota: AnyQuota, wait_ms: int) -> int | None:

@@ -25,8 +25,8 @@ over these words, and no others. There is no word for the principal, so no answe
 | `{Issue}` | the same, capitalized: `Must be a number` | in findings; in a malformed request |
 | `{findings}` | all findings: a list, or text joined by semicolons | in validation |
 | `{resource}` | what was looked for | from the application |
-| `{requested}` | units that the request needed | from the application |
-| `{shortfall}` | units of these that were missing | from the application |
+| `{requested}` | units that the request needed | where credits are exhausted; from the application |
+| `{shortfall}` | units of these that were missing | where credits are exhausted; from the application |
 | `{credential_used}` | kind of the credential that came, like `org_api_key` | when another is required |
 | `{credential_required}` | kind of the credential that would do | when another is required |
 
@@ -43,7 +43,7 @@ from difflib import get_close_matches
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ratelimiter.core.decision import MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR
+from ratelimiter.core.decision import CREDIT_EXHAUSTED, MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR
 from ratelimiter.core.headers import ceil_s, reset_at_s, retry_after_s
 from ratelimiter.core.identity import FAULTS, UNAVAILABLE
 from ratelimiter.core.requirement import CREDENTIAL_KIND, HEADER_MISSING, INSUFFICIENT_SCOPE, REASONS, Unmet
@@ -260,8 +260,9 @@ class Dialect:
         """The reply to a request that was not allowed.
 
         A request over the limit is told when to come back; one that can never fit is told that instead, without
-        Retry-After. A malformed request gets the dialect's 400, and a store that did not answer its 503. One that lacks
-        what is required is told what that is, with WWW-Authenticate where it can make up for it.
+        Retry-After. Exhausted credits get its 402, with Retry-After if they come back by themselves, a malformed
+        request its 400, and a store that did not answer its 503. One that lacks what is required is told what that is,
+        with WWW-Authenticate where it can make up for it.
 
         Raises:
             ValueError: the decision is none of these.
@@ -273,6 +274,11 @@ class Dialect:
             if wait_s is None:
                 reason = OVER_CAPACITY
             else:
+                facts["retry_after_s"] = wait_s
+        elif reason == CREDIT_EXHAUSTED:
+            facts["requested"], facts["shortfall"] = decision.missing or (0, 0)
+            wait_s = retry_after_s(decision)
+            if wait_s is not None:
                 facts["retry_after_s"] = wait_s
         elif reason == STORE_ERROR:
             facts["retry_after_s"] = STORE_RETRY_AFTER_S
@@ -435,6 +441,8 @@ class Dialect:
         """The answer to a *reason* that the dialect has no words for: that of its status."""
         if reason == UNAVAILABLE:
             return self._overlaid(self._document["refusals"][STORE_ERROR])
+        if reason == CREDIT_EXHAUSTED:
+            return self._statuses.get(402) or self._general(402)
         status = 401 if reason in FAULTS else 400 if reason == HEADER_MISSING else 403
         return self._statuses.get(status) or self._general(status)
 
@@ -477,7 +485,7 @@ class Dialect:
             self._prepare_validation(faults, document["validation"])
         if faults:
             raise InvalidDialectError(faults)
-        for reason in REASONS:
+        for reason in (*REASONS, CREDIT_EXHAUSTED):
             if reason not in self._refusals:
                 self._refusals[reason] = self._compiled(self._unworded(reason), _GIVEN[reason], refusal=True)
 
@@ -534,6 +542,7 @@ _READERS: dict[str, Callable[[Decision, Outcome], Any]] = {
 _GIVEN = {
     OVER_LIMIT: OF_DECISION,
     OVER_CAPACITY: OF_DECISION - {"retry_after_s"},
+    CREDIT_EXHAUSTED: OF_DECISION - {"retry_after_s"} | {"requested", "shortfall"},
     MALFORMED: frozenset({"field", "issue", "Issue"}),
     STORE_ERROR: frozenset({"retry_after_s"}),
     **dict.fromkeys(REASONS, frozenset[str]()),

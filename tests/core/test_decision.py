@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ratelimiter.core.decision import (
+    CREDIT_EXHAUSTED,
     MALFORMED,
     OVER_CAPACITY,
     OVER_LIMIT,
@@ -18,6 +19,8 @@ from ratelimiter.core.decision import (
     malformed,
     unmatched,
 )
+from ratelimiter.core.policy import Hit, Mode, Rule
+from ratelimiter.core.quota import Balance, Period
 from ratelimiter.core.window import NEVER, Receipt, Tally
 from tests.reference_store import START_MS, hits_of, rule_of
 
@@ -47,7 +50,7 @@ TABLE = [
     ("the-refusing-one-binds", [TIGHT, WIDE], 1, False, [(2, 9, 0), (10, 5, 5)], OVER_LIMIT, "wide", (0, 5, 5)),
     ("the-longest-wait-binds", [TIGHT, WIDE], 1, False, [(3, 9, 9), (10, 50, 50)], OVER_LIMIT, "wide", (0, 50, 50)),
     ("a-tie-of-waits", [WIDE, TIGHT], 1, False, [(10, 9, 9), (3, 9, 9)], OVER_LIMIT, "wide", (0, 9, 9)),
-    ("never-outlasts-a-wait", [TIGHT, WIDE], 4, False, [(0, 0, NEVER), (9, 5, 50)], OVER_CAPACITY, "tight", (3, 0, None)),
+    ("never-outlasts", [TIGHT, WIDE], 4, False, [(0, 0, NEVER), (9, 5, 50)], OVER_CAPACITY, "tight", (3, 0, None)),
     ("burst-unused", [BURSTY], 1, True, [(1, 9, 0), (1, 90, 0)], WITHIN_LIMIT, "bursty", (2, 9, 0)),
     ("burst-in-use", [BURSTY], 1, True, [(4, 9, 0), (4, 90, 0)], WITHIN_LIMIT, "bursty", (0, 9, 0)),
     ("burst-spent", [BURSTY], 1, False, [(5, 9, 9), (5, 90, 0)], OVER_LIMIT, "bursty", (0, 9, 9)),
@@ -98,3 +101,50 @@ def test_a_malformed_request_need_not_come_back() -> None:
 
     assert (False, MALFORMED, ("path", "is odd")) == (decision.allowed, decision.reason, decision.fault)
     assert decision.retry_after_ms is None
+
+
+CREDITS = Rule("credits", Balance(1000), cost=50)
+MONTHLY = Rule("monthly", Period(1000, "month", credits=True), cost=50)
+
+
+def charged(*pairs: tuple[Rule, int]) -> list[Hit]:
+    return [Hit(f"key-{rule.name}".encode(), rule.quota, cost, rule) for rule, cost in pairs]
+
+
+CREDIT_TABLE = [
+    # hits (rule, cost), tallies (used, reset, retry); binding rule, its wait, (requested, shortfall)
+    ("balance", [(CREDITS, 50)], [(962, 0, NEVER)], "credits", None, (50, 12)),
+    ("empty", [(CREDITS, 1)], [(1000, 0, NEVER)], "credits", None, (1, 1)),
+    ("overdrawn", [(CREDITS, 5)], [(1010, 0, NEVER)], "credits", None, (5, 15)),
+    ("period", [(MONTHLY, 50)], [(990, 7000, 7000)], "monthly", 7000, (50, 40)),
+    ("period-never", [(MONTHLY, 1001)], [(0, 0, NEVER)], "monthly", None, (1001, 1)),
+    ("too-many-open", [(CREDITS, 50)], [(900, 0, 400)], "credits", 400, None),
+    ("before-a-wait", [(TIGHT, 1), (CREDITS, 50)], [(3, 9, 9), (962, 0, NEVER)], "credits", None, (50, 12)),
+    ("before-a-longer-wait", [(WIDE, 1), (MONTHLY, 50)], [(10, 90, 90), (990, 7, 7)], "monthly", 90, (50, 40)),
+    ("before-never", [(TIGHT, 4), (MONTHLY, 50)], [(0, 0, NEVER), (990, 7, 7)], "monthly", None, (50, 40)),
+    ("two", [(MONTHLY, 50), (CREDITS, 50)], [(990, 7, 7), (962, 0, NEVER)], "credits", None, (50, 12)),
+    ("enough-credits", [(TIGHT, 1), (CREDITS, 50)], [(3, 9, 9), (900, 0, 0)], "tight", 9, None),
+    ("others-and-too-many", [(TIGHT, 1), (CREDITS, 50)], [(3, 9, 9), (900, 0, 400)], "credits", 400, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", [row[1:] for row in CREDIT_TABLE], ids=[row[0] for row in CREDIT_TABLE])
+def test_missing_credits(row: Any) -> None:
+    """They bind before any wait, are told exactly, and the wait that is told is long enough for every rule."""
+    pairs, tallies, binding, wait_ms, missing = row
+    reason = OVER_LIMIT if missing is None else CREDIT_EXHAUSTED
+    decision = decide(charged(*pairs), receipt(False, *tallies))
+
+    assert decision.binding is not None
+    assert (False, reason, missing) == (decision.allowed, decision.reason, decision.missing)
+    assert (binding, wait_ms) == (decision.binding.rule.name, decision.retry_after_ms)
+
+
+def test_credits_in_shadow_refuse_nobody() -> None:
+    """Whatever is missing, it is only reported."""
+    shadow = Rule("shadow", Balance(10), mode=Mode.SHADOW)
+    alone = decide(charged((shadow, 50)), receipt(True, (0, 0, NEVER)))
+    among = decide(charged((shadow, 50), (TIGHT, 1)), receipt(False, (0, 0, NEVER), (3, 9, 9)))
+
+    assert (WITHIN_LIMIT, None) == (alone.reason, alone.missing)
+    assert (OVER_LIMIT, None, 9) == (among.reason, among.missing, among.retry_after_ms)

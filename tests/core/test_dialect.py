@@ -22,7 +22,15 @@ from ratelimiter.core.dialect import (
     Reply,
     RequestIds,
 )
-from tests.golden_replies import NOW_MS, TOKEN_ID, malformed_request, over_capacity, over_limit, store_error
+from tests.golden_replies import (
+    NOW_MS,
+    TOKEN_ID,
+    credit_exhausted,
+    malformed_request,
+    over_capacity,
+    over_limit,
+    store_error,
+)
 
 INTRACE = dialect_files.load("intrace")
 TRACE = dialect_files.load("trace")
@@ -616,3 +624,37 @@ def test_remembered_templates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     for _ in range(2):
         for facts in ({}, {"message": "a"}, {"details": 1}, {"message": "a", "details": 1}):
             assert 429 == dialect.reply("rate_limited", **facts).status
+
+
+def test_exhausted_credits_are_told_as_documented() -> None:
+    """Trace's 402, to the letter; a balance has no moment to come back at, a calendar quota has."""
+    decision = credit_exhausted()
+    assert decision.binding is not None
+    later = decision._replace(binding=decision.binding._replace(retry_after_ms=86_400_001))
+    reply, again = TRACE.refusal(decision), TRACE.refusal(later)
+
+    assert 402 == reply.status
+    assert {
+        "error": "credit_exhausted",
+        "message": "Insufficient credits to complete this request.",
+        "requested": 50,
+        "shortfall": 12,
+    } == json.loads(reply.body)
+    assert reply.body == again.body
+    assert "retry-after" not in {name.decode() for name, _ in reply.headers}
+    assert (b"retry-after", b"86401") in again.headers
+    assert (b"cache-control", b"no-store") in reply.headers
+
+
+def test_a_dialect_need_not_word_exhausted_credits() -> None:
+    """Those that do not say are answered as any error of that status, which may speak of what was missing."""
+    plain = Dialect("mine", MINE).refusal(credit_exhausted())
+    own = {
+        **MINE,
+        "answers": {**MINE["answers"], "broke": {"status": 402, "message": "{shortfall} of {requested}"}},
+        "refusals": {**MINE["refusals"], "credit_exhausted": "broke"},
+    }
+    reply = Dialect("mine", own).refusal(credit_exhausted())
+
+    assert (402, "payment_required") == (plain.status, json.loads(plain.body)["error"])
+    assert (402, "12 of 50") == (reply.status, json.loads(reply.body)["says"])
