@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
 CONFIG = Path(__file__).parents[2] / "config"
-TENANT = "7d3f6b0e-4c1a-4f5e-9b57-2d1c8a9e0f36"
 
 
 class Call(NamedTuple):
@@ -48,10 +49,11 @@ class Deployment:
         self.policy = folder / f"{system.name}.yaml"
 
     def headers(self) -> dict[str, str]:
-        """What a caller sends who may call."""
+        """What a caller sends who may call: credentials of somebody new."""
         if self.system.name == "sentinel":
-            return {"X-Tenant-ID": TENANT}
-        return {"X-API-Key": "key"} if self.system.name in ("intrace", "trace") else {"Authorization": "Bearer token"}
+            return {"X-Tenant-ID": str(uuid.uuid4())}
+        new = secrets.token_hex(16)
+        return {"X-API-Key": new} if self.system.name in ("intrace", "trace") else {"Authorization": f"Bearer {new}"}
 
 
 SYSTEMS = {
