@@ -445,6 +445,7 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
         "burst": part("burst", int),
         "cost": part("cost", int),
         "mode": part("mode", Mode),
+        "quiet": part("quiet", bool),
         "on_store_error": part("on_store_error", OnStoreError),
         "principal": part("principal", lambda value: _principal(layer, (*path, "principal"), value)),
         "match": part("match", lambda value: _match(layer, (*path, "match"), value)),

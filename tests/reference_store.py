@@ -48,10 +48,17 @@ def copied(window: Window) -> Window:
 
 
 def rule_of(
-    limit: int, window_ms: int, *, name: str = "rule", burst: int = 0, cost: int = 1, shadow: bool = False
+    limit: int,
+    window_ms: int,
+    *,
+    name: str = "rule",
+    burst: int = 0,
+    cost: int = 1,
+    shadow: bool = False,
+    quiet: bool = False,
 ) -> Rule:
     mode = Mode.SHADOW if shadow else Mode.ENFORCE
-    return Rule(name=name, quota=Quota(limit, window_ms), burst=burst, cost=cost, mode=mode)
+    return Rule(name=name, quota=Quota(limit, window_ms), burst=burst, cost=cost, mode=mode, quiet=quiet)
 
 
 def hits_of(*rules: Rule, cost: int | None = None, principal: str = "p") -> list[Hit]:

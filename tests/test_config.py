@@ -109,6 +109,7 @@ rules:
     principal: everyone
     cost: 2
     mode: enforce
+    quiet: true
     on_store_error: allow
 """,
     )
@@ -130,6 +131,7 @@ rules:
                 principal=(EVERYONE,),
                 cost=2,
                 on_store_error=OnStoreError.ALLOW,
+                quiet=True,
             ),
         ),
         name="shop",

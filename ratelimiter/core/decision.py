@@ -50,7 +50,7 @@ class Decision(NamedTuple):
     reason: str  # one of the constants of this module, or of `requirement.REASONS`
     now_ms: int  # the store's clock, Unix time
     outcomes: Sequence[Outcome]  # one per rule that matched, in the order of the policy
-    binding: Outcome | None  # the enforced rule that clients are told of; None when none matched
+    binding: Outcome | None  # the enforced rule that clients are told of; None when there is none
     source: str = STORE  # who answered
     # Of a malformed request the field and what is wrong with it; of one that lacks something what that is.
     fault: tuple[str, str] | Unmet | None = None
@@ -68,9 +68,9 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
     """What *receipt*, the store's reply to *hits*, means.
 
     The binding rule is the one that a client must heed: of a refusal the one with the longest wait (at its end all the
-    others have let go, too), of an admission the one with the least remaining, the earlier in the policy at a tie. A
-    refusal for want of credits binds before all others, as no wait for these helps against it; what it tells to wait
-    is long enough for all.
+    others have let go, too), of an admission the one with the least remaining of those that are not quiet, the earlier
+    in the policy at a tie. A refusal for want of credits binds before all others, as no wait for these helps against
+    it; what it tells to wait is long enough for all.
     """
     if receipt.source == FAIL_CLOSED:
         return Decision(False, STORE_ERROR, receipt.now_ms, (), None, FAIL_CLOSED)
@@ -85,7 +85,8 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
             outcomes.append(outcome)
     enforced = outcomes if not any(o.rule.shadow for o in outcomes) else [o for o in outcomes if not o.rule.shadow]
     if receipt.admitted:
-        binding = min(enforced, key=_remaining) if len(enforced) > 1 else (enforced[0] if enforced else None)
+        told = enforced if not any(o.rule.quiet for o in enforced) else [o for o in enforced if not o.rule.quiet]
+        binding = min(told, key=_remaining) if len(told) > 1 else (told[0] if told else None)
         return Decision(True, WITHIN_LIMIT, receipt.now_ms, outcomes, binding, receipt.source)
     refusing = [outcome for outcome in enforced if outcome.refuses]
     binding = max(refusing, key=_wait)
@@ -112,7 +113,7 @@ def _decide_one(hit: Hit, receipt: Receipt) -> Decision:
         reason, missing = CREDIT_EXHAUSTED, (cost, cost - remaining)
     else:
         reason = OVER_CAPACITY if retry_after_ms is None else OVER_LIMIT
-    binding = None if rule.shadow else outcome
+    binding = None if (rule.silent if admitted else rule.shadow) else outcome
     return new(Decision, (admitted, reason, now_ms, (outcome,), binding, source, None, missing))
 
 

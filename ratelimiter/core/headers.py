@@ -37,6 +37,8 @@ def x_ratelimit(decision: Decision) -> list[Header]:
     outcome = decision.binding
     if outcome is None:
         return []
+    if outcome.rule.quiet:
+        outcome = _on_behalf_of(decision, outcome)
     rule, remaining, reset_ms, _ = outcome
     # The sum of `reset_at_s` written out for admissions, which are most.
     reset_s = -(-(decision.now_ms + reset_ms) // 1000) if decision.allowed else reset_at_s(decision, outcome)
@@ -48,8 +50,8 @@ def x_ratelimit(decision: Decision) -> list[Header]:
 
 
 def draft_11(decision: Decision) -> list[Header]:
-    """`RateLimit-Policy` and `RateLimit`, lists of every enforced rule (draft-ietf-httpapi-ratelimit-headers-11)."""
-    outcomes = _enforced(decision)
+    """`RateLimit-Policy` and `RateLimit`, lists of the rules (draft-ietf-httpapi-ratelimit-headers-11)."""
+    outcomes = _told(decision)
     if not outcomes:
         return []
     policies = b", ".join(_policy_item(outcome.rule) for outcome in outcomes)
@@ -65,7 +67,9 @@ def draft_06(decision: Decision) -> list[Header]:
     binding = decision.binding
     if binding is None:
         return []
-    policies = b", ".join(b"%d%s" % (o.rule.quota.limit, _window_parameter(o.rule)) for o in _enforced(decision))
+    if binding.rule.quiet:
+        binding = _on_behalf_of(decision, binding)
+    policies = b", ".join(b"%d%s" % (o.rule.quota.limit, _window_parameter(o.rule)) for o in _told(decision))
     return [
         (b"ratelimit-limit", b"%d" % binding.rule.quota.limit),
         (b"ratelimit-remaining", b"%d" % binding.remaining),
@@ -112,8 +116,27 @@ def replaced(families: Sequence[str]) -> frozenset[bytes]:
     return frozenset(name for family in families for name in SINGLE[family])
 
 
-def _enforced(decision: Decision) -> Sequence[Outcome]:
-    return [outcome for outcome in decision.outcomes if not outcome.rule.shadow]
+def _told(decision: Decision) -> Sequence[Outcome]:
+    """What clients are told of: the enforced rules, the quiet ones among them only where they refuse."""
+    refused = not decision.allowed
+    return [o for o in decision.outcomes if not o.rule.silent or (refused and o.refuses and not o.rule.shadow)]
+
+
+def _on_behalf_of(decision: Decision, refusing: Outcome) -> Outcome:
+    """What the fields say where the rule to heed is a quiet one: the limit of the rule that they always speak of, with
+    nothing remaining until *refusing* lets go. Where no wait helps, and where only quiet rules apply, just how it is.
+    """
+    others = [outcome for outcome in decision.outcomes if not outcome.rule.silent]
+    if not others:
+        return refusing
+    other = min(others, key=_remaining)
+    if refusing.retry_after_ms is None:
+        return other
+    return refusing._replace(rule=other.rule, remaining=0)
+
+
+def _remaining(outcome: Outcome) -> int:
+    return outcome.remaining
 
 
 def _reset_ms(decision: Decision, outcome: Outcome) -> int:

@@ -77,10 +77,13 @@ class Rule:
         cost_from: the header that says what a request costs; of a response *cost* is then the most, reserved before.
         plans: the quota of each plan that has another one; None for a plan without a limit. All of *quota*'s kind.
         warn_at: the share of the limit, above 0 to 1, from which on it is reported as nearly used up.
+        quiet: whether clients are not told of it in header fields until it refuses; its limit then is not told either,
+            if a rule that is not quiet applies, too.
 
     Attributes:
         quotas: what a request is charged to: one, or two with a burst.
         shadow: whether it is in shadow mode.
+        silent: whether an admitted client is told nothing of it.
         settles: whether something of its requests is only known after the decision, and settled then.
         leased: whether its hits are leases.
 
@@ -100,8 +103,10 @@ class Rule:
     cost_from: CostFrom | None = None
     plans: tuple[tuple[str, AnyQuota | None], ...] = ()
     warn_at: float = 0.8
+    quiet: bool = False
     quotas: tuple[AnyQuota, ...] = field(init=False)
     shadow: bool = field(init=False)
+    silent: bool = field(init=False)
     settles: bool = field(init=False)
     leased: bool = field(init=False)
 
@@ -130,6 +135,7 @@ class Rule:
         object.__setattr__(self, "on_store_error", without_store)
         object.__setattr__(self, "quotas", _quotas(self.quota, self.burst))
         object.__setattr__(self, "shadow", self.mode is Mode.SHADOW)
+        object.__setattr__(self, "silent", self.shadow or self.quiet)
         later = bool(self.count) or (self.cost_from is not None and self.cost_from.where == "response_header")
         slots = isinstance(self.quota, Slots)
         object.__setattr__(self, "settles", later or slots)

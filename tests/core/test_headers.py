@@ -23,6 +23,7 @@ HOUR = rule_of(1000, 3_600_000, name="per-hour")
 SHADOW = rule_of(1, 1000, name="shadow", shadow=True)
 BURSTY = rule_of(60, 60_000, name="bursty", burst=10)
 SHORT = rule_of(5, 500, name="short")
+QUIET = rule_of(1000, 3_600_000, name="quiet", quiet=True)
 
 
 def decided(
@@ -57,6 +58,12 @@ X_RATELIMIT = [
     ("tightest", decided(MINUTE, HOUR, tallies=[(1, 60_000, 0), (990, 5000, 0)]), 1000, 10, NOW_S + 5),
     ("refusing", decided(MINUTE, HOUR, tallies=[(1, 9, 0), (1000, 5000, 5000)], admitted=False), 1000, 0, NOW_S + 5),
     ("lowered", decided(MINUTE, tallies=[(99, 1000, 2000)], admitted=False), 60, 0, NOW_S + 2),
+    ("quiet", decided(MINUTE, QUIET, tallies=[(1, 60_000, 0), (1000, 9, 0)]), 60, 59, NOW_S + 60),
+    ("quiet-refuses", decided(MINUTE, QUIET, tallies=[(1, 9, 0), (1000, 1, 5000)], admitted=False), 60, 0, NOW_S + 5),
+    ("quiet-never-fits", decided(MINUTE, QUIET, tallies=[(1, 9, 0), (9, 1, NEVER)], admitted=False), 60, 59, NOW_S + 1),
+    ("quiet-beside-tighter", decided(MINUTE, HOUR, QUIET, tallies=[(1, 9, 0), (990, 9, 0), (1000, 1, 5000)],
+        admitted=False), 1000, 0, NOW_S + 5),
+    ("none-but-quiet-refuses", decided(QUIET, tallies=[(1000, 5000, 5000)], admitted=False), 1000, 0, NOW_S + 5),
     ("shadow-is-silent", decided(SHADOW, MINUTE, tallies=[(1, 9, 9), (2, 1000, 0)]), 60, 58, NOW_S + 1),
 ]  # fmt: skip
 
@@ -94,11 +101,17 @@ def test_no_retry_after_where_no_wait_helps(decision: Decision) -> None:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize(
     "decision",
-    [unmatched(START_MS), malformed(START_MS, "path", "is odd"), decided(SHADOW, tallies=[(1, 9, 9)])],
-    ids=["unmatched", "malformed", "shadow-only"],
+    [
+        unmatched(START_MS),
+        malformed(START_MS, "path", "is odd"),
+        decided(SHADOW, tallies=[(1, 9, 9)]),
+        decided(QUIET, tallies=[(1, 9, 0)]),
+        decided(SHADOW, QUIET, tallies=[(1, 9, 9), (1, 9, 0)]),
+    ],
+    ids=["unmatched", "malformed", "shadow-only", "quiet-only", "shadow-and-quiet"],
 )
 def test_nothing_to_say(family: str, decision: Decision) -> None:
-    """Without an enforced rule there are no fields."""
+    """Without an enforced rule that clients are told of there are no fields."""
     assert {} == lines(family, decision)
 
 
@@ -112,6 +125,15 @@ def test_draft_11() -> None:
         "ratelimit": '"per-minute";r=59;t=60, "per-hour";r=10;t=5',
     } == lines("draft-11", admitted)
     assert '"per-minute";r=59;t=1, "per-hour";r=0;t=1' == lines("draft-11", refused)["ratelimit"]
+
+
+def test_draft_11_has_quiet_rules_where_they_refuse() -> None:
+    """Who is refused is told by what."""
+    admitted = decided(MINUTE, QUIET, tallies=[(1, 59_001, 0), (1000, 5000, 0)])
+    refused = decided(MINUTE, QUIET, tallies=[(1, 59_001, 0), (1000, 5000, 5000)], admitted=False)
+
+    assert '"per-minute";q=60;w=60' == lines("draft-11", admitted)["ratelimit-policy"]
+    assert '"per-minute";q=60;w=60, "quiet";q=1000;w=3600' == lines("draft-11", refused)["ratelimit-policy"]
 
 
 def test_draft_11_has_no_half_seconds() -> None:
@@ -155,6 +177,7 @@ def exchanges(draw: st.DrawFn) -> list[tuple[int, Decision]]:
             name=f"rule-{index}",
             burst=draw(st.sampled_from([0, 0, 2])),
             shadow=draw(st.sampled_from([False, False, True])),
+            quiet=draw(st.sampled_from([False, False, True])),
         )
         for index in range(draw(st.integers(1, 3)))
     ]
@@ -200,9 +223,10 @@ def test_draft_11_is_a_structured_field(answers: list[tuple[int, Decision]]) -> 
         if not fields:
             continue
         policies, limits = fields["ratelimit-policy"], fields["ratelimit"]
-        enforced = [outcome for outcome in decision.outcomes if not outcome.rule.shadow]
-        assert [o.rule.name for o in enforced] == [name for name, _ in policies] == [name for name, _ in limits]
-        for outcome, (_, policy), (_, limit) in zip(enforced, policies, limits, strict=True):
+        enforced = [o for o in decision.outcomes if not o.rule.shadow]
+        told = [o for o in enforced if not o.rule.quiet or (o.refuses and not decision.allowed)]
+        assert [o.rule.name for o in told] == [name for name, _ in policies] == [name for name, _ in limits]
+        for outcome, (_, policy), (_, limit) in zip(told, policies, limits, strict=True):
             assert outcome.rule.quota.limit == policy["q"]
             assert outcome.rule.quota.window_ms == policy.get("w", outcome.rule.quota.window_ms / 1000) * 1000
             assert outcome.remaining == limit["r"]

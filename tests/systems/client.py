@@ -194,14 +194,21 @@ async def make_batch(
     """Make a batch of calls against *url*.
 
     Args:
+        url: of the system.
+        call: the call.
+        headers: that go with it.
+        manner: polite or rude.
+        calls: how many.
         used: calls that somebody else makes with the same credentials beforehand.
+        out: where the transcript goes; None for nowhere.
     """
     limits = httpx.Limits(max_connections=WORKERS)
     async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=60) as client:
+        batch = Batch(client, call, manner=manner, out=out)
         if used:
             before = await Batch(client, call, manner="polite").run(used)
-            print(f"somebody else makes {before.answered} calls with the same credentials", file=out or sys.stdout)
-        return await Batch(client, call, manner=manner, out=out).run(calls)
+            batch.say(f"somebody else has made {before.answered} calls with the same credentials")
+        return await batch.run(calls)
 
 
 def run_example(system: System, *, way: str, manner: str, calls: int, out: TextIO) -> Report:
@@ -231,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.systems.client", description=__doc__.partition("\n")[0])
     parser.add_argument("--system", choices=sorted(SYSTEMS), required=True)
     parser.add_argument("--manner", choices=MANNERS, default="polite")
-    parser.add_argument("--way", choices=WAYS, action="append", help="how it is limited; both, one after the other, by default")
+    parser.add_argument("--way", choices=WAYS, action="append", help="how it is limited; both by default")
     parser.add_argument("--calls", type=int, default=200)
     given = parser.parse_args(arguments)
     system = SYSTEMS[given.system]

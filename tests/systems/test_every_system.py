@@ -64,8 +64,8 @@ def test_refusals_are_429s_as_documented(scene: Scene) -> None:
 
 @rates
 def test_admissions_tell_what_is_left(scene: Scene) -> None:
-    """Every response has the three headers: the limit a minute, one less remaining each time, and a Unix time in seconds
-    at which the window resets; no Retry-After, and no 429 before nothing remains.
+    """Every response has the three headers: the limit a minute, one less remaining each time, and the Unix time in
+    seconds at which the window resets; no Retry-After, and no 429 before nothing remains.
     """
     limit = DOCUMENTED[scene.system.name].limit
     caller = scene.caller()
@@ -73,7 +73,7 @@ def test_admissions_tell_what_is_left(scene: Scene) -> None:
         response = scene.call(caller)
         assert 200 == response.status_code
         assert (limit, limit - call) == figures(response)[:2]
-        assert 0 <= figures(response)[2] - time.time() <= MINUTE_S + 1
+        assert 0 <= figures(response)[2] - time.time() <= MINUTE_S + 2
         assert "retry-after" not in response.headers
 
 

@@ -35,7 +35,7 @@ def api() -> FastAPI:
 
     @app.get("/v1/me")
     async def me(response: Response, request: Request) -> dict[str, str]:
-        """What only the application knows of a key: that its user has not verified an address, or has no organisation."""
+        """What only the application knows: that a key's user has not verified an address, or has no organisation."""
         principal = request.headers.get("x-auth-principal", "")
         free = {COST: "0"}
         if principal.startswith("unverified"):
