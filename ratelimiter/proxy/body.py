@@ -8,8 +8,10 @@ LINE_MAX = 256  # bytes of a line that tells a chunk's size: extensions are drop
 TRAILER_MAX = 8192  # bytes of a trailer section
 
 # RFC 9112 section 7.1. Fifteen digits are more than any counter needs; no white space, as readers differ about it.
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]*)?")
-_FIELD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+")
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+")
+_FIELD = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*+")
 
 _AT_SIZE, _IN_DATA, _AFTER_DATA, _IN_TRAILERS = range(4)
 

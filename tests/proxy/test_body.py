@@ -65,6 +65,8 @@ def test_noise_is_refused_or_waited_for(data: bytes, cuts: list[int]) -> None:
     [
         b"3 \r\nabc\r\n", b"3;\x00\r\n", b"3;\x7f\r\n", b"G\r\n", b"\r\n", b"0\r\n bad: x\r\n", b"0\r\nbad\r\n",
         b"0\r\nX: \x00\r\n", b"1" * 16 + b"\r\n", b"1;" + b"x" * 300, b"0\r\n" + b"X: y\r\n" * 2000,
+        b"3;\r\n", b"3;x=\r\n", b"3;=y\r\n", b"3;x/y\r\n", b"3;x y\r\n", b"3; x\r\n", b"3;x=y;\r\n", b"3;x=\"y\r\n",
+        b"3;x=\"y\"z\r\n", b"3;x=\"\\\"\r\n", b"3;\xff\r\n",
         b"0\r\nX: " + b"y" * 9000, b"3\r\nabcX", b"3\r\nabc\rX", b"3\r\r\nabc",
     ],
 )  # fmt: skip
@@ -72,3 +74,12 @@ def test_broken_chunks(raw: bytes) -> None:
     """Are never guessed at."""
     with pytest.raises(BodyError):
         ChunkedBody().feed(raw)
+
+
+@pytest.mark.parametrize("extensions", [b";x", b";x;y=z", b';x="y z";z', b';x="\xc3\xa9\\""', b';x=""'])
+def test_chunk_extensions(extensions: bytes) -> None:
+    """As RFC 9112 section 7.1.1 writes them, less the white space; they are dropped."""
+    body = ChunkedBody()
+
+    assert b"abc" == body.feed(b"3%s\r\nabc\r\n0%s\r\n\r\n" % (extensions, extensions))
+    assert body.done
