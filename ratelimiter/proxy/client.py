@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD_MAX = 65_536  # bytes that are read ahead of a request's turn, and discarded behind a last answer
+EMPTY_LINES_MAX = 2  # before a request
 BURST = 16  # pipelined requests answered in one go before others have theirs
 NEVER_S = float("inf")
 
@@ -75,6 +76,7 @@ class ClientConnection(asyncio.Protocol):
         "_chunking",
         "_connecting",
         "_due_s",
+        "_empty_lines",
         "_fields",
         "_fields_forwarded",
         "_full",
@@ -120,6 +122,7 @@ class ClientConnection(asyncio.Protocol):
         self._state = HEAD
         self._buffer = b""  # what has come and is not read yet
         self._searched = 0  # how much of it holds no end of a head
+        self._empty_lines = 0  # that came before the head that is waited for
         self._begun = True  # whether the deadline of a head is running: the first one's is from the beginning
         self._serving = False
         self._due_s = NEVER_S
@@ -309,8 +312,11 @@ class ClientConnection(asyncio.Protocol):
 
     def _without_empty_lines(self, data: bytes) -> tuple[bytes, int]:
         # RFC 9112 section 2.2: some clients send one too many, behind a body.
-        for _ in range(2):
-            data = data.removeprefix(b"\r\n")
+        if not self._begun:
+            self._empty_lines = 0
+        while self._empty_lines < EMPTY_LINES_MAX and data.startswith(b"\r\n"):
+            self._empty_lines += 1
+            data = data[2:]
         return data, data.find(END)
 
     def _wait_for_head(self, data: bytes) -> None:

@@ -33,6 +33,7 @@ REFUSED = [
     post(b"Content-Length: 3", b"Transfer-Encoding: chunked"),
     b"get / HTTP/1.1\r\n",
     b"GET / HTTP/1.1\nHost: x\n\n",
+    b"\r\n\r\n\r\n" + get(),
 ]
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 COMPLETE = re.compile(rb"GET [^ ]+ HTTP/1.1\r\n.*?\r\n\r\n|POST [^ ]+ HTTP/1.1\r\n.*?\r\n\r\nx", re.DOTALL)
