@@ -21,6 +21,7 @@ class MemoryTransport(asyncio.Transport):
         self.written = b""
         self.ended = False  # whether nothing more is written
         self.closing = False
+        self.aborted = False  # whether what was written may not have arrived
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.ended
@@ -41,7 +42,9 @@ class MemoryTransport(asyncio.Transport):
     def close(self) -> None:
         self.ended = self.closing = True
 
-    abort = close
+    def abort(self) -> None:
+        self.aborted = True
+        self.close()
 
     def pause_reading(self) -> None:
         pass
@@ -49,12 +52,16 @@ class MemoryTransport(asyncio.Transport):
     resume_reading = pause_reading
 
 
+def new_gate() -> Gate:
+    """One that lets everybody in. Making it takes milliseconds, so who needs many benches makes one."""
+    return Gate(config.build(limit="1000000000/minute", environ={}), MemoryStore())
+
+
 class Bench:
     """One client's connection and one connection to the upstream, each with its bytes."""
 
-    def __init__(self, *, bounds: Bounds | None = None) -> None:
-        policy = config.build(limit="1000000000/minute", environ={})
-        gate = Gate(policy, MemoryStore())
+    def __init__(self, *, bounds: Bounds | None = None, gate: Gate | None = None) -> None:
+        gate = gate or new_gate()
         loop = asyncio.get_running_loop()
         self.service = Service(Target("app.example", 80), gate, gate, bounds or Bounds(), loop)
         self.service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
