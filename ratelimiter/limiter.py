@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
-from ratelimiter.core.decision import Decision, decide, malformed, unmatched
+from ratelimiter.core.decision import Decision, decide, malformed, refused_for, unmatched
+from ratelimiter.core.identity import AMBIGUOUS, NOBODY, PENDING, Identity, IdentityPolicy
 from ratelimiter.core.policy import Planner
 from ratelimiter.core.request import MalformedRequest
+from ratelimiter.core.requirement import unmet
 from ratelimiter.errors import ConfigError
+from ratelimiter.identity.identifier import Identifier
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
     from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.core.request import Request
+    from ratelimiter.core.requirement import Requirement
     from ratelimiter.stores.base import Store
 
 
@@ -55,6 +59,7 @@ class Limiter:
     Attributes:
         policy: the one in force.
         looks_at_bodies: whether the body of some request makes a difference under it; ask `body_wanted` then.
+        identifies: whether it matters who a request is from; ask `identified` to know it, too.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Limiter:
         self._observer = observer
         self._clock = clock
         self._stopwatch = stopwatch
+        self._identifier: Identifier | None = None
         self._load(policy)
 
     def swap(self, policy: Policy) -> None:
@@ -88,6 +94,8 @@ class Limiter:
         self.policy = policy
         self._planner = Planner(policy)
         self.looks_at_bodies = self._planner.looks_at_bodies
+        self.identifies = policy.identity is not None or bool(policy.requirements)
+        self._identifier = Identifier(policy, self._identifier, clock=self._clock) if self.identifies else None
         if isinstance(self._observer, PolicyObserver):
             self._observer.loaded(policy)
 
@@ -103,12 +111,29 @@ class Limiter:
         """How many bytes of the body of *request* are to be read before it is judged; 0 if none are."""
         return self._planner.body_wanted(request)
 
-    async def decide(self, request: Request, charged: Container[Hit] = ()) -> tuple[Decision, Sequence[Hit]]:
+    async def identified(self, request: Request) -> Identity:
+        """Whom the credentials of *request* name, as far as they are good."""
+        identifier = self._identifier
+        if identifier is None:
+            return NOBODY
+        try:
+            identity = identifier.identify(request)
+            if identity.fault == PENDING:
+                await identifier.refreshed()
+                identity = identifier.identify(request, waited=True)
+        except MalformedRequest:
+            return AMBIGUOUS  # what that means is for `decide` to say
+        return identity
+
+    async def decide(
+        self, request: Request, charged: Container[Hit] = (), identity: Identity | None = None
+    ) -> tuple[Decision, Sequence[Hit]]:
         """Charge *request* to every rule that it matches, or to none.
 
         Args:
             request: what is judged.
             charged: hits that another limiter in the same stack has charged for this very request; not charged again.
+            identity: whom it is from, for who has asked `identified` already.
 
         Returns:
             The decision, and the hits that it was about.
@@ -117,16 +142,40 @@ class Limiter:
             StoreError: the store gave no answer and nothing stands in for it.
         """
         hits: Sequence[Hit] = ()
+        requirements: Sequence[Requirement] = ()
         observer = self._observer
         started_s = 0.0 if observer is None else self._stopwatch()
         try:
-            hits = self._planner.hits(request)
+            if self._identifier is None:
+                hits = self._planner.hits(request)
+            else:
+                identity = identity or await self.identified(request)
+                hits, requirements = self._met(self._identifier, request, identity)
         except MalformedRequest as fault:
             decision = malformed(self._clock(), fault.field, fault.issue)
         else:
             if charged:
                 hits = [hit for hit in hits if hit not in charged]
             decision = decide(hits, await self.store.charge(hits)) if hits else unmatched(self._clock())
+            if requirements and identity is not None and decision.allowed:
+                decision = self._required(decision, request, requirements, identity)
         if observer is not None:
             observer.decided(decision, hits, self._stopwatch() - started_s)
         return decision, hits
+
+    def _met(
+        self, identifier: Identifier, request: Request, identity: Identity
+    ) -> tuple[Sequence[Hit], Sequence[Requirement]]:
+        """What *request* of *identity* is charged, and what it must bring."""
+        if identity is AMBIGUOUS:
+            identifier.identify(request)  # raises what it has raised before
+        plan = self._planner.plan(request)
+        return plan.hits_of(request, identity), plan.requirements
+
+    def _required(
+        self, decision: Decision, request: Request, requirements: Sequence[Requirement], identity: Identity
+    ) -> Decision:
+        """*decision*, or the refusal of a request that does not bring what it must."""
+        policy = self.policy
+        lacking = unmet(requirements, identity, request.headers, policy.identity or IdentityPolicy(), policy.name)
+        return decision if lacking is None else refused_for(decision, lacking)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.json_body import Field, spelled
@@ -152,3 +153,15 @@ def read_template(template: str) -> None:
     except ValueError:
         msg = f"{shown(template)} has a wildcard inside a segment; write a whole one, like /users/{{id}} or /users/*"
         raise ValueError(msg) from None
+
+
+def read_instant_ms(text: str) -> int:
+    """A moment with its time zone (RFC 3339), as Unix time in milliseconds."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        instant = None
+    if instant is None or instant.tzinfo is None or "T" not in text:
+        msg = f"{shown(text)} is not a moment with its time zone; write one like 2027-01-01T00:00:00Z"
+        raise ValueError(msg)
+    return int(instant.timestamp() * 1000)

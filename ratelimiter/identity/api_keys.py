@@ -1,0 +1,117 @@
+"""API keys: a file of hashes, what each key proves, and the one hash by which all of them are found."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from functools import cache
+from hashlib import blake2b
+from hmac import compare_digest
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from ratelimiter import documents, schema, settings
+from ratelimiter.core.identity import API_KEY, KEY_INVALID, Identity, KeyEntry
+from ratelimiter.documents import shown, shown_path
+from ratelimiter.errors import ConfigError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from ratelimiter.core.principal import Source
+    from ratelimiter.documents import Document, Path, Problem
+
+HASH_BYTES = 32
+KEY_BYTES = 32  # of chance in a new key: nobody guesses it, so a fast hash keeps it safe
+
+UNKNOWN = KeyEntry(
+    bytes(HASH_BYTES), Identity(fault=KEY_INVALID), 0, revoked=True
+)  # stands for what is not in the file
+
+
+def new_key(prefix: str = "rl_") -> str:
+    """A key that nobody has: *prefix* and 43 characters of `A-Z a-z 0-9 - _`. It has no dot, so it is no token."""
+    return prefix + secrets.token_urlsafe(KEY_BYTES)
+
+
+def hash_key(key: bytes, secret: bytes = b"") -> bytes:
+    """What the key file holds of *key*: its BLAKE2b, keyed with the policy's *secret* of at most 64 bytes."""
+    return blake2b(key, digest_size=HASH_BYTES, key=secret, person=b"api-key").digest()
+
+
+def identify(key: bytes, entries: Mapping[bytes, KeyEntry], secret: bytes, now_ms: int) -> Identity:
+    """What *key* proves at *now_ms*, Unix time.
+
+    What is looked up is the hash, of which a caller knows nothing, so the time it takes says nothing of the keys.
+    """
+    digest = hash_key(key, secret)
+    entry = entries.get(digest, UNKNOWN)
+    known = compare_digest(entry.digest, digest)
+    expired = entry.expires_ms and now_ms >= entry.expires_ms
+    return entry.identity if known and not entry.revoked and not expired else UNKNOWN.identity
+
+
+def read_key_file(path: str | os.PathLike[str], source: Source) -> dict[bytes, KeyEntry]:
+    """The keys of the file at *path*, by their hashes.
+
+    Args:
+        path: of a file that `keys.schema.json` describes.
+        source: where requests carry these keys.
+
+    Raises:
+        ConfigError: the file cannot be used; with every problem.
+    """
+    document = documents.examine_file(path)
+    problems = list(document.problems)
+    entries: dict[bytes, KeyEntry] = {}
+    if document.readable:
+        problems += schema.differences(document, key_file_schema())
+        if not problems:
+            for index, item in enumerate(document.value["keys"]):
+                problems += _read(document, ("keys", index), item, source, entries)
+    if problems:
+        raise ConfigError(*documents.told(document, problems))
+    return entries
+
+
+@cache
+def key_file_schema() -> dict[str, Any]:
+    """The JSON Schema of a key file."""
+    text = resources.files(__package__).joinpath("keys.schema.json").read_text(encoding="utf-8")
+    parsed: dict[str, Any] = json.loads(text)
+    return parsed
+
+
+def _read(
+    document: Document, path: Path, item: Mapping[str, Any], source: Source, entries: dict[bytes, KeyEntry]
+) -> list[Problem]:
+    """Put the key *item* among *entries*; what is wrong with it."""
+    digest = bytes.fromhex(item["hash"])
+    if digest in entries:
+        text = f"{shown(item['hash'])} is the hash of an earlier key, too; leave one out"
+        return [_problem(document, (*path, "hash"), text)]
+    expires_ms = 0
+    if "expires" in item:
+        try:
+            expires_ms = settings.read_instant_ms(item["expires"])
+        except ValueError as fault:
+            return [_problem(document, (*path, "expires"), str(fault))]
+    name = item["principal"]
+    identity = Identity(
+        source=str(source),
+        principal=name,
+        plan=item.get("plan", ""),
+        scopes=frozenset(item.get("scopes", ())),
+        kind=item.get("kind", ""),
+        method=API_KEY,
+        org=item.get("org", ""),
+        email_verified=item.get("email_verified", False),
+        verified=((str(source), name),),
+    )
+    entries[digest] = KeyEntry(digest, identity, expires_ms, item.get("revoked", False))
+    return []
+
+
+def _problem(document: Document, path: Path, text: str) -> Problem:
+    return document.problem(path, f"{shown_path(path)}: {text}")

@@ -1,0 +1,143 @@
+"""Whom the credentials of a request name: its API key, its bearer token, or both."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ratelimiter.clock import Clock, unix_ms
+from ratelimiter.core.identity import NOBODY, PENDING, UNAVAILABLE, Identity, IdentityPolicy
+from ratelimiter.core.principal import credential, watched_for
+from ratelimiter.identity import api_keys
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from ratelimiter.core.identity import Tokens
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.principal import Source
+    from ratelimiter.core.request import Request
+    from ratelimiter.identity.key_sets import FetchedKeys
+    from ratelimiter.identity.tokens import KeySet
+
+NOT_NOW = Identity(fault=UNAVAILABLE)
+ASK_AGAIN = Identity(fault=PENDING)
+
+
+class Identifier:
+    """Tells whom requests are from, under one policy.
+
+    Args:
+        policy: how callers are identified.
+        before: the identifier of the policy before this one; keys that it has fetched are not fetched again.
+        clock: Unix time in milliseconds.
+    """
+
+    def __init__(self, policy: Policy, before: Identifier | None = None, *, clock: Clock = unix_ms) -> None:
+        identity = policy.identity or IdentityPolicy()
+        self._secret = policy.secret
+        self._clock = clock
+        self._keys = identity.api_keys
+        self._tokens = identity.tokens
+        self._sources = _in_order(policy, identity)
+        self._watched = watched_for(self._sources)
+        self._of_file: KeySet | None = None
+        self._fetched: FetchedKeys[KeySet] | None = None
+        self._of: object = None  # where those come from, and what bounds them
+        self._waited: Future[None] | None = None
+        if self._tokens is not None:
+            self._read(self._tokens, before)
+
+    def _read(self, tokens: Tokens, before: Identifier | None) -> None:
+        # Imported here because the package that they need is an extra.
+        from ratelimiter.identity.key_sets import Bounds, FetchedKeys  # noqa: PLC0415
+        from ratelimiter.identity.tokens import TokenVerifier, parse_key_set  # noqa: PLC0415
+
+        self._verifier = TokenVerifier(tokens)
+        if not tokens.fetched:
+            self._of_file = parse_key_set(tokens.key_set, tokens.algorithms)
+            return
+        bounds = Bounds(tokens.refresh_ms, tokens.keep_ms, tokens.cooldown_ms, tokens.timeout_ms)
+        self._of = (tokens.keys, tokens.algorithms, bounds)
+        if before is not None and before._fetched is not None and before._of == self._of:
+            self._fetched = before._fetched
+        else:
+            self._fetched = FetchedKeys(tokens.keys, lambda data: parse_key_set(data, tokens.algorithms), bounds)
+
+    def identify(self, request: Request, *, waited: bool = False) -> Identity:
+        """Whom the credentials of *request* name; with a fault when one of them is not good.
+
+        Where one has the fault PENDING, await `refreshed` and ask again, *waited*: then it has another.
+
+        Raises:
+            MalformedRequest: a credential is there twice, has an underscore twin, or is too long.
+        """
+        watched = self._watched
+        headers = [header for header in request[2] if header[0].lower() in watched]
+        if not headers:
+            return NOBODY
+        good: list[Identity] = []
+        bad: Identity | None = None
+        for source in self._sources:
+            value = credential(source, headers, watched)
+            if value:
+                identity = self._proven(source, value, waited=waited)
+                if not identity.fault:
+                    good.append(identity)
+                elif bad is None:
+                    bad = identity
+        if bad is not None:
+            # Which one the upstream reads is not ours to know: the bad one is told of, and the good one still charged.
+            return bad._replace(verified=_verified(good)) if good else bad
+        if len(good) == 1:
+            return good[0]
+        return good[0]._replace(verified=_verified(good)) if good else NOBODY
+
+    async def refreshed(self) -> None:
+        """Wait for the keys that the last `identify` was PENDING for, as long as a fetch may take at most."""
+        waited = self._waited
+        if waited is not None:
+            await asyncio.wrap_future(waited)
+
+    def _proven(self, source: Source, value: bytes, *, waited: bool) -> Identity:
+        keys = self._keys
+        is_key = keys is not None and source == keys.source
+        # Where both come as bearer, what has the two dots of a JWS (RFC 7515 section 3.1) is a token.
+        if keys is not None and is_key and not (self._tokens is not None and _looks_signed(source, value)):
+            return api_keys.identify(value, keys.entries, self._secret, self._clock())
+        return self._of_token(value, waited=waited)
+
+    def _of_token(self, token: bytes, *, waited: bool) -> Identity:
+        fetched = self._fetched
+        if fetched is None:
+            assert self._of_file is not None  # noqa: S101  # there is one or the other
+            return self._verifier.verify(token, self._of_file, self._clock() / 1000).identity
+        fetching = fetched.wanted()
+        if fetching is not None and not waited:
+            self._waited = fetching
+            return ASK_AGAIN
+        keys = fetched.keys
+        if keys is None:
+            return NOT_NOW
+        verdict = self._verifier.verify(token, keys, self._clock() / 1000)
+        if verdict.key_unknown and not waited:
+            seeking = fetched.sought()
+            if seeking is not None:
+                self._waited = seeking
+                return ASK_AGAIN
+        return verdict.identity
+
+
+def _looks_signed(source: Source, value: bytes) -> bool:
+    return source.kind == "bearer" and value.count(b".") == 2
+
+
+def _in_order(policy: Policy, identity: IdentityPolicy) -> list[Source]:
+    """The sources that are verified, as the rules first name them; then those that no rule names."""
+    named = dict.fromkeys(source for rule in policy.rules for source in rule.principal)
+    verified = identity.verified
+    return [*(source for source in named if source in verified), *sorted(verified - named.keys(), key=str)]
+
+
+def _verified(identities: list[Identity]) -> tuple[tuple[str, str], ...]:
+    return tuple(pair for identity in identities for pair in identity.verified)

@@ -1,0 +1,232 @@
+"""The keys of an identity provider: fetched from its URL in a thread, renewed before they are old, kept while it is
+down.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import Future
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from ratelimiter.clock import Clock, monotonic_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BYTES_MAX = 1024 * 1024  # of a key set: real ones have a few thousand
+EARLY = 0.8  # of its age at which a set is old, a set is fetched anew while it still serves
+LATE_S = 0.25  # after the deadline of a fetch nobody waits for it any more, whether it has ended or not
+RETRY_MS = 1_000  # at least so long passes between two fetches of which the first failed
+
+Keys = TypeVar("Keys")
+
+log = logging.getLogger("ratelimiter.identity")
+
+
+class FetchError(Exception):
+    """No answer, or not one that can be used."""
+
+
+def fetch(url: str, timeout_ms: int) -> bytes:
+    """What *url* holds, at most `BYTES_MAX`; blocks, at most *timeout_ms* once the name is resolved.
+
+    The environment's proxies are used, redirects are not followed: who could make one could name the keys.
+
+    Raises:
+        FetchError: there was no answer in time, or no 200, or it was too long; with a reason.
+    """
+    opened: list[HTTPConnection] = []
+    done, expired = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        # The library's timeout begins anew with every byte, and with every address of a name; this ends them all.
+        wait_s = timeout_ms / 1000
+        while not done.wait(wait_s):
+            expired.set()
+            wait_s = 0.1
+            for connection in opened:
+                with suppress(OSError, AttributeError):  # there may be no socket yet
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+    threading.Thread(target=watch, name="ratelimiter-keys-deadline", daemon=True).start()
+    try:
+        request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - config allows http(s)
+        with _opener(opened).open(request, timeout=timeout_ms / 1000) as response:
+            if response.status != 200:
+                msg = f"status {response.status}"
+                raise FetchError(msg)
+            body: bytes = response.read(BYTES_MAX + 1)
+    except urllib.error.HTTPError as fault:
+        fault.close()
+        msg = f"status {fault.code}"
+        raise FetchError(msg) from None
+    except (OSError, HTTPException, ValueError) as fault:
+        raise FetchError("timeout" if expired.is_set() else _reason(fault)) from None
+    finally:
+        done.set()
+    if expired.is_set():
+        msg = "timeout"
+        raise FetchError(msg)
+    if len(body) > BYTES_MAX:
+        msg = f"longer than {BYTES_MAX} bytes"
+        raise FetchError(msg)
+    return body
+
+
+def _reason(fault: Exception) -> str:
+    reason = getattr(fault, "reason", fault)
+    return str(getattr(reason, "strerror", None) or reason or type(fault).__name__)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _opener(opened: list[HTTPConnection]) -> urllib.request.OpenerDirector:
+    """What opens URLs, and notes its connections in *opened*."""
+
+    def noting(kind: type[HTTPConnection]) -> Callable[..., HTTPConnection]:
+        def connect(*arguments: Any, **settings: Any) -> HTTPConnection:
+            connection = kind(*arguments, **settings)
+            opened.append(connection)
+            return connection
+
+        return connect
+
+    class Plain(urllib.request.HTTPHandler):
+        def http_open(self, request: urllib.request.Request) -> HTTPResponse:
+            return self.do_open(noting(HTTPConnection), request)
+
+    class Secure(urllib.request.HTTPSHandler):
+        def https_open(self, request: urllib.request.Request) -> HTTPResponse:
+            return self.do_open(noting(HTTPSConnection), request)
+
+    return urllib.request.build_opener(_NoRedirects, Plain, Secure)
+
+
+class Bounds(NamedTuple):
+    """When a set is fetched, and how long it serves; all in milliseconds."""
+
+    refresh_ms: int  # its age from which on it is fetched before it is used
+    keep_ms: int  # its age from which on it is not used any more
+    cooldown_ms: int  # between two fetches for keys that nobody has seen
+    timeout_ms: int  # of one fetch
+
+
+class FetchedKeys(Generic[Keys]):
+    """What a URL holds, as of not too long ago.
+
+    There is no task: whoever asks for the keys has them fetched, so nobody fetches where nobody asks. A fetch runs in a
+    thread of its own, one at a time, and belongs to no event loop.
+
+    Args:
+        url: of the keys.
+        parse: makes them of the bytes there; raises ValueError if it cannot.
+        bounds: when it is fetched.
+        fetched: gets the bytes; `fetch` by default.
+        clock: milliseconds since some moment.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        parse: Callable[[bytes], Keys],
+        bounds: Bounds,
+        *,
+        fetched: Callable[[str, int], bytes] = fetch,
+        clock: Clock = monotonic_ms,
+    ) -> None:
+        self.url = url
+        self.bounds = bounds
+        self._parse = parse
+        self._fetched = fetched
+        self._clock = clock
+        self._keys: Keys | None = None
+        self._taken_ms = 0  # when they were fetched
+        self._tried_ms: int | None = None  # when the last fetch began
+        self._failed = False  # how it ended
+        self._fetching: Future[None] | None = None  # until it ends, or takes too long
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def keys(self) -> Keys | None:
+        """The keys that may be used now; None when there are none, or only such as are too old."""
+        if self._keys is None or self._clock() - self._taken_ms >= self.bounds.keep_ms:
+            return None
+        return self._keys
+
+    def wanted(self) -> Future[None] | None:
+        """Have the keys fetched if that is due; what to wait for before they are used, or None if they may be now."""
+        age_ms = self._clock() - self._taken_ms
+        old = self._keys is None or age_ms >= self.bounds.refresh_ms
+        if not old and age_ms < self.bounds.refresh_ms * EARLY:
+            return None
+        fetching = self._begun()
+        return fetching if old else None
+
+    def sought(self) -> Future[None] | None:
+        """Have the keys fetched because one is not among them; None if that was tried a moment ago.
+
+        However many keys callers invent, there is one fetch in `cooldown_ms`.
+        """
+        now_ms = self._clock()
+        if self._fetching is None and self._tried_ms is not None and now_ms - self._tried_ms < self.bounds.cooldown_ms:
+            return None
+        return self._begun()
+
+    def _begun(self) -> Future[None] | None:
+        """The fetch under way, or a new one; None if the last one has failed a moment ago."""
+        if self._fetching is not None:
+            return self._fetching
+        now_ms = self._clock()
+        if self._failed and self._tried_ms is not None and now_ms - self._tried_ms < RETRY_MS:
+            return None
+        if self._thread is not None and self._thread.is_alive():  # given up, and not ended: a resolver that hangs
+            return None
+        self._tried_ms = now_ms
+        fetching = self._fetching = Future[None]()
+        fetching.set_running_or_notify_cancel()  # whoever waits and gives up does not cancel it for the others
+        self._thread = threading.Thread(target=self._fetch, args=(fetching,), name="ratelimiter-keys", daemon=True)
+        self._thread.start()
+        return fetching
+
+    def _fetch(self, fetching: Future[None]) -> None:
+        late = threading.Timer(self.bounds.timeout_ms / 1000 + LATE_S, self._end, (fetching, "timeout"))
+        late.daemon = True
+        late.start()
+        reason = ""
+        try:
+            keys = self._parse(self._fetched(self.url, self.bounds.timeout_ms))
+        except (FetchError, ValueError) as fault:
+            reason = str(fault)
+        except Exception:  # whatever it is, the keys that there are stay
+            log.exception("%s: could not be read", self.url)
+            reason = "a mistake of ours"
+        else:
+            # The keys first: who sees the new age must not use the old ones.
+            self._keys, self._taken_ms = keys, self._clock()
+        finally:
+            late.cancel()
+            self._end(fetching, reason)
+
+    def _end(self, fetching: Future[None], reason: str) -> None:
+        """Let those who wait for *fetching* go on; *reason* is why it failed, or empty."""
+        with self._lock:
+            if fetching.done():
+                return
+            if reason and not self._failed:  # one line for each change
+                what = "those that are there serve on" if self._keys is not None else "there are none to verify with"
+                log.error("%s: no keys (%s); %s", self.url, reason, what)
+            elif self._failed and not reason:
+                log.info("%s: keys are there again", self.url)
+            self._failed = bool(reason)
+            self._fetching = None
+            fetching.set_result(None)

@@ -1,0 +1,244 @@
+"""Bearer tokens: signed JWTs, verified as RFC 8725 has it, and what their claims say of the caller."""
+
+from __future__ import annotations
+
+import json
+import re
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jwt
+
+from ratelimiter.core.identity import JWT, TOKEN_EXPIRED, TOKEN_INVALID, USER, Identity
+from ratelimiter.core.request import PRINCIPAL_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ratelimiter.core.identity import Tokens
+
+REMEMBERED_MAX = 8192  # tokens whose verdict is kept, about 500 bytes each
+TRIED_MAX = 4  # keys that a token without the name of one is held against
+RSA_BITS_MIN = 2048  # RFC 7518 section 3.3
+SCOPES_MAX = 1000
+INSTANT_S_MAX = 1 << 40
+KIND = re.compile("[a-z0-9_-]{1,32}")
+
+# Which algorithms a key of a type can have made a signature with (RFC 7518 section 3.1, RFC 8037 section 3.1). No
+# symmetric ones: a public key is no secret, so anybody could have signed.
+_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+_OF_KEYS = {
+    ("RSA", None): _RSA,
+    ("EC", "P-256"): ("ES256",),
+    ("EC", "P-384"): ("ES384",),
+    ("EC", "P-521"): ("ES512",),
+    ("OKP", "Ed25519"): ("EdDSA",),
+}
+ALGORITHMS = tuple(dict.fromkeys(name for names in _OF_KEYS.values() for name in names))
+
+
+class PublicKey(NamedTuple):
+    """One key of an issuer."""
+
+    kid: str | None
+    algorithms: frozenset[str]  # of the policy's those that it can be used with
+    key: Any
+
+
+class KeySet(NamedTuple):
+    """The keys of an issuer at one time; equal sets are of equal bytes."""
+
+    keys: Sequence[PublicKey]
+    digest: bytes
+
+    def candidates(self, algorithm: str, kid: str | None) -> list[PublicKey]:
+        """The keys that may have signed a token whose header says this."""
+        fitting = [key for key in self.keys if algorithm in key.algorithms and (kid is None or key.kid == kid)]
+        return fitting[:TRIED_MAX]
+
+
+def parse_key_set(data: bytes, algorithms: Sequence[str]) -> KeySet:
+    """The keys of a JWK Set (RFC 7517 section 5) that can be used with one of *algorithms*. Others are passed over.
+
+    Raises:
+        ValueError: it is no such set, or there are none; with what would do.
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    entries = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        msg = 'not a JWK Set; write {"keys": [...]}, as the identity provider publishes it'
+        raise ValueError(msg)
+    keys = [key for key in (_public_key(entry, algorithms) for entry in entries) if key is not None]
+    if not keys:
+        msg = f"a JWK Set without a public key for {', '.join(algorithms)}; name its algorithm in algorithms"
+        raise ValueError(msg)
+    return KeySet(keys, blake2b(data, digest_size=16).digest())
+
+
+def _public_key(entry: Any, algorithms: Sequence[str]) -> PublicKey | None:
+    """The key that *entry* describes; None when it cannot be used."""
+    if (
+        not isinstance(entry, dict)
+        or entry.get("use", "sig") != "sig"
+        or "verify" not in entry.get("key_ops", "verify")
+    ):
+        return None
+    curve = None if entry.get("kty") == "RSA" else entry.get("crv")
+    able = _OF_KEYS.get((str(entry.get("kty")), None if curve is None else str(curve)), ())
+    usable = frozenset(name for name in able if name in algorithms and entry.get("alg", name) == name)
+    kid = entry.get("kid")
+    if not usable or not isinstance(kid, str | None):
+        return None
+    try:
+        key = jwt.PyJWK(entry, able[0]).key
+    except Exception:  # whatever is wrong with a key, it is not used
+        return None
+    if hasattr(key, "public_key"):
+        key = key.public_key()  # somebody has published more than was wise
+    if entry["kty"] == "RSA" and key.key_size < RSA_BITS_MIN:
+        return None
+    return PublicKey(kid, usable, key)
+
+
+class Verdict(NamedTuple):
+    """What came of one token."""
+
+    identity: Identity
+    until_s: float  # Unix time up to which it holds; 0: it is not to be remembered
+    key_unknown: bool = False  # it names a key that is not in the set
+
+
+INVALID = Verdict(Identity(fault=TOKEN_INVALID), 0)
+EXPIRED = Verdict(Identity(fault=TOKEN_EXPIRED), 0)
+_OPTIONS: Any = {"require": ["exp", "iss", "aud"], "verify_exp": False, "verify_nbf": False, "verify_iat": False}
+
+
+class TokenVerifier:
+    """Verifies tokens, and remembers what came of them while that holds.
+
+    Args:
+        policy: what a token must be.
+        source: what its identity is said to come from.
+    """
+
+    def __init__(self, policy: Tokens, source: str = "bearer") -> None:
+        self._policy = policy
+        self._source = source
+        self._remembered: dict[bytes, Verdict] = {}
+        self._of: bytes | None = None  # the key set that they were verified with
+
+    def verify(self, token: bytes, keys: KeySet, now_s: float) -> Verdict:
+        """Whether *token* is good at *now_s*, Unix time, and whom it names."""
+        if keys.digest != self._of:
+            self._of = keys.digest
+            self._remembered.clear()
+        digest = blake2b(token, digest_size=16).digest()
+        verdict = self._remembered.get(digest)
+        if verdict is None or now_s >= verdict.until_s:
+            verdict = self._verify(token, keys, now_s)
+            # Only what a key has signed is worth remembering: the rest is the caller's to invent.
+            if verdict.until_s > now_s:
+                if len(self._remembered) >= REMEMBERED_MAX:
+                    self._remembered.clear()
+                self._remembered[digest] = verdict
+        return verdict
+
+    def _verify(self, token: bytes, keys: KeySet, now_s: float) -> Verdict:
+        try:
+            header = jwt.get_unverified_header(token)
+            algorithm, kid = header.get("alg"), header.get("kid")
+            # RFC 7515 section 4.1.11: an extension that must be understood, and we understand none.
+            if algorithm not in self._policy.algorithms or not isinstance(kid, str | None) or "crit" in header:
+                return INVALID
+            candidates = keys.candidates(algorithm, kid)
+            if not candidates:
+                return INVALID._replace(key_unknown=True)
+            return self._claimed(self._decoded(token, candidates, algorithm), now_s)
+        except Exception:  # a token is whatever a caller sends: whatever is wrong with it, it is not good
+            return INVALID
+
+    def _decoded(self, token: bytes, candidates: Sequence[PublicKey], algorithm: str) -> dict[str, Any]:
+        policy = self._policy
+        for index, candidate in enumerate(candidates):
+            try:
+                claims: dict[str, Any] = jwt.decode(
+                    token,
+                    candidate.key,
+                    algorithms=[algorithm],
+                    issuer=policy.issuer,
+                    audience=policy.audience,
+                    # Of the times we judge ourselves, by the clock that we were given.
+                    options=_OPTIONS,
+                )
+            except jwt.InvalidSignatureError:
+                if index == len(candidates) - 1:
+                    raise
+            else:
+                return claims
+        raise AssertionError  # there is a candidate
+
+    def _claimed(self, claims: Mapping[str, Any], now_s: float) -> Verdict:
+        policy = self._policy
+        until_s = _instant(claims["exp"]) + policy.leeway_s
+        if now_s >= until_s:
+            return EXPIRED
+        if "nbf" in claims and now_s < _instant(claims["nbf"]) - policy.leeway_s:
+            return INVALID
+        principal = claim(claims, policy.principal)
+        if not isinstance(principal, str) or not 1 <= len(principal.encode()) <= PRINCIPAL_BYTES_MAX:
+            return INVALID
+        identity = Identity(
+            source=self._source,
+            principal=principal,
+            plan=_text(claims, policy.plan),
+            scopes=_scopes(claim(claims, policy.scopes)),
+            kind=_kind(_text(claims, policy.kind)) if policy.kind else USER,
+            method=JWT,
+            org=_text(claims, policy.org),
+            email_verified=claim(claims, policy.email_verified) is True,
+            verified=((self._source, principal),),
+        )
+        return Verdict(identity, until_s)
+
+
+def claim(claims: Mapping[str, Any], name: str) -> Any:
+    """The claim *name*, or where there is none of that name, the one at that path: `realm_access.roles`. None if it is
+    not there.
+    """
+    if not name:
+        return None
+    if name in claims:
+        return claims[name]
+    value: Any = claims
+    for step in name.split("."):
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def _instant(value: Any) -> float:
+    """A NumericDate (RFC 7519 section 2)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < INSTANT_S_MAX:
+        raise ValueError
+    return value
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str:
+    """A claim that is text, fit to be told on; else nothing."""
+    value = claim(claims, name)
+    if not isinstance(value, str) or len(value.encode()) > PRINCIPAL_BYTES_MAX:
+        return ""
+    return value
+
+
+def _kind(text: str) -> str:
+    return text if KIND.fullmatch(text) else ""
+
+
+def _scopes(value: Any) -> frozenset[str]:
+    """Scopes as text of words (RFC 8693 section 4.2) or as a list."""
+    words = value.split() if isinstance(value, str) else value if isinstance(value, list) else ()
+    found = [word for word in words[:SCOPES_MAX] if isinstance(word, str) and len(word.encode()) <= PRINCIPAL_BYTES_MAX]
+    return frozenset(found)
