@@ -24,6 +24,7 @@ from ratelimiter.core.principal import Network, Source, Trust
 from ratelimiter.core.quota import WINDOW_MS_MAX
 from ratelimiter.documents import Document, Path, Problem, shown, shown_path
 from ratelimiter.errors import ConfigError
+from ratelimiter.identity.reading import Reader
 from ratelimiter.notation import parse_limit, spell_window
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ PREFIX = "RATELIMITER_"
 _PLAIN = ("name", "expose_headers", "ipv6_prefix", "trusted_hops", "method_override", "path_case", "json_bytes_max")
 _MAY_BE_NOTHING = ("lame_duck",)  # of the durations of a proxy
 _NO_DURATION = ("access_log",)  # of the texts of a proxy
+_CALLED = {"secret_file": "secret", "require": "requirements"}  # of the fields those that a policy has by another name
 # What a rule takes over when it does not say, and what everything is built from at the end.
 _OF_RULES = ("principal", "mode", "on_store_error", "path_case")
 _OF_TRUST = {
@@ -264,7 +266,9 @@ def _file_schema() -> dict[str, Any]:
 def _argument_schema() -> dict[str, Any]:
     """The schema of arguments: a policy's, with limits in place of rules."""
     policy = policy_schema()
-    del policy["required"], policy["properties"]["rules"], policy["properties"]["proxy"]
+    for name in ("rules", "proxy", "identity", "require"):
+        del policy["properties"][name]
+    del policy["required"]
     limit = policy["$defs"]["rule"]["properties"]["limit"]
     policy["properties"]["limit"] = {
         "title": "a limit or a list of limits",
@@ -307,6 +311,8 @@ def _readers(layer: _Layer, folder: FilePath) -> dict[str, Callable[[Any], Any]]
         "ambiguous_paths": AmbiguousPaths,
         "mode": Mode,
         "proxy": lambda value: _proxy(layer, value),
+        "identity": lambda value: _identity(layer, folder).identity(value),
+        "require": lambda value: _identity(layer, folder).requirements(value),
         "secret_file": lambda value: settings.read_secret_file(folder / value),
         "limit": lambda value: _each(layer, ("limit",), value, parse_limit),
     }
@@ -319,7 +325,7 @@ def _take(layer: _Layer, name: str, convert: Callable[[Any], Any]) -> None:
         layer.refuse((name,), str(fault))
     else:
         if value is not None:
-            layer.fields["secret" if name == "secret_file" else name] = value
+            layer.fields[_CALLED.get(name, name)] = value
 
 
 def _each(layer: _Layer, path: Path, value: Any, convert: Callable[[Any], Value]) -> list[Value]:
@@ -394,6 +400,10 @@ def _proxy(layer: _Layer, value: Mapping[str, Any]) -> dict[str, Any]:
     return bounds
 
 
+def _identity(layer: _Layer, folder: FilePath) -> Reader:
+    return Reader(folder, layer.refuse, layer.foreign)
+
+
 def _read_secret(layer: _Layer, name: str, value: Any) -> None:
     try:
         if not isinstance(value, (str, bytes)):
@@ -405,6 +415,11 @@ def _read_secret(layer: _Layer, name: str, value: Any) -> None:
 
 
 def _refuse_conflicts(layer: _Layer) -> None:
+    stated = layer.document.value if isinstance(layer.document.value, dict) else {}
+    for index, requirement in enumerate(layer.fields.get("requirements", ()) if "identity" not in stated else ()):
+        if requirement.credentials:
+            text = "asks for credentials, and nothing can tell good ones; write identity: with jwt: or api_keys:, too"
+            layer.refuse(("require", index), text)
     if layer.fields.get("trusted_proxies") and layer.fields.get("trusted_hops"):
         text = "excludes trusted_proxies; write the one that you know, addresses or number"
         layer.refuse(("trusted_hops",), text, at_key=True)
@@ -518,7 +533,13 @@ def _assemble(fields: Mapping[str, Any], drafts: Sequence[_Draft]) -> Policy:
         if ignore_case and "match" in stated:
             stated["match"] = replace(stated["match"], ignore_case=True)
         rules.append(Rule(name, draft.quota, **stated))
-    return Policy(tuple(rules), **_of_policy(fields))
+    others = _of_policy(fields)
+    if ignore_case and "requirements" in others:
+        others["requirements"] = tuple(
+            replace(requirement, match=replace(requirement.match, ignore_case=True))
+            for requirement in others["requirements"]
+        )
+    return Policy(tuple(rules), **others)
 
 
 def _of_policy(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Reloader:
     """Applies what a policy file says whenever it says something else.
 
     A file that has just changed may still be under way: it is loaded when two looks, a poll apart, found the same. The
-    file of a dialect that the policy names is looked at, too.
+    files that the policy names (a dialect, API keys, public keys) are looked at, too.
 
     Belongs to one event loop; files are read in a thread, and *apply* is called on the loop, between two requests.
 
@@ -162,9 +162,7 @@ class Reloader:
         return result
 
     async def _look(self) -> _Look:
-        dialect = self.policy.dialect
-        paths = [self._path, *([dialect] if "/" in dialect else [])]
-        look = await asyncio.to_thread(_examine, paths)
+        look = await asyncio.to_thread(_examine, [self._path, *self.policy.files])
         if self._observer is not None:
             self._observer.checked()
         return look

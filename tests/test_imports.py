@@ -20,6 +20,7 @@ KNOWN_BY = {
     "fastapi": {"handlers"},
     "hiredis": {"stores.connection"},
     "jsonschema": {"schema"},
+    "jwt": {"identity.tokens"},
     "limits": {"notation", "stores.bridge"},
     "prometheus_client": {"instruments"},
     "ruamel": {"documents"},
@@ -112,6 +113,16 @@ def test_the_core_is_pure(name: str) -> None:
     assert set() == foreign
     assert set() == {module for module in found if module in IMPURE or module.split(".")[0] in IMPURE}
     assert set() == {module for module in within(found) if module.split(".")[0] != "core"}
+
+
+def test_tokens_are_a_matter_of_an_extra() -> None:
+    """Who verifies no tokens needs no PyJWT: nothing else imports the module that does before it is asked to."""
+    program = "import ratelimiter.cli, ratelimiter.config, ratelimiter.middleware, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+
+    assert "jwt" not in done.stdout.split()
 
 
 def test_the_core_does_not_wait() -> None:

@@ -46,9 +46,8 @@ class Identity(NamedTuple):
 
 
 NOBODY = Identity(fault=MISSING)
-AMBIGUOUS = Identity(fault="ambiguous")  # of a malformed request: readers could take it to be from different callers
-    fault="ambiguous"
-)  # of a malformed request: two readers could take it to be from different callers
+# Of a malformed request: two readers could take it to be from different callers.
+AMBIGUOUS = Identity(fault="ambiguous")
 
 
 class KeyEntry(NamedTuple):

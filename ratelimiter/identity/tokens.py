@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jwt
+from jwt.algorithms import has_crypto
 
 from ratelimiter.core.identity import JWT, TOKEN_EXPIRED, TOKEN_INVALID, USER, Identity
 from ratelimiter.core.request import PRINCIPAL_BYTES_MAX
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ratelimiter.core.identity import Tokens
+
+if not has_crypto:
+    raise ImportError  # without it there are none but symmetric algorithms
 
 REMEMBERED_MAX = 8192  # tokens whose verdict is kept, about 500 bytes each
 TRIED_MAX = 4  # keys that a token without the name of one is held against

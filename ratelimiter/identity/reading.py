@@ -1,0 +1,252 @@
+"""The sections `identity` and `require` of a policy file: from plain values, which fit the schema, to the core's."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ratelimiter import settings
+from ratelimiter.core.identity import BEARER, TELLABLE, ApiKeys, IdentityPolicy, Tokens
+from ratelimiter.core.matching import Match
+from ratelimiter.core.principal import Source, underscore_twins
+from ratelimiter.core.requirement import Requirement
+from ratelimiter.documents import BYTES_MAX, shown, shown_name
+from ratelimiter.errors import ConfigError
+from ratelimiter.identity.api_keys import read_key_file
+from ratelimiter.notation import parse_duration_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ratelimiter.documents import Path
+
+    Refuse = Callable[[Path, str], None]
+
+URL = re.compile("https?://", re.IGNORECASE)
+# Headers that mean something by themselves: taking them from every request would break more than it tells.
+TAKEN = frozenset(
+    {
+        *("accept", "authorization", "connection", "content-length", "content-type", "cookie", "date", "expect"),
+        *("forwarded", "host", "te", "trailer", "transfer-encoding", "upgrade", "user-agent", "via", "x-forwarded-for"),
+        *("x-forwarded-host", "x-forwarded-proto", "x-real-ip"),
+    }
+)
+# Field of `jwt`, the argument it becomes, and the least and the most that it may be, in milliseconds.
+_DURATIONS = (
+    ("leeway", "leeway_s", 0, 300_000),
+    ("refresh", "refresh_ms", 1_000, 86_400_000),
+    ("keep", "keep_ms", 1_000, 30 * 86_400_000),
+    ("cooldown", "cooldown_ms", 1_000, 3_600_000),
+    ("timeout", "timeout_ms", 100, 30_000),
+)
+_CLAIMS = ("principal", "plan", "scopes", "kind", "org", "email_verified")
+
+
+class Reader:
+    """Reads both sections of one file.
+
+    Args:
+        folder: of the policy file, to which other files are relative.
+        refuse: takes note of what is wrong at a path of the policy file.
+        foreign: collects what is wrong in other files.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], refuse: Refuse, foreign: list[str]) -> None:
+        self._folder = folder
+        self._refuse = refuse
+        self._foreign = foreign
+
+    def identity(self, value: Mapping[str, Any]) -> IdentityPolicy | None:
+        """The section `identity`; None if any of it was refused."""
+        path: Path = ("identity",)
+        if not value.keys() & {"jwt", "api_keys"}:
+            self._refuse(path, "names no way to identify a caller; write jwt: or api_keys:")
+            return None
+        tokens = keys = None
+        if "jwt" in value:
+            tokens = self._tokens((*path, "jwt"), value["jwt"])
+        if "api_keys" in value:
+            keys = self._api_keys((*path, "api_keys"), value["api_keys"])
+        told = self._told((*path, "tell_upstream"), value.get("tell_upstream", {}), keys)
+        if told is None or ("jwt" in value and tokens is None) or ("api_keys" in value and keys is None):
+            return None
+        return IdentityPolicy(tokens, keys, told)
+
+    def requirements(self, value: Sequence[Mapping[str, Any]]) -> tuple[Requirement, ...] | None:
+        """The section `require`; None if any of it was refused."""
+        read = [self._requirement(("require", index), item) for index, item in enumerate(value)]
+        return None if None in read else tuple(requirement for requirement in read if requirement is not None)
+
+    def _tokens(self, path: Path, value: Mapping[str, Any]) -> Tokens | None:
+        stated: dict[str, Any] = {name: value[name] for name in _CLAIMS if name in value}
+        for name, argument, least_ms, most_ms in _DURATIONS:
+            if name in value:
+                try:
+                    duration_ms = _duration_ms(value[name], least_ms, most_ms)
+                except ValueError as fault:
+                    self._refuse((*path, name), str(fault))
+                    return None
+                stated[argument] = duration_ms // 1000 if argument == "leeway_s" else duration_ms
+        audience = value["audience"]
+        if "algorithms" in value:
+            stated["algorithms"] = tuple(value["algorithms"])
+        place = value["keys"] if URL.match(value["keys"]) else self._file(value["keys"])
+        tokens = Tokens(
+            value["issuer"],
+            (audience,) if isinstance(audience, str) else tuple(audience),
+            place,
+            **stated,
+        )
+        if tokens.keep_ms < tokens.refresh_ms:
+            text = f"keys are kept less long than they are fresh ({tokens.refresh_ms} ms); write a longer keep"
+            self._refuse((*path, "keep"), text)
+            return None
+        return self._with_keys(path, value["keys"], tokens)
+
+    def _with_keys(self, path: Path, stated: str, tokens: Tokens) -> Tokens | None:
+        """*tokens* with the keys of its file, if it is one."""
+        try:
+            from ratelimiter.identity.tokens import parse_key_set  # noqa: PLC0415  # see below
+        except ImportError:
+            self._refuse(path, "needs PyJWT and cryptography; run pip install 'ratelimiter[jwt]'")
+            return None
+        try:
+            if tokens.fetched:
+                _check_url(stated)
+                return tokens
+            data = _content(tokens.keys, stated)
+        except ValueError as fault:
+            self._refuse((*path, "keys"), str(fault))
+            return None
+        try:
+            parse_key_set(data, tokens.algorithms)
+        except ValueError as fault:
+            self._foreign.append(f"{shown_name(tokens.keys)}: {fault}")
+            return None
+        return replace(tokens, key_set=data)
+
+    def _api_keys(self, path: Path, value: Mapping[str, Any]) -> ApiKeys | None:
+        header = value.get("header", "X-API-Key")
+        source = BEARER if header.lower() == "authorization" else Source("header", header)
+        file = self._file(value["file"])
+        if not os.path.isfile(file):
+            self._refuse((*path, "file"), f"{shown(value['file'])} is not a file; write a path relative to the policy")
+            return None
+        try:
+            return ApiKeys(source, file, read_key_file(file, source))
+        except ConfigError as fault:
+            self._foreign += fault.problems
+            return None
+
+    def _told(self, path: Path, value: Mapping[str, str], keys: ApiKeys | None) -> tuple[tuple[str, str], ...] | None:
+        taken = TAKEN if keys is None else TAKEN | {keys.source.name}
+        seen: dict[str, str] = {}
+        for what, name in value.items():
+            if name.lower() in taken:
+                text = f"{shown(name)} is a header of another meaning; write one of its own, like X-Auth-{what.title()}"
+                self._refuse((*path, what), text)
+                return None
+            twin = name.lower().replace("_", "-")
+            if twin in seen:
+                self._refuse((*path, what), f"{shown(name)} tells the {seen[twin]}; write another header")
+                return None
+            seen[twin] = what
+        return tuple((what, value[what]) for what in TELLABLE if what in value)
+
+    def _file(self, stated: str) -> str:
+        return os.path.join(self._folder, os.path.normpath(stated))
+
+    def _requirement(self, path: Path, item: Mapping[str, Any]) -> Requirement | None:
+        if not item.keys() - {"match", "format"}:
+            self._refuse(path, "asks for nothing; write credentials: true, scopes, credential or header")
+            return None
+        if "format" in item and "header" not in item:
+            self._refuse((*path, "format"), "is of no header; write header, too")
+            return None
+        match = self._match((*path, "match"), item.get("match", {}))
+        if match is None:
+            return None
+        kinds = item.get("credential", ())
+        return Requirement(
+            match,
+            credentials=item.get("credentials", False),
+            scopes=frozenset(item.get("scopes", ())),
+            kinds=frozenset((kinds,) if isinstance(kinds, str) else kinds),
+            org=item.get("org", False),
+            email_verified=item.get("email_verified", False),
+            header=item.get("header", ""),
+            format=item.get("format", ""),
+        )
+
+    def _match(self, path: Path, value: Mapping[str, Any]) -> Match | None:
+        stated = value.get("except", ())
+        excepted = (stated,) if isinstance(stated, str) else tuple(stated)
+        for template in (*([value["path"]] if "path" in value else []), *excepted):
+            try:
+                settings.read_template(template)
+            except ValueError as fault:
+                self._refuse(path, str(fault))
+                return None
+        return Match(frozenset(value.get("methods", ())), value.get("path"), excepted)
+
+
+def spellings(tell_upstream: Sequence[tuple[str, str]]) -> frozenset[bytes]:
+    """Every spelling, in lower case, of the headers that only we may send to the upstream."""
+    return frozenset(twin.encode() for _, name in tell_upstream for twin in underscore_twins(name.lower()))
+
+
+def unsafe_url(tokens: Tokens) -> bool:
+    """Whether the keys are fetched so that whoever is on the way can put in others."""
+    if not tokens.keys.startswith("http://"):
+        return False
+    host = urlsplit(tokens.keys).hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
+
+
+def _duration_ms(text: str, least_ms: int, most_ms: int) -> int:
+    duration_ms = parse_duration_ms(text)
+    if not least_ms <= duration_ms <= most_ms:
+        msg = f"{shown(text)} is not a duration from {_spelled(least_ms)} to {_spelled(most_ms)}; write one of these"
+        raise ValueError(msg)
+    return duration_ms
+
+
+def _spelled(duration_ms: int) -> str:
+    for unit_ms, unit in ((3_600_000, "h"), (1000, "s")):
+        if duration_ms and duration_ms % unit_ms == 0:
+            return f"{duration_ms // unit_ms}{unit}"
+    return f"{duration_ms}ms"
+
+
+def _check_url(url: str) -> None:
+    """Refuse what is no URL that anybody could fetch, or tells a password to the log."""
+    try:
+        parts = urlsplit(url)
+        sound = bool(parts.hostname) and parts.port != 0 and not parts.fragment and url.isascii() and url.isprintable()
+    except ValueError:
+        sound = False
+    if not sound or " " in url or "@" in parts.netloc:
+        # It is not repeated: there may be a password in it.
+        msg = "not a URL of keys; write one like https://id.example/jwks.json, without a password"
+        raise ValueError(msg)
+
+
+def _content(file: str, stated: str) -> bytes:
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(BYTES_MAX + 1)
+    except (OSError, ValueError) as fault:
+        reason = getattr(fault, "strerror", None) or str(fault)
+        msg = f"{shown(stated)} cannot be read ({reason}); name a file of keys, or a URL that begins with https://"
+        raise ValueError(msg) from None
+    if len(data) > BYTES_MAX:
+        msg = f"{shown(stated)} is longer than {BYTES_MAX} bytes; name a file of keys"
+        raise ValueError(msg)
+    return data
