@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
-import subprocess
-import sys
+import json
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import h11
 import httpx
 import pytest
 import uvicorn
@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
 from ratelimiter.proxy.upstream import Target
+from tests.proxy.servers import nginx, node, output, standard_library
 from tests.proxy.wire import Sidecar, sidecar, until
 from tests.stores.redis_server import free_port
 
@@ -32,27 +33,6 @@ if TYPE_CHECKING:
 LARGE = 30 * 2**20
 
 
-@asynccontextmanager
-async def started(*words: str, port: int) -> AsyncIterator[Target]:
-    """A server of its own process."""
-    process = await asyncio.create_subprocess_exec(
-        *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(1000):
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.01)
-            else:
-                writer.close()
-                break
-        yield Target("127.0.0.1", port)
-    finally:
-        process.terminate()
-        await process.wait()
-
-
 def client(proxy: Sidecar) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=f"http://127.0.0.1:{proxy.port}", timeout=10)
 
@@ -60,16 +40,17 @@ def client(proxy: Sidecar) -> httpx.AsyncClient:
 async def test_the_server_of_the_standard_library(tmp_path: Path) -> None:
     """HTTP/1.0, a connection for each request, bodies that end with it: to clients it looks like any other."""
     (tmp_path / "large").write_bytes(b"x" * LARGE)
-    port = free_port()
-    words = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
-    async with started(*words, port=port) as target, sidecar(target, limit="3/hour") as proxy, client(proxy) as http:
+    async with (
+        standard_library(tmp_path) as server,
+        sidecar(server.target, limit="3/hour") as proxy,
+        client(proxy) as http,
+    ):
         assert LARGE == len((await http.get("/large")).content)
         assert (200, b"") == ((answer := await http.head("/large")).status_code, answer.content)
         assert 404 == (await http.get("/none")).status_code
         assert 429 == (await http.get("/large")).status_code
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 async def test_curl(tmp_path: Path) -> None:
     """Downloads, uploads with and without being asked to, and sees the 429."""
     async with application() as target, sidecar(target, limit="3/hour") as proxy:
@@ -82,12 +63,9 @@ async def test_curl(tmp_path: Path) -> None:
             ["-H", "Expect:", "--data-binary", f"@{file}"],
             ["-T", str(file)],
         ):
-            process = await asyncio.create_subprocess_exec(
-                "curl", "-s", "-S", "-w", "%{http_code}", "-X", "POST", *flags, url,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-            out, _ = await process.communicate(file.read_bytes() if flags[1] == "-" else b"")
-            expected = b'{"size":%d}200' % LARGE if len(proxy.exchanges) < 4 else b"429"
+            given = file.read_bytes() if flags[1] == "-" else b""
+            out = await output("curl", "-s", "-S", "-w", "%{http_code}", "-X", "POST", *flags, url, given=given)
+            expected = f'{{"size":{LARGE}}}200' if len(proxy.exchanges) < 4 else "429"
             assert out.endswith(expected)
 
 
@@ -174,57 +152,80 @@ async def test_websockets() -> None:
         assert 429 == caught.value.response.status_code
 
 
-NGINX = """
-daemon off; master_process off; pid {folder}/pid; error_log stderr; events {{ }}
-http {{
-  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
-  uwsgi_temp_path {folder}; scgi_temp_path {folder};
-  server {{ listen 127.0.0.1:{port}; root {folder}; autoindex on; }}
-}}
-"""
-
-
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
 async def test_nginx(tmp_path: Path) -> None:
-    """A directory, ranges, and conditional requests."""
-    port = free_port()
+    """A directory, ranges, conditional requests, and the 429."""
     (tmp_path / "index.html").write_text("hello")
-    (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path, port=port))
-    words = ["nginx", "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)]
-    async with started(*words, port=port) as target, sidecar(target) as proxy, client(proxy) as http:
+    (tmp_path / "folder").mkdir()
+    async with nginx(tmp_path) as server, sidecar(server.target, limit="6/hour") as proxy, client(proxy) as http:
         first = await http.get("/")
         assert (200, "hello") == (first.status_code, first.text)
         assert 304 == (await http.get("/", headers={"If-None-Match": first.headers["etag"]})).status_code
         part = await http.get("/index.html", headers={"Range": "bytes=1-2"})
         assert (206, "el") == (part.status_code, part.text)
+        assert "Index of /folder/" in (await http.get("/folder/")).text
         assert 405 == (await http.post("/", content=b"x" * 100_000)).status_code
         assert 200 == (await http.get("/")).status_code
+        assert 429 == (await http.get("/")).status_code
 
 
-NODE = """
-const http = require('http'), crypto = require('crypto');
-const server = http.createServer((request, response) => {
-  let size = 0;
-  request.on('data', (data) => size += data.length);
-  request.on('end', () => { response.write('size '); response.end(String(size)); });
-});
-server.on('upgrade', (request, socket) => {
-  const key = request.headers['sec-websocket-key'] + '258EAFA5-E914-47DA-95CA-C5AB0DC85B11';
-  const accept = crypto.createHash('sha1').update(key).digest('base64');
-  socket.write('HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n' +
-               'Sec-WebSocket-Accept: ' + accept + '\\r\\n\\r\\n\\x81\\x02hi', 'latin1');
-});
-server.listen(PORT, '127.0.0.1');
-"""
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 async def test_node() -> None:
-    """Chunked answers, and a WebSocket that speaks first."""
-    port = free_port()
-    async with started("node", "-e", NODE.replace("PORT", str(port)), port=port) as target, sidecar(target) as proxy:
+    """Chunked answers, and a WebSocket of `ws` that speaks first; both see the 429."""
+    async with node() as server, sidecar(server.target, limit="4/hour") as proxy:
         async with client(proxy) as http:
             for size in (0, 3, 1_000_000):
                 assert f"size {size}" == (await http.post("/", content=b"x" * size)).text
-        async with websockets.connect(f"ws://127.0.0.1:{proxy.port}/", close_timeout=0.1) as websocket:
+        url = f"ws://127.0.0.1:{proxy.port}/"
+        async with websockets.connect(url, max_size=2**24) as websocket:
             assert "hi" == await websocket.recv()
+            for message in ("hello", bytes(2_000_000)):
+                await websocket.send(message)
+                assert message == await websocket.recv()
+        with pytest.raises(websockets.InvalidStatus) as caught:
+            await websockets.connect(url)
+        async with client(proxy) as http:
+            refused = await http.post("/", content=b"x" * 1_000_000)
+
+        assert [429, 429] == [caught.value.response.status_code, refused.status_code]
+
+
+async def test_wrk(tmp_path: Path) -> None:
+    """Counts as many refusals as there were."""
+    (tmp_path / "index.html").write_text("hello")
+    async with nginx(tmp_path) as server, sidecar(server.target, limit="100/hour") as proxy:
+        told = await output("wrk", "-t1", "-c8", "-d1", f"http://127.0.0.1:{proxy.port}/")
+    counted = [re.search(pattern, told) for pattern in (r"(\d+) requests in", r"Non-2xx or 3xx responses: (\d+)")]
+    requests, refused = (int(found[1]) for found in counted if found)
+
+    assert 100 == requests - refused
+    assert "Socket errors" not in told
+
+
+async def test_h11(tmp_path: Path) -> None:
+    """Reads answers and a refusal over one connection, and sends a body in chunks."""
+    (tmp_path / "index.html").write_text("hello")
+    async with nginx(tmp_path) as server, sidecar(server.target, limit="2/hour") as proxy, proxy.client() as wire:
+        connection = h11.Connection(h11.CLIENT)
+
+        async def ask(method: str, *body: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+            coding = [("Transfer-Encoding", "chunked")] if body else []
+            head = h11.Request(method=method, target="/", headers=[("Host", "api.example"), *coding])
+            for event in (head, *(h11.Data(data=part) for part in body), h11.EndOfMessage()):
+                wire.send(connection.send(event) or b"")
+            answer: Any = None
+            content = b""
+            while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+                if event is h11.NEED_DATA:
+                    connection.receive_data(await wire.reader.read(2**16))
+                elif isinstance(event, h11.Data):
+                    content += event.data
+                else:
+                    answer = event
+            connection.start_next_cycle()
+            return answer.status_code, dict(answer.headers), content
+
+        status, headers, content = await ask("GET")
+        assert (200, b"1", b"hello") == (status, headers[b"x-ratelimit-remaining"], content)
+        assert 405 == (await ask("POST", b"x" * 1000, b"y"))[0]
+        status, headers, content = await ask("GET")
+        assert (429, 429) == (status, json.loads(content)["status"])
+        assert 0 < int(headers[b"retry-after"]) <= 3600
