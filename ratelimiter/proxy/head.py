@@ -28,7 +28,10 @@ _CHARACTERS = rb"[A-Za-z0-9\-._~!$&'()*+,;=:@]"
 _METHOD = rb"[A-Z][A-Z\-]{0,31}"  # as in a policy file; every registered one is written so
 _REQUEST_LINE = re.compile(rb"(" + _METHOD + rb") ([!-~]++) HTTP/1\.([01])\r\n")
 _REQUEST_FIELDS = re.compile(rb"[01]\r\n" + _FIELDS)
-_RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n" + _FIELDS)
+_RESPONSE = re.compile(
+    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?"
+    rb"(\r\n(?:" + _TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)\r\n"
+)
 
 # What is said of a request line that is no such thing: the first that matches.
 _REQUEST_LINE_FAULTS = tuple(
@@ -58,7 +61,10 @@ _OF_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"con
 
 _OF_RESPONSES = frozenset({b"content-length", b"transfer-encoding", b"connection", b"upgrade"})
 
-Roles = dict[bytes, bool]  # by lower-case name, of fields that are not passed on as they are: whether they are read
+OF_CONNECTION = frozenset({b"close", b"keep-alive", b"upgrade"})  # options that are no names of fields
+_SIMPLE_OPTIONS = {b"keep-alive": [b"keep-alive"], b"close": [b"close"]}  # by far most of what Connection says
+
+Roles = re.Pattern[bytes]  # finds the field lines of a response that are not passed on as they are
 REMEMBERED_MAX = 2048  # bytes of header fields that a connection may remember to know them again
 
 
@@ -133,9 +139,9 @@ class ResponseHead:
     def __init__(self, status: int, reason: bytes, raw: bytes, *, http_1_0: bool) -> None:
         self.status = status
         self.reason = reason
-        self.raw = raw  # all field lines, as they came
+        self.raw = raw  # all field lines, as they came, and the line end before them
         self.http_1_0 = http_1_0
-        self.lines: list[bytes] = []  # as written, those that are passed on
+        self.lines = raw  # of them, those that are passed on; the line end before them, too
         self.length: int | None = None  # of the body; None when nothing was said
         self.chunked = False
         self.keep_alive = not http_1_0
@@ -144,7 +150,7 @@ class ResponseHead:
     @property
     def headers(self) -> list[Header]:
         """All fields, in order, names in lower case."""
-        pairs = [line.partition(b":") for line in self.raw.split(b"\r\n")[:-1]]
+        pairs = [line.partition(b":") for line in self.raw.split(b"\r\n")[1:-1]]
         return [(name.lower(), value.strip(b" \t")) for name, _, value in pairs]
 
 
@@ -315,7 +321,7 @@ def _options(value: bytes) -> list[bytes]:
 
 def _without(lines: list[bytes], options: list[bytes]) -> list[bytes]:
     """*lines* less the fields that the Connection field names: those are for us (RFC 9110 section 7.6.1)."""
-    named = {option for option in options if option not in (b"close", b"keep-alive", b"upgrade")}
+    named = {option for option in options if option not in OF_CONNECTION}
     return [line for line in lines if line.partition(b":")[0].lower() not in named] if named else lines
 
 
@@ -360,7 +366,8 @@ def _without_authority(target: bytes, fields: Fields) -> tuple[bytes, Fields]:
 
 def roles(ours: frozenset[bytes]) -> Roles:
     """What `parse_response` needs to know of field names, given those that are *ours* to say."""
-    return dict.fromkeys(HOP_BY_HOP | ours, False) | dict.fromkeys(_OF_RESPONSES, True)
+    names = b"|".join([re.escape(name) for name in sorted(HOP_BY_HOP | _OF_RESPONSES | ours)])
+    return re.compile(rb"\r\n((?i:" + names + rb")):([^\r]*+)(?=\r\n)")
 
 
 def parse_response(head: bytes, bounds: Bounds, known: Roles) -> ResponseHead:
@@ -369,7 +376,7 @@ def parse_response(head: bytes, bounds: Bounds, known: Roles) -> ResponseHead:
     Args:
         head: from the status line to the empty line, both included.
         bounds: on sizes and counts.
-        known: the names that are not just passed on; see `roles`.
+        known: the fields that are not just passed on; see `roles`.
 
     Raises:
         HeadError: it is not what RFC 9112 wants, is out of bounds, or can be read in two ways.
@@ -377,29 +384,22 @@ def parse_response(head: bytes, bounds: Bounds, known: Roles) -> ResponseHead:
     match = _RESPONSE.fullmatch(head)
     if match is None or len(head) > bounds.head_max:
         raise HeadError(502, "has a malformed or too long a head", "response")
-    minor, status, reason, fields = match.groups()
-    response = ResponseHead(int(status), reason or b"", fields, http_1_0=minor == b"0")
-    lines = response.lines
-    special: list[Header] = []
-    every = fields[:-2].split(b"\r\n") if fields else ()
-    if len(every) > bounds.fields_max:
+    minor, status, reason, raw = match.groups()
+    if raw.count(b"\r\n") > bounds.fields_max + 1:
         raise HeadError(502, "has too many header fields", "response")
-    for line in every:
-        name, _, value = line.partition(b":")
-        name = name.lower()
-        read = known.get(name)
-        if read is None:
-            lines.append(line)
-        elif read:
-            special.append((name, value.strip(b" \t")))
-    _read_response_fields(response, special)
+    response = ResponseHead(int(status), reason or b"", raw, http_1_0=minor == b"0")
+    pieces = known.split(raw)  # what is between such fields, and of each its name and value
+    if len(pieces) > 1:
+        response.lines = b"".join(pieces[::3])
+        _read_response_fields(response, pieces)
     return response
 
 
-def _read_response_fields(response: ResponseHead, special: list[Header]) -> None:
+def _read_response_fields(response: ResponseHead, pieces: list[bytes]) -> None:
     """What the fields say of framing and connection (RFC 9112 section 6.3)."""
     options: list[bytes] = []
-    for name, value in special:
+    for at in range(1, len(pieces), 3):
+        name, value = pieces[at].lower(), pieces[at + 1].strip(b" \t")
         if name == b"content-length":
             if response.length is not None or not _LENGTH.fullmatch(value):
                 raise HeadError(502, "has a Content-Length that is not one number of bytes", "response")
@@ -409,11 +409,13 @@ def _read_response_fields(response: ResponseHead, special: list[Header]) -> None
                 raise HeadError(502, "has a Transfer-Encoding other than chunked", "response")
             response.chunked = True
         elif name == b"connection":
-            options += _options(value)
+            options += _SIMPLE_OPTIONS.get(value) or _options(value)
         elif name == b"upgrade":
             response.upgrade = value.lower()
     if response.chunked and response.length is not None:
         raise HeadError(502, "has both Content-Length and Transfer-Encoding", "response")
     if options:
         response.keep_alive = b"close" not in options and (not response.http_1_0 or b"keep-alive" in options)
-        response.lines = _without(response.lines, options)
+        if len(options) > 1 or options[0] not in OF_CONNECTION:
+            kept = _without(response.lines.split(b"\r\n")[1:-1], options)
+            response.lines = b"\r\n".join([b"", *kept, b""]) if kept else b"\r\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from ratelimiter.clock import stopwatch_s
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -15,7 +17,7 @@ class Watched(Protocol):
         """See what is overdue.
 
         Args:
-            now_s: on the event loop's clock.
+            now_s: on `stopwatch_s`.
             passed_s: since the tick before.
         """
 
@@ -42,7 +44,7 @@ class Sweep:
         """Watch it, too."""
         self._watched.add(watched)
         if self._timer is None:
-            self._last_s = self._loop.time()
+            self._last_s = stopwatch_s()
             self._timer = self._loop.call_later(self._tick_s, self._tick)
 
     def discard(self, watched: Watched) -> None:
@@ -50,7 +52,7 @@ class Sweep:
         self._watched.discard(watched)
 
     def _tick(self) -> None:
-        now_s = self._loop.time()
+        now_s = stopwatch_s()
         passed_s, self._last_s = now_s - self._last_s, now_s
         for watched in list(self._watched):
             watched.tick(now_s, passed_s)

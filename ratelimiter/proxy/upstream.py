@@ -7,6 +7,7 @@ import contextlib
 import select
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ratelimiter.clock import stopwatch_s
 from ratelimiter.proxy.body import BodyError, ChunkedBody, OpenBody, SizedBody
 from ratelimiter.proxy.forwarding import has_body
 from ratelimiter.proxy.head import END, HeadError, parse_response, roles
@@ -347,7 +348,7 @@ class Pool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if self._loop.time() - connection.idle_since_s < PROBED_AFTER_S or connection.untouched():
+            if stopwatch_s() - connection.idle_since_s < PROBED_AFTER_S or connection.untouched():
                 return connection
             connection.close()
         return None
@@ -374,7 +375,7 @@ class Pool:
 
     def keep(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose response is complete."""
-        connection.idle_since_s = self._loop.time()
+        connection.idle_since_s = stopwatch_s()
         self._idle.append(connection)
         if not self._swept:
             self._swept = True

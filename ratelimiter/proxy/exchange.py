@@ -1,0 +1,553 @@
+"""One request and its response: judged, brought to the upstream or answered in its place, and told to whoever asks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from ratelimiter.clock import stopwatch_s
+from ratelimiter.core.request import Request
+from ratelimiter.proxy.body import chunk, last_chunk
+from ratelimiter.proxy.forwarding import field_lines, has_body, trailer_lines
+from ratelimiter.proxy.head import Fields, HeadError, RequestHead
+from ratelimiter.proxy.judging import JUDGE, PROXY, UPSTREAM, Exchanged, Verdict, tell
+from ratelimiter.proxy.stepping import run
+from ratelimiter.proxy.upload import Upload, UploadError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ratelimiter.core.dialect import Reply
+    from ratelimiter.proxy.client import ClientConnection
+    from ratelimiter.proxy.head import ResponseHead
+    from ratelimiter.proxy.upstream import UpstreamConnection
+
+    Header = tuple[bytes, bytes]
+
+log = logging.getLogger(__name__)
+
+NEVER_S = float("inf")
+
+# What an exchange waits for. Which deadline is running follows from it.
+PREVIEW = "preview"  # as much of the request's body as the judge wants to see
+VERDICT = "verdict"
+CONNECTION = "connection"  # to the upstream
+BODY = "body"  # the rest of the request; its response may be under way already
+RESPONSE = "response"  # the rest of it; the request is complete
+TUNNEL = "tunnel"  # whatever either side sends
+OVER = "over"  # nothing more
+
+READING = frozenset({PREVIEW, BODY, TUNNEL})  # what comes from the client is this exchange's, and wanted now
+READING_BODY = frozenset({PREVIEW, BODY})
+ANSWER_DUE = frozenset({VERDICT, CONNECTION, RESPONSE})
+
+UNREADABLE = RequestHead("", b"", Fields(b"1", frozenset()))  # answered and told like a request, and forwarded nowhere
+NO_VERDICT = Verdict(None, (), (), "")  # before there is one
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Exchange:
+    """One request on a client's connection, and what comes of it: a Receiver.
+
+    Args:
+        client: the connection.
+        request: its head.
+
+    Attributes:
+        state: what it waits for.
+    """
+
+    __slots__ = (
+        "_asked_s",
+        "_begun_s",
+        "_chunking",
+        "_client",
+        "_connecting",
+        "_due_s",
+        "_keep",
+        "_open_ended",
+        "_request",
+        "_sent",
+        "_service",
+        "_source",
+        "_started",
+        "_status",
+        "_tunnelled",
+        "_upload",
+        "_upstream",
+        "_upstream_s",
+        "_verdict",
+        "state",
+    )
+
+    def __init__(self, client: ClientConnection, request: RequestHead) -> None:
+        self._client = client
+        self._service = service = client.service
+        self._request = request
+        self.state = VERDICT
+        self._due_s = NEVER_S
+        self._verdict = NO_VERDICT
+        fields = request.fields
+        self._upload = Upload(fields, service.bounds) if fields.has_body else None
+        self._upstream: UpstreamConnection | None = None
+        self._started = False  # whether the final response has begun
+        self._chunking = False  # whether it leaves in chunks
+        self._open_ended = False  # whether it ends with the connection
+        self._keep = False  # whether the connection is kept after it
+        self._tunnelled = 0  # bytes that came for the tunnel
+        self._sent = 0  # bytes of the response's content
+        self._upstream_s = 0.0  # that the upstream took
+        self._begun_s = stopwatch_s()
+
+    # --- Of the client's connection
+
+    def ask(self) -> None:
+        """Ask the judge, once as much of the body as it wants is there, and do as it says."""
+        request = self._request
+        asked = Request(request.method, request.target, request.fields.headers, self._client.peer)
+        judge = self._service.judge
+        if judge.looks_at_bodies:
+            self._ask_with_body(asked, judge.body_wanted(asked))
+        else:
+            run(judge.judge(asked), self._judged)
+
+    def refuse(self, fault: HeadError) -> None:
+        """Answer a head that could not be read."""
+        self._answer_error(fault.status, fault.subject, fault.issue, fault.headers, keep=False)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what is for this exchange; only while its state is one of `READING`."""
+        if self.state is BODY:
+            self._feed_body(data)
+        elif self.state is PREVIEW:
+            self._feed_preview(data)
+        else:
+            self._due_s = stopwatch_s() + self._service.bounds.tunnel_timeout_ms / 1000
+            self._tunnelled += len(data)
+            self._upstream.send(data, complete=False)  # type: ignore[union-attr]  # a tunnel has two ends
+
+    def eof_received(self) -> bool:
+        """The client has closed its side; whether the connection may stay half open.
+
+        That may be all of it, or it may still want its answer: that is only known when something is sent, so an answer
+        has a moment to begin.
+        """
+        bounds = self._service.bounds
+        if self.state is TUNNEL:
+            self._upstream.send_eof()  # type: ignore[union-attr]
+            # By far most have closed both ways; an upstream that does not answer in kind must not hold the tunnel.
+            self._due_s = stopwatch_s() + bounds.linger_ms / 1000
+            return True
+        if self.state not in ANSWER_DUE:
+            return False
+        if not self._started:
+            self._due_s = min(self._due_s, stopwatch_s() + bounds.half_close_ms / 1000)
+        return True
+
+    def pause_writing(self) -> None:
+        """The client takes in less than comes: let the upstream wait."""
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    def tick(self, now_s: float, passed_s: float) -> None:
+        """See what is overdue."""
+        # A reading that is paused is not the client's fault.
+        slow = (
+            self._upload is not None
+            and self.state in READING_BODY
+            and not self._client.paused
+            and self._upload.too_slow(passed_s)
+        )
+        if slow or now_s >= self._due_s:
+            self._overdue()
+
+    def retire(self) -> None:
+        """Let the connection close behind the response."""
+        self._keep = False
+
+    def abandon(self) -> None:
+        """The client is gone."""
+        self.state = OVER
+        if self._upstream is not None:
+            self._upstream.close()
+            self._upstream = None
+        self._record()
+
+    @property
+    def unread(self) -> bool:
+        """Whether the client may still be sending what belongs to the request."""
+        return self._request is UNREADABLE or (self._upload is not None and not self._upload.done)
+
+    # --- Judging
+
+    def _ask_with_body(self, asked: Request, wanted: int) -> None:
+        upload, client, bounds = self._upload, self._client, self._service.bounds
+        fields = self._request.fields
+        if not wanted or 0 < bounds.body_max < (fields.length or 0):  # which is too long whatever it holds
+            run(self._service.judge.judge(asked), self._judged)
+        elif upload is None:
+            run(self._service.judge.judge(asked._replace(body=b"")), self._judged)
+        else:
+            self.state = PREVIEW
+            upload.begin_preview(wanted)
+            data, client.buffer = client.buffer, b""
+            if data:
+                self._feed_preview(data)
+                return
+            self._due_s = stopwatch_s() + bounds.body_timeout_ms / 1000
+            if fields.expects:
+                client.transport.write(CONTINUE)
+
+    def _feed_preview(self, data: bytes) -> None:
+        """Keep a part of the body, and ask the judge when it is enough."""
+        content = self._read_body(data)
+        if content is None:
+            return
+        seen = self._upload.seen(content)  # type: ignore[union-attr]  # there is one in this state
+        if seen is None:
+            self._due_s = stopwatch_s() + self._service.bounds.body_timeout_ms / 1000
+            return
+        self.state = VERDICT
+        self._due_s = NEVER_S
+        request, client = self._request, self._client
+        asked = Request(request.method, request.target, request.fields.headers, client.peer, body=seen)
+        run(self._service.judge.judge(asked), self._judged)
+
+    def _judged(self, verdict: Verdict | BaseException) -> None:
+        if self.state is not VERDICT:
+            # The client is gone.
+            if isinstance(verdict, Verdict) and verdict.follower is not None:
+                tell(verdict.follower.ended)
+            return
+        if isinstance(verdict, BaseException):
+            log.error("a request could not be judged", exc_info=verdict)
+            self._fail(500, "could not be judged")
+            return
+        self._verdict = verdict
+        if verdict.reply is not None:
+            self._reply(verdict.reply, verdict, JUDGE)
+            return
+        if self._upload is not None and 0 < self._service.bounds.body_max < (self._request.fields.length or 0):
+            self._fail(413, "has too long a body")
+            return
+        connection = self._service.pool.take()
+        if connection is not None:
+            self._send_request(connection)
+            return
+        self.state = CONNECTION
+        self._connecting = self._service.loop.create_task(self._connect())
+
+    # --- Forwarding
+
+    async def _connect(self) -> None:
+        pool = self._service.pool
+        try:
+            connection = await pool.connect()
+        except (OSError, TimeoutError) as error:
+            late = isinstance(error, TimeoutError)
+            log.warning("the upstream cannot be reached: %s", "no answer in time" if late else error)
+            if self.state is CONNECTION:
+                self._fail(504 if late else 502, "could not be brought to the upstream")
+            return
+        if self.state is CONNECTION:
+            self._send_request(connection)
+        else:
+            pool.keep(connection)
+
+    def _send_request(self, connection: UpstreamConnection) -> None:
+        request, upload, client, bounds = self._request, self._upload, self._client, self._service.bounds
+        self._upstream = connection
+        head = self._upstream_head(request)
+        self._asked_s = now_s = stopwatch_s()
+        if upload is None:
+            self._await_response(now_s)
+            connection.send_head(self, head, request.method, request.upgrade, complete=True)
+            return
+        preview, upload.preview = upload.preview, None
+        if preview is not None:
+            head += upload.framed(bytes(preview), self._service.dropped)
+        if upload.done:
+            self._await_response(now_s)
+            connection.send_head(self, head, request.method, b"", complete=True)
+            return
+        self.state = BODY
+        self._due_s = now_s + bounds.body_timeout_ms / 1000
+        data, client.buffer = client.buffer, b""
+        if request.fields.expects and not data and preview is None:
+            client.transport.write(CONTINUE)
+        connection.send_head(self, head, request.method, b"", complete=False)
+        client.resume("ahead")
+        if data:
+            self._feed_body(data)
+        if client.half_closed and self.state is BODY:
+            client.transport.abort()  # the rest of it will never come
+
+    def _await_response(self, now_s: float) -> None:
+        bounds = self._service.bounds
+        self.state = RESPONSE
+        self._due_s = now_s + bounds.upstream_timeout_ms / 1000
+        if self._client.half_closed:
+            self._due_s = min(self._due_s, now_s + bounds.half_close_ms / 1000)
+
+    def _upstream_head(self, request: RequestHead) -> bytes:
+        method, target, fields = request.method.encode(), request.target, self._client.forwarded(request.fields)
+        sent_on = self._verdict.sent_on
+        more = field_lines(sent_on) if sent_on else b""
+        if request.upgrade:
+            more += b"Connection: Upgrade\r\nUpgrade: %s\r\n" % request.upgrade
+        return b"%s %s HTTP/1.1\r\n%s%s\r\n" % (method, target, fields, more)
+
+    def _feed_body(self, data: bytes) -> None:
+        """Pass on a part of the request's body."""
+        content = self._read_body(data)
+        if content is None:
+            return
+        upload: Upload = self._upload  # type: ignore[assignment]  # there is one in this state
+        bounds = self._service.bounds
+        timeout_ms = bounds.body_timeout_ms
+        if upload.done:
+            self.state = RESPONSE
+            timeout_ms = bounds.upstream_timeout_ms
+        self._due_s = stopwatch_s() + timeout_ms / 1000
+        framed = upload.framed(content, self._service.dropped)
+        self._upstream.send(framed, complete=upload.done)  # type: ignore[union-attr]  # nothing is read on without one
+
+    def _read_body(self, data: bytes) -> bytes | None:
+        """What *data* holds of the body's content; None if it cannot be forwarded, which has been said then."""
+        upload: Upload = self._upload  # type: ignore[assignment]  # else nobody asks
+        try:
+            content = upload.feed(data)
+        except UploadError as fault:
+            self._fail(fault.status, str(fault))
+            return None
+        if upload.done:
+            self._client.buffer = upload.rest
+        return content
+
+    # --- Of the upstream: what comes of the request (a Receiver)
+
+    def upstream_full(self) -> None:
+        """Send no more for now."""
+        self._client.pause("upstream")
+        self._due_s = stopwatch_s() + self._service.bounds.upstream_timeout_ms / 1000
+
+    def upstream_ready(self) -> None:
+        """Go on sending."""
+        self._client.resume("upstream")
+        if self.state is BODY:
+            self._due_s = stopwatch_s() + self._service.bounds.body_timeout_ms / 1000
+
+    def informed(self, head: ResponseHead) -> None:
+        """Pass an informational response on (RFC 9110 section 15.2); a 100 was sent already, by us."""
+        if head.status != 100 and not self._request.fields.http_1_0:
+            self._client.transport.write(b"HTTP/1.1 %d %s%s\r\n" % (head.status, head.reason, head.lines))
+
+    def responded(self, head: ResponseHead, content: bytes, *, complete: bool) -> None:
+        """Pass on the response's head and the first of its content."""
+        request = self._request
+        fields, length = request.fields, head.length
+        self._begin_response(head)
+        if self.state is RESPONSE:
+            self._due_s = self._asked_s + self._upstream_s + self._service.bounds.upstream_timeout_ms / 1000
+        keep = self._keeps()
+        framing = b""
+        if not has_body(request.method, head.status):
+            if length is not None and head.status != 204:
+                framing = b"Content-Length: %d\r\n" % length
+        elif length is not None:
+            framing = b"Content-Length: %d\r\n" % length
+        elif fields.http_1_0:
+            self._open_ended = True
+            keep = False
+        else:
+            self._chunking = True
+            framing = b"Transfer-Encoding: chunked\r\n"
+        self._keep = keep
+        self._sent = len(content)
+        if self._chunking:
+            content = (chunk(content) if content else b"") + (last_chunk([]) if complete else b"")
+        self._client.transport.write(
+            b"HTTP/1.1 %d %s%s%s%s%s\r\n%s"
+            % (
+                head.status,
+                head.reason,
+                head.lines,
+                field_lines(self._verdict.headers),
+                framing,
+                _connection(fields, keep=keep),
+                content,
+            )
+        )
+        if complete:
+            self._finish()
+
+    def content(self, data: bytes) -> None:
+        """Pass on content of the response, or anything that comes through a tunnel."""
+        self._sent += len(data)
+        bounds = self._service.bounds
+        if self.state is RESPONSE:
+            self._due_s = stopwatch_s() + bounds.upstream_timeout_ms / 1000
+        elif self.state is TUNNEL and not self._client.half_closed:
+            self._due_s = stopwatch_s() + bounds.tunnel_timeout_ms / 1000
+        self._client.transport.write(chunk(data) if self._chunking else data)
+
+    def ended(self, trailers: list[bytes]) -> None:
+        """Complete the response; a tunnel has lost its other end."""
+        if self.state is TUNNEL:
+            self._upstream = None
+            self._client.close(unread=False)
+            return
+        if self._chunking:
+            self._client.transport.write(last_chunk(trailer_lines(trailers, self._service.pool.replaced)))
+        self._finish()
+
+    def switched(self, head: ResponseHead, data: bytes) -> None:
+        """Become a tunnel (RFC 9110 section 7.8). What was judged was its handshake."""
+        client = self._client
+        self.state = TUNNEL
+        self._begin_response(head)
+        self._due_s = stopwatch_s() + self._service.bounds.tunnel_timeout_ms / 1000
+        ours = field_lines(self._verdict.headers)
+        client.transport.write(
+            b"HTTP/1.1 101 %s%s%sConnection: Upgrade\r\nUpgrade: %s\r\n\r\n%s"
+            % (head.reason, head.lines, ours, head.upgrade, data)
+        )
+        early, client.buffer = client.buffer, b""
+        if early:
+            self._upstream.send(early, complete=False)  # type: ignore[union-attr]
+        client.resume("ahead")
+
+    def upstream_failed(self, status: int, issue: str) -> None:
+        """Say so, or, when the response has begun, make sure that nobody takes it for complete."""
+        self._upstream = None
+        log.warning("a request %s", issue)
+        self._fail(status, issue)
+
+    # --- Answering
+
+    def _begin_response(self, head: ResponseHead) -> None:
+        self._started = True
+        self._status = head.status
+        self._source = UPSTREAM
+        self._upstream_s = stopwatch_s() - self._asked_s
+        follower = self._verdict.follower
+        if follower is not None:
+            tell(follower.responded, head.status, head.headers)
+
+    def _fail(self, status: int, issue: str) -> None:
+        """Answer with an error; if an answer has begun, break it off."""
+        if self._upstream is not None:
+            self._upstream.close()
+            self._upstream = None
+        if self._started:
+            self._client.break_off(reset=self._open_ended)
+            return
+        self._answer_error(status, "request", issue, self._request.fields.headers, keep=status != 400)
+
+    def _answer_error(self, status: int, subject: str, issue: str, headers: Sequence[Header], *, keep: bool) -> None:
+        judged = None if self._verdict is NO_VERDICT else self._verdict
+        reply, verdict = self._service.errors.error(status, (subject, issue), judged, headers)
+        if judged is not None and judged.follower is not None:
+            tell(judged.follower.responded, reply.status, reply.headers)
+        self._reply(reply, verdict, PROXY, keep=keep)
+
+    def _reply(self, reply: Reply, verdict: Verdict, source: str, *, keep: bool = True) -> None:
+        """Send *reply* in the upstream's place, with the fields that *verdict* adds."""
+        request, client, upload = self._request, self._client, self._upload
+        if upload is not None and not upload.done and client.buffer and self.state is not BODY:
+            client.buffer = upload.drop(client.buffer)
+        self._started = True
+        self._status = reply.status
+        self._source = source
+        self._keep = keep and self._keeps()
+        body = reply.body if request.method != "HEAD" else b""
+        self._sent = len(body)
+        head = self._service.head_of(reply, verdict.headers)
+        client.transport.write(
+            b"%s%s%s\r\n%s" % (head, _date_line(), _connection(request.fields, keep=self._keep), body)
+        )
+        self._finish()
+
+    def _keeps(self) -> bool:
+        """Whether the connection stays open after the response."""
+        request, upload = self._request, self._upload
+        return (
+            request.fields.keep_alive
+            and (upload is None or upload.done)
+            and not self._service.draining
+            and not request.upgrade
+        )
+
+    def _finish(self) -> None:
+        """The response is complete."""
+        self._upstream = None
+        self.state = OVER
+        self._record()
+        self._client.finished(self, keep=self._keep)
+
+    def _record(self) -> None:
+        """Tell the follower and the observer."""
+        verdict = self._verdict
+        if verdict.follower is not None:
+            tell(verdict.follower.ended)
+        observer = self._service.observer
+        if observer is None:
+            return
+        request, upload, started = self._request, self._upload, self._started
+        # What a named tuple does by itself, without the call of a function in Python.
+        told = tuple.__new__(
+            Exchanged,
+            (
+                request.method,
+                request.target,
+                self._status if started else 0,
+                self._source if started else PROXY,
+                self._tunnelled if upload is None else upload.received,
+                self._sent,
+                (stopwatch_s() - self._begun_s) * 1000,
+                self._upstream_s * 1000,
+                verdict.request_id,
+            ),
+        )
+        observer.exchanged(told)
+
+    # --- Deadlines
+
+    def _overdue(self) -> None:
+        state = self.state
+        if state is PREVIEW or (state is BODY and "upstream" not in self._client.paused):
+            self._fail(408, "has a body that did not come in time")
+        elif state in (BODY, RESPONSE) and not self._client.half_closed:
+            self._fail(504, "was not answered by the upstream in time")
+        else:
+            self._client.transport.abort()
+
+
+def _connection(fields: Fields, *, keep: bool) -> bytes:
+    # RFC 9112 section 9.3: staying is the default of 1.1, closing that of 1.0.
+    if not keep:
+        return b"Connection: close\r\n"
+    return b"Connection: keep-alive\r\n" if fields.http_1_0 else b""
+
+
+class _Date:
+    """The Date of our own answers, written once a second."""
+
+    second = 0
+    line = b""
+
+
+def _date_line() -> bytes:
+    now = int(time.time())
+    if now != _Date.second:
+        _Date.second = now
+        _Date.line = b"date: %s\r\n" % formatdate(now, usegmt=True).encode()
+    return _Date.line

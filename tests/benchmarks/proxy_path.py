@@ -1,0 +1,122 @@
+"""CPU of one request through the proxy's own code and the limiter behind it, without sockets.
+
+    python -m tests.benchmarks.proxy_path [--watched] [--requests N] [--profile]
+
+The protocols are fed by hand and write to transports that answer at once, all in this process, so that what other
+processes do disturbs little: trust the least of the bursts. The kernel adds about as much again; see `sidecar`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import gc
+import pstats
+import time
+from typing import Any
+
+import uvloop
+
+from ratelimiter import config
+from ratelimiter.gate import Gate
+from ratelimiter.proxy.bounds import Bounds
+from ratelimiter.proxy.client import ClientConnection
+from ratelimiter.proxy.service import Service
+from ratelimiter.proxy.upstream import Target, UpstreamConnection
+from ratelimiter.stores.memory import MemoryStore
+
+HEAD = (
+    b"GET /v1/items HTTP/1.1\r\nHost: 127.0.0.1:18200\r\n"
+    b"X-API-Key: k\r\nUser-Agent: benchmark/1.0\r\nAccept: %s\r\n\r\n"
+)
+REQUESTS = {"the same fields again": [HEAD % b"application/json"], "new fields": [HEAD % b"a/%d" % n for n in range(2)]}
+RESPONSE = (
+    b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sat, 21 Nov 2026 02:00:00 GMT\r\n"
+    b'Content-Type: application/json\r\nContent-Length: 18\r\nConnection: keep-alive\r\n\r\n{"hello": "world"}'
+)
+BURSTS, ROUNDS = 60, 500
+
+
+class Wire(asyncio.Transport):
+    """Takes everything; if it belongs to an upstream, it answers."""
+
+    def __init__(self, upstream: UpstreamConnection | None = None) -> None:
+        super().__init__({"peername": ("127.0.0.1", 50000)})
+        self.upstream = upstream
+        self.written = 0
+
+    def write(self, data: Any) -> None:
+        self.written += 1
+        if self.upstream is not None:
+            self.upstream.data_received(RESPONSE)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+
+class Quiet:
+    """An observer, so that exchanges and decisions are told."""
+
+    def exchanged(self, exchange: object) -> None: ...
+
+    def decided(self, decision: object, hits: object, seconds: float) -> None: ...
+
+
+async def compare(*, watched: bool, profile: bool) -> None:
+    """Print microseconds per request: admitted and refused."""
+    loop = asyncio.get_running_loop()
+    observer = Quiet() if watched else None
+    gc.freeze()
+    for limit in ("1000000000/minute", "1/hour"):
+        policy = config.build(limit=limit, principal="header:X-API-Key", environ={})
+        gate = Gate(policy, MemoryStore(), observer=observer)
+        service = Service(Target("127.0.0.1", 1), gate, gate, Bounds(), loop, observer=observer)
+        service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
+        upstream = UpstreamConnection(service.pool)
+        upstream.connection_made(Wire(upstream))
+        service.pool.keep(upstream)
+        for name, requests in REQUESTS.items():
+            client = ClientConnection(service, b"http")
+            wire = Wire()
+            client.connection_made(wire)
+            seen = []
+            profiler = cProfile.Profile()
+            for _ in range(BURSTS):
+                await asyncio.sleep(0)
+                if profile:
+                    profiler.enable()
+                begun_s = time.process_time()
+                for _ in range(ROUNDS):
+                    for request in requests:
+                        client.data_received(request)
+                seen.append((time.process_time() - begun_s) / ROUNDS / len(requests) * 1e6)
+                profiler.disable()
+            assert wire.written == BURSTS * ROUNDS * len(requests)
+            print(f"{limit:18} {name:22} least {min(seen):6.2f}  median {sorted(seen)[BURSTS // 2]:6.2f} us")
+            if profile:
+                pstats.Stats(profiler).sort_stats("tottime").print_stats(28)
+            client.abort()
+
+
+def main() -> None:
+    """Print a line per kind of request."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--watched", action="store_true", help="tell somebody, as with an admin listener")
+    parser.add_argument("--profile", action="store_true", help="print where it goes, instead")
+    chosen = parser.parse_args()
+    uvloop.run(compare(watched=chosen.watched, profile=chosen.profile))
+
+
+if __name__ == "__main__":
+    main()
