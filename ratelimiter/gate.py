@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 from ratelimiter import dialect_files, request_id
 from ratelimiter.core.decision import malformed
 from ratelimiter.core.headers import renderer, replaced
-from ratelimiter.core.principal import parse_address
 from ratelimiter.limiter import Limiter
 from ratelimiter.proxy.judging import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.dialect import Reply
-    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.core.request import Request
     from ratelimiter.limiter import Observer
     from ratelimiter.stores.base import Store
@@ -71,7 +70,21 @@ class Gate:
     async def judge(self, request: Request) -> Verdict:
         """The verdict on *request*; see `ratelimiter.proxy.judging.Judge`."""
         deciding = self.limiter.decide(request)
-        decision, _ = await (asyncio.ensure_future(deciding) if self._in_task else deciding)
+        decision, hits = await (asyncio.ensure_future(deciding) if self._in_task else deciding)
+        if self.limiter.settles:
+            return self._followed(self._verdict(request, decision), decision, hits)
+        return self._verdict(request, decision)
+
+    def _followed(self, verdict: Verdict, decision: Decision, hits: Sequence[Hit]) -> Verdict:
+        follower = self.limiter.follow(decision, hits)
+        if follower is None:
+            return verdict
+        if verdict.reply is not None:
+            follower.refused(verdict.reply.status)
+            return verdict
+        return verdict._replace(follower=follower)
+
+    def _verdict(self, request: Request, decision: Decision) -> Verdict:
         if self._ids is None:
             return Verdict(None, self._render(decision), (), "") if decision.allowed else self._refused(decision)
         identifier, of_id = self._id(request.headers)
@@ -120,11 +133,7 @@ class Gate:
 
     def trusts(self, peer: str | None) -> bool:
         """Whether *peer*, None on a unix socket, may speak for others."""
-        trust = self.policy.trust
-        if peer is None or trust.hops:
-            return trust.anyone
-        address = parse_address(peer)
-        return address is not None and trust.trusts(address)
+        return self.policy.trust.trusts_peer(peer)
 
     def _id(self, headers: Iterable[Header]) -> tuple[str, list[Header]]:
         ids = self._ids

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
+from ratelimiter.core.cost import priced
 from ratelimiter.core.decision import Decision, decide, malformed, refused_for, unmatched
 from ratelimiter.core.identity import AMBIGUOUS, NOBODY, PENDING, Identity, IdentityPolicy
-from ratelimiter.core.policy import Planner
+from ratelimiter.core.policy import REQUEST_HEADER, Planner
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
-from ratelimiter.errors import ConfigError
+from ratelimiter.core.window import REMEMBERED, STORE
+from ratelimiter.errors import ConfigError, StoreError
+from ratelimiter.following import Following
 from ratelimiter.identity.identifier import Identifier
+from ratelimiter.stores.base import StoreObserver
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Collection, Sequence
 
     from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.core.request import Request
     from ratelimiter.core.requirement import Requirement
+    from ratelimiter.core.window import Receipt
+    from ratelimiter.following import Follower
     from ratelimiter.stores.base import Store
 
 
+LEASE_BITS = 48  # what a script's numbers hold exactly
 _OF_THE_STORE = ("store", "decision_timeout_ms", "local_share")  # fields of a policy that it was opened with
 
 
@@ -60,6 +69,8 @@ class Limiter:
         policy: the one in force.
         looks_at_bodies: whether the body of some request makes a difference under it; ask `body_wanted` then.
         identifies: whether it matters who a request is from; ask `identified` to know it, too.
+        settles: whether something of some request is only known after its decision, or was under a policy before; ask
+            `follow` then.
     """
 
     def __init__(
@@ -76,6 +87,8 @@ class Limiter:
         self._clock = clock
         self._stopwatch = stopwatch
         self._identifier: Identifier | None = None
+        self.settles = False
+        self._following = Following(store, observer if isinstance(observer, StoreObserver) else None)
         self._load(policy)
 
     def swap(self, policy: Policy) -> None:
@@ -96,6 +109,9 @@ class Limiter:
         self.looks_at_bodies = self._planner.looks_at_bodies
         self.identifies = policy.identity is not None or bool(policy.requirements)
         self._identifier = Identifier(policy, self._identifier, clock=self._clock) if self.identifies else None
+        # For good: what was decided under one policy may be answered under the next.
+        self.settles = self.settles or any(rule.settles for rule in policy.rules)
+        self._prices = any(rule.cost_from and rule.cost_from.where == REQUEST_HEADER for rule in policy.rules)
         if isinstance(self._observer, PolicyObserver):
             self._observer.loaded(policy)
 
@@ -126,7 +142,7 @@ class Limiter:
         return identity
 
     async def decide(
-        self, request: Request, charged: Container[Hit] = (), identity: Identity | None = None
+        self, request: Request, charged: Collection[Hit] = (), identity: Identity | None = None
     ) -> tuple[Decision, Sequence[Hit]]:
         """Charge *request* to every rule that it matches, or to none.
 
@@ -151,12 +167,17 @@ class Limiter:
             else:
                 identity = identity or await self.identified(request)
                 hits, requirements = self._met(self._identifier, request, identity)
+            if self._prices:
+                hits = priced(hits, request, self.policy.trust)
         except MalformedRequest as fault:
             decision = malformed(self._clock(), fault.field, fault.issue)
         else:
             if charged:
-                hits = [hit for hit in hits if hit not in charged]
-            decision = decide(hits, await self.store.charge(hits)) if hits else unmatched(self._clock())
+                hits = _less(hits, charged)
+            if self.settles:
+                hits = _leased(hits)
+            charge = self._charge_followed if self.settles else self.store.charge
+            decision = decide(hits, await charge(hits)) if hits else unmatched(self._clock())
             if requirements and identity is not None and decision.allowed:
                 decision = self._required(decision, request, requirements, identity)
         if observer is not None:
@@ -179,3 +200,47 @@ class Limiter:
         policy = self.policy
         lacking = unmet(requirements, identity, request.headers, policy.identity or IdentityPolicy(), policy.name)
         return decision if lacking is None else refused_for(decision, lacking)
+
+    async def _charge_followed(self, hits: Sequence[Hit]) -> Receipt:
+        """Charge *hits* behind all that was given back before, and leave no lease behind that nobody knows of."""
+        await self._following.sent()
+        try:
+            receipt = await self.store.charge(hits)
+        except (asyncio.CancelledError, StoreError):
+            self._following.release(hits, self._clock())
+            raise
+        if receipt.source not in (STORE, REMEMBERED):  # the store may have been asked, and may have done it
+            self._following.release(hits, receipt.now_ms)
+        return receipt
+
+    def follow(self, decision: Decision, hits: Sequence[Hit]) -> Follower | None:
+        """Who is to be told what becomes of a request; None if nothing of it is settled later.
+
+        Args:
+            decision: what `decide` said of it.
+            hits: what that was about.
+        """
+        return self._following.follow(decision, hits)
+
+    async def settled(self) -> None:
+        """Wait until the store was told what is settled by now, no longer than for a decision."""
+        await self._following.settled(self.policy.decision_timeout_ms / 1000)
+
+    async def close(self) -> None:
+        """Send what is settled, then close the store."""
+        await self.settled()
+        await self.store.close()
+
+
+def _less(hits: Sequence[Hit], charged: Collection[Hit]) -> Sequence[Hit]:
+    """*hits* without those that were *charged* already, under whatever lease."""
+    done = [hit._replace(lease=0) if hit.lease else hit for hit in charged]
+    return [hit for hit in hits if hit not in done]
+
+
+def _leased(hits: Sequence[Hit]) -> Sequence[Hit]:
+    """*hits*, those that are leases with a name of their own. From the system: no two processes may make the same."""
+    if not any(hit.rule.leased for hit in hits):
+        return hits
+    lease = secrets.randbits(LEASE_BITS) or 1
+    return [hit._replace(lease=lease) if hit.rule.leased else hit for hit in hits]

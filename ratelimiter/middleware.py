@@ -12,6 +12,7 @@ from ratelimiter.core.request import Request
 from ratelimiter.core.window import new
 from ratelimiter.exchange import SCOPE_KEY, Exchange, Manner
 from ratelimiter.limiter import Limiter
+from ratelimiter.overhearing import overheard
 from ratelimiter.peeking import peek
 from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.opening import store_for
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Sequence
 
+    from ratelimiter.core.decision import Decision
     from ratelimiter.core.dialect import Reply
-    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.limiter import Observer
     from ratelimiter.stores.base import Store
 
@@ -124,7 +126,7 @@ class RateLimitMiddleware:
         """Serve one connection scope; anything but http and websocket is the application's own."""
         kind = scope["type"]
         if kind not in ("http", "websocket"):
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, self._behind_settlements(send) if kind == "lifespan" else send)
             return
         if SCOPE_KEY in scope:
             await self._further_in(scope[SCOPE_KEY], scope, receive, send)
@@ -137,17 +139,43 @@ class RateLimitMiddleware:
         exchange = scope[SCOPE_KEY] = Exchange(self._manner, chosen, decision, hits)
         send = exchange.sender(send)
         if not decision.allowed:
-            await _refuse(scope, receive, send, self.dialect.refusal(decision, exchange.request_id))
+            await _refuse(scope, receive, send, self._refusal(decision, hits, exchange))
             return
+        follower = self.limiter.follow(decision, hits) if self.limiter.settles else None
+        if follower is not None:
+            send = overheard(send, follower)
         try:
             await self.app(scope, receive, send)
         except Exception:
+            if follower is not None:
+                follower.responded(500, ())
             # A framework answers this outside of us, so past our headers, and raises on; servers do no better. Where
             # the application has said how, it is left to.
             if kind == "http" and not exchange.started and not _handles_errors(scope):
                 reply = self.dialect.reply_for_status(500, request_id=exchange.request_id)
                 await _refuse(scope, receive, send, reply)
             raise
+        finally:
+            if follower is not None:
+                follower.ended()
+
+    def _refusal(self, decision: Decision, hits: Sequence[Hit], exchange: Exchange) -> Reply:
+        """The reply to what is not let through."""
+        reply = self.dialect.refusal(decision, exchange.request_id)
+        follower = self.limiter.follow(decision, hits) if self.limiter.settles else None
+        if follower is not None:
+            follower.refused(reply.status)
+        return reply
+
+    def _behind_settlements(self, send: Send) -> Send:
+        """*send* of a lifespan, which says goodbye only when the store was told all there is to tell."""
+
+        async def send_behind(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown"):
+                await self.limiter.settled()
+            await send(message)
+
+        return send_behind
 
     async def _further_in(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Judge a request that another limiter has let through; that one writes the headers, of all decisions at
@@ -159,10 +187,20 @@ class RateLimitMiddleware:
         decision, hits = await self.limiter.decide(request, exchange.charged)
         exchange.decisions = (*exchange.decisions, decision)
         exchange.charged = (*exchange.charged, *hits)
-        if decision.allowed:
+        if not decision.allowed:
+            await _refuse(scope, receive, send, self._refusal(decision, hits, exchange))
+            return
+        follower = self.limiter.follow(decision, hits) if self.limiter.settles else None
+        if follower is None:
             await self.app(scope, receive, send)
-        else:
-            await _refuse(scope, receive, send, self.dialect.refusal(decision, exchange.request_id))
+            return
+        try:
+            await self.app(scope, receive, overheard(send, follower))
+        except Exception:
+            follower.responded(500, ())
+            raise
+        finally:
+            follower.ended()
 
     async def _with_body(self, request: Request, receive: Receive) -> tuple[Request, Receive]:
         """*request* with as much of its body as some rule asks for, and what the application receives from."""

@@ -173,7 +173,7 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
         service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
 
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(gate.limiter.store.close)
+        stack.push_async_callback(gate.limiter.close)
         reloader = None
         if plan.file is not None:
             reloader = Reloader(

@@ -55,7 +55,9 @@ class CostFrom(NamedTuple):
     name: str  # of the header, in lower case
 
 
-COST_PLACES = ("request_header", "response_header")  # known before the decision; or after, then settled
+REQUEST_HEADER = "request_header"  # known before the decision
+RESPONSE_HEADER = "response_header"  # known after it, and settled then
+COST_PLACES = (REQUEST_HEADER, RESPONSE_HEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class Rule:
         object.__setattr__(self, "quotas", _quotas(self.quota, self.burst))
         object.__setattr__(self, "shadow", self.mode is Mode.SHADOW)
         object.__setattr__(self, "silent", self.shadow or self.quiet)
-        later = bool(self.count) or (self.cost_from is not None and self.cost_from.where == "response_header")
+        later = bool(self.count) or (self.cost_from is not None and self.cost_from.where == RESPONSE_HEADER)
         slots = isinstance(self.quota, Slots)
         object.__setattr__(self, "settles", later or slots)
         object.__setattr__(self, "leased", slots or (later and isinstance(self.quota, Period | Balance)))

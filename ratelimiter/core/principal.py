@@ -105,6 +105,13 @@ class Trust:
         """Whether any header is read at all."""
         return bool(self.proxies or self.hops)
 
+    def trusts_peer(self, peer: str | None) -> bool:
+        """Whether *peer*, the address of a socket's other end and None for a unix socket, may speak for others."""
+        if peer is None or self.hops:
+            return self.anyone
+        address = parse_address(peer)
+        return address is not None and self.trusts(address)
+
     def trusts(self, address: Address) -> bool:
         """Whether *address* is one of the proxies."""
         return any(address in network for network in self.proxies if network.version == address.version)

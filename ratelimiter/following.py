@@ -1,0 +1,306 @@
+"""What becomes of a request after it was admitted: its response settles what it was charged, and its leases are renewed
+until it ends.
+
+Nobody waits for any of it. Settlements leave in the order in which they came about, before whatever the same process
+charges afterwards: who has his answer and comes back finds what it gave back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from ratelimiter.core.cost import counts, due_of
+from ratelimiter.core.policy import RESPONSE_HEADER
+from ratelimiter.core.quota import Slots
+from ratelimiter.core.requirement import Unmet
+from ratelimiter.core.settlement import RENEW, Settlement, settlement_of
+from ratelimiter.core.window import LOCAL, STORE
+from ratelimiter.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ratelimiter.core.decision import Decision
+    from ratelimiter.core.policy import Hit
+    from ratelimiter.stores.base import Store, StoreObserver
+
+    Header = tuple[bytes, bytes]
+
+RENEWALS = 3  # in the life of a lease, so that one may fail
+SLACK = 12  # renewed along with those that are due: what is due within this part of its life
+TOGETHER_MAX = 64  # settlements in one call of the store
+UNDER_WAY_MAX = 65_536  # settlements, about 300 bytes each; those beyond are given up
+
+log = logging.getLogger("ratelimiter.following")
+
+
+class Follower:
+    """One admitted request until it ends. Its methods neither wait nor raise.
+
+    Args:
+        following: sends what there is to settle.
+        hits: those of the request that are settled later, as they were charged.
+        charged_at_ms: the store's clock then.
+        source: who charged them.
+    """
+
+    __slots__ = ("_charged_at_ms", "_following", "_source", "_unanswered", "_until_end")
+
+    def __init__(self, following: Following, hits: Sequence[Hit], charged_at_ms: int, source: str) -> None:
+        self._following = following
+        self._charged_at_ms = charged_at_ms
+        self._source = source
+        self._unanswered = [hit for hit in hits if hit.quota.kind != Slots.kind]  # what the response will settle
+        self._until_end = [hit for hit in hits if hit.quota.kind == Slots.kind]
+        following.open(source, [settlement_of(hit, RENEW, charged_at_ms) for hit in hits if hit.lease])
+
+    def responded(self, status: int, headers: Iterable[Header]) -> None:
+        """The final response has begun; of a second one nothing more is learnt.
+
+        Args:
+            status: 101 or 200 to 599.
+            headers: of the response.
+        """
+        if self._unanswered:
+            hits, self._unanswered = self._unanswered, []
+            headers = list(headers)
+            self._settle([(hit, self._due(hit, status, headers)) for hit in hits])
+
+    def refused(self, status: int) -> None:
+        """It was charged, and is refused all the same, with *status*: for want of what else it must bring.
+
+        That is a response like any other to who counts responses; what it might have cost, it has not.
+        """
+        hits, self._unanswered = self._unanswered, []
+        self._settle([(hit, _due_of_refusal(hit, status)) for hit in hits])
+        self.ended()
+
+    def ended(self) -> None:
+        """It is over, however it ended.
+
+        Where no response has begun, a reservation is given back. What counts some responses only stays charged: which
+        it would have been is not known, and who goes before he is answered must not try for nothing.
+        """
+        hits, self._unanswered = self._unanswered, []
+        unused = [(hit, hit.cost if hit.rule.count or not hit.lease else 0) for hit in hits]
+        slots, self._until_end = self._until_end, []
+        self._settle([*unused, *((hit, 0) for hit in slots)])
+
+    def _due(self, hit: Hit, status: int, headers: Sequence[Header]) -> int:
+        due = due_of(hit.rule, hit.cost, status, headers)
+        if due is None:
+            self._following.unsaid(hit)
+            return hit.cost
+        return due
+
+    def _settle(self, dues: Iterable[tuple[Hit, int]]) -> None:
+        settlements = [
+            settlement_of(hit, due, self._charged_at_ms) for hit, due in dues if hit.lease or due != hit.cost
+        ]
+        if settlements:
+            self._following.settle(self._source, settlements)
+
+
+def _due_of_refusal(hit: Hit, status: int) -> int:
+    rule = hit.rule
+    later = rule.cost_from is not None and rule.cost_from.where == RESPONSE_HEADER
+    return 0 if later or not counts(rule, status) else hit.cost
+
+
+class Following:
+    """All requests of one limiter that are followed, and their way to its store.
+
+    Not thread-safe; when another event loop runs than before, what was open under that one is left to lapse.
+
+    Args:
+        store: keeps what was charged.
+        observer: is told of settlements that failed.
+
+    Attributes:
+        unsent: settlements that the store has not been told of yet; wait for `sent` before what shall come after them.
+    """
+
+    def __init__(self, store: Store, observer: StoreObserver | None = None) -> None:
+        self._store = store
+        self._observer = observer
+        self._unsaid: set[str] = set()  # rules whose responses have not said what they cost
+        self._failed_kinds: set[str] = set()
+        self._begin(None)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
+        self.unsent = 0
+        self._pending: list[tuple[str, Settlement]] = []  # source and what is to be sent with the next call
+        self._under_way = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Open leases by how long they hold, in the order in which they are due: key and lease, then when, and what.
+        self._leases: dict[int, dict[tuple[bytes, int], tuple[float, str, Settlement]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        """Leases that are open now."""
+        return sum(map(len, self._leases.values()))
+
+    def release(self, hits: Sequence[Hit], now_ms: int) -> None:
+        """Let go of the leases of *hits*, whose charge has no known outcome: they may be held or not."""
+        self._send(STORE, [settlement_of(hit, 0, now_ms) for hit in hits if hit.lease])
+
+    def follow(self, decision: Decision, hits: Sequence[Hit]) -> Follower | None:
+        """Who is to be told what becomes of a request; None if nothing of it is settled.
+
+        Args:
+            decision: the verdict on it.
+            hits: what it was about, as they were charged.
+        """
+        charged = decision.allowed or isinstance(decision.fault, Unmet)
+        if not charged or decision.source not in (STORE, LOCAL):
+            return None
+        withheld = {outcome.rule.name for outcome in decision.outcomes if outcome.refuses}  # shadows, not charged
+        ours = [hit for hit in hits if hit.rule.settles and hit.rule.name not in withheld]
+        return Follower(self, ours, decision.now_ms, decision.source) if ours else None
+
+    def unsaid(self, hit: Hit) -> None:
+        """A response did not say what it cost."""
+        rule = hit.rule
+        if rule.name not in self._unsaid and rule.cost_from is not None:
+            self._unsaid.add(rule.name)
+            log.warning(
+                "rule %s: a response has no whole number in its header %s, so what was charged before stands",
+                rule.name,
+                rule.cost_from.name,
+            )
+
+    # --- Settlements
+
+    def settle(self, source: str, settlements: Sequence[Settlement]) -> None:
+        """Send *settlements* soon, and renew their leases no more."""
+        for settlement in settlements:
+            if settlement.lease:
+                self._leases.get(settlement.quota.lease_ttl_ms, {}).pop((settlement.key, settlement.lease), None)
+        self._send(source, settlements)
+
+    def _send(self, source: str, settlements: Sequence[Settlement]) -> None:
+        if not settlements:
+            return
+        loop = self._enter()
+        if loop is None or self._under_way + len(settlements) > UNDER_WAY_MAX:
+            self._fail("overloaded", f"{self._under_way} settlements are under way already")
+            return
+        if not self._pending:
+            loop.call_soon(self._flush)
+        self._under_way += len(settlements)
+        self.unsent += len(settlements)
+        self._pending += [(source, settlement) for settlement in settlements]
+
+    def _flush(self) -> None:
+        """Send what has gathered, in as few calls as can be."""
+        pending, self._pending = self._pending, []
+        if self._loop is not None:
+            for source, settlements in _calls(pending):
+                task = self._loop.create_task(self._call(source, settlements))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _call(self, source: str, settlements: Sequence[Settlement]) -> None:
+        self.unsent -= len(settlements)
+        try:
+            await self._store.settle(settlements, source)
+        except StoreError as error:
+            self._fail(error.kind, str(error))
+        except Exception as error:  # nobody is there to whom it could be raised
+            self._fail(type(error).__name__, str(error), error)
+        finally:
+            self._under_way -= len(settlements)
+
+    def _fail(self, kind: str, told: str, error: Exception | None = None) -> None:
+        """Count a failure; each kind is logged once, as with a store that is out it is one for every request."""
+        if self._observer is not None:
+            self._observer.failed(kind)
+        if kind not in self._failed_kinds:
+            self._failed_kinds.add(kind)
+            log.warning("a settlement failed (%s): %s; leases lapse by themselves", kind, told, exc_info=error)
+
+    async def sent(self) -> None:
+        """Wait, a moment, until all settlements are on their way, in front of whatever is sent after them."""
+        while self.unsent:  # noqa: ASYNC110 - they leave with the next turns of the loop, so that is the event
+            await asyncio.sleep(0)
+
+    async def settled(self, timeout_s: float) -> None:
+        """Send what is to be sent, and wait until the store has it; *timeout_s* at most."""
+        if self._loop is asyncio.get_running_loop():
+            self._flush()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=timeout_s)
+
+    # --- Leases
+
+    def open(self, source: str, renewals: Iterable[Settlement]) -> None:
+        """Renew from now on, until they are settled, the leases that *renewals* speak of."""
+        loop = self._enter()
+        if loop is not None:
+            for renewal in renewals:
+                self._wait(loop, source, renewal)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop, source: str, renewal: Settlement) -> None:
+        ttl_ms = renewal.quota.lease_ttl_ms
+        due_s = loop.time() + ttl_ms / 1000 / RENEWALS
+        self._leases.setdefault(ttl_ms, {})[renewal.key, renewal.lease] = (due_s, source, renewal)
+        if self._timer is None or due_s < self._timer.when():
+            self._rest(loop, due_s)
+
+    def _rest(self, loop: asyncio.AbstractEventLoop, until_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(until_s, self._renew, loop)
+
+    def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Renew what is due or nearly so, and rest until the next is."""
+        self._timer = None
+        now_s = loop.time()
+        for ttl_ms, leases in list(self._leases.items()):
+            soon_s = now_s + ttl_ms / 1000 / SLACK
+            due = []
+            for due_s, source, renewal in leases.values():
+                if due_s > soon_s:
+                    break
+                due.append((source, renewal))
+            for source, renewal in due:
+                del leases[renewal.key, renewal.lease]
+                self._send(source, [renewal])
+                self._wait(loop, source, renewal)
+            if not leases:
+                del self._leases[ttl_ms]
+            elif not due:
+                self._rest_until_first(loop, leases)
+
+    def _rest_until_first(
+        self, loop: asyncio.AbstractEventLoop, leases: dict[tuple[bytes, int], tuple[float, str, Settlement]]
+    ) -> None:
+        first_s = next(iter(leases.values()))[0]
+        if self._timer is None or first_s < self._timer.when():
+            self._rest(loop, first_s)
+
+    def _enter(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that runs; None outside of any, as when an application is torn down."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+        if loop is not self._loop:
+            self._begin(loop)
+        return loop
+
+
+def _calls(pending: Iterable[tuple[str, Settlement]]) -> Iterator[tuple[str, list[Settlement]]]:
+    """*pending* as calls of a store: one source each, no key twice, in order for each key."""
+    rounds: dict[tuple[str, int], list[Settlement]] = {}
+    seen: dict[tuple[str, bytes], int] = {}
+    for source, settlement in pending:
+        number = seen.get((source, settlement.key), 0)
+        seen[source, settlement.key] = number + 1
+        rounds.setdefault((source, number), []).append(settlement)
+    for (source, _), settlements in rounds.items():
+        for start in range(0, len(settlements), TOGETHER_MAX):
+            yield source, settlements[start : start + TOGETHER_MAX]
