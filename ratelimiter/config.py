@@ -149,6 +149,16 @@ def build(
     return _assemble(fields, next(layer.rules for layer in layers if layer.rules))
 
 
+def file_of(
+    limit: object, config: str | os.PathLike[str] | Policy | None, environ: Mapping[str, str] | None = None
+) -> str | os.PathLike[str] | None:
+    """The policy file that `build` reads for these arguments; None if it reads none."""
+    if isinstance(config, Policy):
+        return None
+    named = (os.environ if environ is None else environ).get(f"{PREFIX}CONFIG") or None
+    return named if limit is None and config is None else config
+
+
 def policy_schema() -> dict[str, Any]:
     """The JSON Schema of a policy file; a copy, to be changed at will."""
     text = resources.files("ratelimiter").joinpath("policy.schema.json").read_text(encoding="utf-8")

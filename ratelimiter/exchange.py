@@ -8,11 +8,13 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.core.decision import merge
+from ratelimiter.core.identity import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ratelimiter.core.decision import Decision
+    from ratelimiter.core.identity import Identity
     from ratelimiter.core.policy import Hit
 
     Message = Any  # as frameworks type it
@@ -40,12 +42,21 @@ class Exchange:
         request_id: quoted in error bodies, too; empty when the dialect has none.
         decision: of the outermost limiter.
         charged: what that one has charged, so that a limiter further in does not charge it again.
+        identity: whom the request's credentials name, where the policy has them verified.
     """
 
-    __slots__ = ("_manner", "charged", "decisions", "request_id", "started")
+    __slots__ = ("_manner", "charged", "decisions", "identity", "request_id", "started")
 
-    def __init__(self, manner: Manner, request_id: str, decision: Decision, charged: Sequence[Hit]) -> None:
+    def __init__(
+        self,
+        manner: Manner,
+        request_id: str,
+        decision: Decision,
+        charged: Sequence[Hit],
+        identity: Identity = NOBODY,
+    ) -> None:
         self._manner = manner
+        self.identity = identity
         self.request_id = request_id
         self.charged = charged
         self.decisions: Sequence[Decision] = (decision,)  # of each limiter, from the outermost inward

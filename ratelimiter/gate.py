@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ratelimiter import dialect_files, request_id
 from ratelimiter.core.decision import malformed
 from ratelimiter.core.headers import renderer, replaced
+from ratelimiter.core.identity import NOBODY, Identity, Teller
 from ratelimiter.limiter import Limiter
 from ratelimiter.proxy.judging import Verdict
 
@@ -60,8 +61,10 @@ class Gate:
         self.dialect = dialect_files.load(policy.dialect)
         self._render = renderer(policy.headers, expose=policy.expose_headers)
         self._ids = self.dialect.request_ids
-        self.to_upstream = frozenset() if self._ids is None else frozenset({self._ids.header})
-        self.to_client = replaced(policy.headers) | self.to_upstream
+        of_id = frozenset() if self._ids is None else frozenset({self._ids.header})
+        self._teller = Teller(() if policy.identity is None else policy.identity.tell_upstream)
+        self.to_upstream = of_id | self._teller.names
+        self.to_client = replaced(policy.headers) | of_id
 
     def body_wanted(self, request: Request) -> int:
         """How much of the body is to be seen; see `ratelimiter.proxy.judging.Judge`."""
@@ -69,11 +72,12 @@ class Gate:
 
     async def judge(self, request: Request) -> Verdict:
         """The verdict on *request*; see `ratelimiter.proxy.judging.Judge`."""
-        deciding = self.limiter.decide(request)
+        identity = await self.limiter.identified(request) if self.limiter.identifies else NOBODY
+        deciding = self.limiter.decide(request, (), identity)
         decision, hits = await (asyncio.ensure_future(deciding) if self._in_task else deciding)
         if self.limiter.settles:
-            return self._followed(self._verdict(request, decision), decision, hits)
-        return self._verdict(request, decision)
+            return self._followed(self._verdict(request, decision, identity), decision, hits)
+        return self._verdict(request, decision, identity)
 
     def _followed(self, verdict: Verdict, decision: Decision, hits: Sequence[Hit]) -> Verdict:
         follower = self.limiter.follow(decision, hits)
@@ -84,20 +88,21 @@ class Gate:
             return verdict
         return verdict._replace(follower=follower)
 
-    def _verdict(self, request: Request, decision: Decision) -> Verdict:
+    def _verdict(self, request: Request, decision: Decision, identity: Identity) -> Verdict:
+        told = self._teller.headers(identity) if self._teller.names else ()
         if self._ids is None:
-            return Verdict(None, self._render(decision), (), "") if decision.allowed else self._refused(decision)
+            return Verdict(None, self._render(decision), told, "") if decision.allowed else self._refused(decision)
         identifier, of_id = self._id(request.headers)
         headers = [*self._render(decision), *of_id]
         if decision.allowed:
-            return Verdict(None, headers, of_id, identifier)
+            return Verdict(None, headers, [*of_id, *told], identifier)
         return Verdict(self.dialect.refusal(decision, identifier), headers, of_id, identifier)
 
     def _refused(self, decision: Decision) -> Verdict:
         """The verdict of a refusal that bears no id. A flood is refused in the same words for a second, so these are
         remembered by all the numbers that they speak of.
         """
-        if len(decision.outcomes) != 1:
+        if len(decision.outcomes) != 1 or decision.fault is not None:
             return Verdict(self.dialect.refusal(decision), self._render(decision), (), "")
         rule, remaining, reset_ms, retry_after_ms = decision.outcomes[0]
         wait_ms, now_ms = retry_after_ms or 0, decision.now_ms

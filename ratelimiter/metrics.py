@@ -19,6 +19,7 @@ from ratelimiter.core.decision import (
     UNMATCHED,
     WITHIN_LIMIT,
 )
+from ratelimiter.core.requirement import REASONS
 from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.disclosure import fingerprint
 from ratelimiter.errors import Kind
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 NOBODY = "none"  # source of a decision for which nobody had to be asked
 SOURCES = (STORE, REMEMBERED, LOCAL, FAIL_OPEN, FAIL_CLOSED, NOBODY)
 ADMITTED, REFUSED, SHADOW_REFUSED, SPARED = "admitted", "refused", "shadow_refused", "spared"
-OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, UNMATCHED, MALFORMED, STORE_ERROR)  # of requests
+OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, UNMATCHED, MALFORMED, STORE_ERROR, *REASONS)  # of requests
 RULE_OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, SPARED, STORE_ERROR)  # spared: has room, another rule refused
 INTERNAL = "internal"  # kind of a store error that is a mistake of ours
 KINDS = (*(kind.value for kind in Kind), INTERNAL)
@@ -151,7 +152,7 @@ class Metrics(Instruments):
     def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
         """Count a decision; see `ratelimiter.limiter.Observer`."""
         outcomes, source = decision.outcomes, decision.source
-        if len(outcomes) == 1:
+        if len(outcomes) == 1 and decision.fault is None:
             rule, remaining, _, retry_after_ms = outcomes[0]
             near = remaining * NEAR <= rule.quota.limit
             if source == STORE and not near and retry_after_ms == 0:
@@ -169,7 +170,7 @@ class Metrics(Instruments):
     def _note_several(self, decision: Decision, hits: Sequence[Hit]) -> str:
         """Count a decision about no rule or several; the source that it had."""
         reason, source = decision.reason, decision.source
-        if reason in _UNASKED:
+        if reason in _UNASKED or (reason in REASONS and not decision.outcomes):
             source = NOBODY
         said = set()
         for outcome in decision.outcomes:
@@ -275,9 +276,9 @@ def _of_rule(reason: str, *, fits: bool, shadow: bool) -> str:
     """What one rule made of a request that was decided for *reason*."""
     if not fits:
         return SHADOW_REFUSED if shadow else REFUSED
-    return ADMITTED if reason == WITHIN_LIMIT else SPARED
+    return ADMITTED if reason == WITHIN_LIMIT or reason in REASONS else SPARED  # what lacks something was charged
 
 
 def _of_request(reason: str, *, shadow_refused: bool) -> str:
     """What became of a request: it counts as refused in shadow when nothing else refused it."""
-    return SHADOW_REFUSED if reason == WITHIN_LIMIT and shadow_refused else _OF_REASONS[reason]
+    return SHADOW_REFUSED if reason == WITHIN_LIMIT and shadow_refused else _OF_REASONS.get(reason, reason)

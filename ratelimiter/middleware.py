@@ -8,12 +8,14 @@ from urllib.parse import quote
 from ratelimiter import config as configuration
 from ratelimiter import dialect_files, request_id
 from ratelimiter.core.headers import renderer, replaced
+from ratelimiter.core.identity import NOBODY, Teller
 from ratelimiter.core.request import Request
 from ratelimiter.core.window import new
 from ratelimiter.exchange import SCOPE_KEY, Exchange, Manner
 from ratelimiter.limiter import Limiter
 from ratelimiter.overhearing import overheard
 from ratelimiter.peeking import peek
+from ratelimiter.reload import Reloader, Reloading, ReloadObserver
 from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.opening import store_for
 
@@ -51,6 +53,8 @@ class RateLimitMiddleware:
         headers: header families on every response: `x-ratelimit`, `draft-11`, `draft-06`.
         trusted_proxies: networks whose forwarding headers are believed.
         observer: is told every decision, and if it is a `StoreObserver`, too, how the store fares.
+        reload: whether a changed policy file, and the files that it names, take effect while the application runs. A
+            file that cannot be used does not; counters stay.
 
     The others are fields of a policy file, by their names there (README, "The policy file"). What is given here wins
     over the file, the file over the environment (`RATELIMITER_STORE`, ...).
@@ -85,46 +89,76 @@ class RateLimitMiddleware:
         name: str | None = None,
         secret: str | bytes | None = None,
         observer: Observer | None = None,
+        reload: bool = True,
     ) -> None:
         # Spelled out rather than **settings, so that type checkers and editors know them, and frameworks' checkers
         # agree.
-        policy = configuration.build(
-            limit=limit,
-            config=config,
-            store=store if isinstance(store, str) else None,
-            dialect=dialect,
-            principal=principal,
-            headers=headers,
-            trusted_proxies=trusted_proxies,
-            trusted_hops=trusted_hops,
-            client_header=client_header,
-            ipv6_prefix=ipv6_prefix,
-            on_store_error=on_store_error,
-            local_share=local_share,
-            decision_timeout=decision_timeout,
-            expose_headers=expose_headers,
-            ambiguous_paths=ambiguous_paths,
-            path_case=path_case,
-            method_override=method_override,
-            json_bytes_max=json_bytes_max,
-            mode=mode,
-            name=name,
-            secret=secret,
-        )
+        settings: dict[str, Any] = {
+            "limit": limit,
+            "config": config,
+            "store": store if isinstance(store, str) else None,
+            "dialect": dialect,
+            "principal": principal,
+            "headers": headers,
+            "trusted_proxies": trusted_proxies,
+            "trusted_hops": trusted_hops,
+            "client_header": client_header,
+            "ipv6_prefix": ipv6_prefix,
+            "on_store_error": on_store_error,
+            "local_share": local_share,
+            "decision_timeout": decision_timeout,
+            "expose_headers": expose_headers,
+            "ambiguous_paths": ambiguous_paths,
+            "path_case": path_case,
+            "method_override": method_override,
+            "json_bytes_max": json_bytes_max,
+            "mode": mode,
+            "name": name,
+            "secret": secret,
+        }
+        policy = configuration.build(**settings)
         self.app = app
-        self.dialect = dialect_files.load(policy.dialect)
         if store is None or isinstance(store, str):
             store = store_for(policy, observer if isinstance(observer, StoreObserver) else None)
         self.limiter = Limiter(policy, store, observer=observer)
+        self._read(policy)
+        file = configuration.file_of(limit, config) if reload else None
+        self._reloading = None
+        if file is not None:
+            self._reloading = Reloading(
+                lambda: Reloader(
+                    file,
+                    self.limiter.policy,
+                    self.swap,
+                    load=lambda: configuration.build(**settings),
+                    observer=observer if isinstance(observer, ReloadObserver) else None,
+                )
+            )
+
+    def swap(self, policy: Policy) -> None:
+        """Judge and answer under *policy* from the next request on; what is counted stays.
+
+        Raises:
+            ConfigError: its dialect cannot be used, or it says something else of the store; then nothing has changed.
+        """
+        dialect_files.load(policy.dialect)
+        self.limiter.swap(policy)
+        self._read(policy)
+
+    def _read(self, policy: Policy) -> None:
+        self.dialect = dialect_files.load(policy.dialect)
         self._ids = self.dialect.request_ids
         id_header = self._ids.header if self._ids is not None else None
         # What the application says of these is dropped: a response has one of each, and it is ours.
         ours = replaced(policy.headers) if id_header is None else replaced(policy.headers) | {id_header}
         self._manner = Manner(ours, renderer(policy.headers, expose=policy.expose_headers), id_header)
+        self._teller = Teller(() if policy.identity is None else policy.identity.tell_upstream)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope; anything but http and websocket is the application's own."""
         kind = scope["type"]
+        if self._reloading is not None:
+            self._reloading.begin()
         if kind not in ("http", "websocket"):
             await self.app(scope, receive, self._behind_settlements(send) if kind == "lifespan" else send)
             return
@@ -134,13 +168,16 @@ class RateLimitMiddleware:
         request = _request(scope)
         if self.limiter.looks_at_bodies:
             request, receive = await self._with_body(request, receive)
-        decision, hits = await self.limiter.decide(request)
+        identity = await self.limiter.identified(request) if self.limiter.identifies else NOBODY
+        decision, hits = await self.limiter.decide(request, (), identity)
         chosen = "" if self._ids is None else request_id.choose(self._ids, scope["headers"])
-        exchange = scope[SCOPE_KEY] = Exchange(self._manner, chosen, decision, hits)
+        exchange = scope[SCOPE_KEY] = Exchange(self._manner, chosen, decision, hits, identity)
         send = exchange.sender(send)
         if not decision.allowed:
             await _refuse(scope, receive, send, self._refusal(decision, hits, exchange))
             return
+        if self._teller.names:
+            scope["headers"] = self._teller.replaced(scope["headers"], identity)
         follower = self.limiter.follow(decision, hits) if self.limiter.settles else None
         if follower is not None:
             send = overheard(send, follower)
@@ -184,12 +221,17 @@ class RateLimitMiddleware:
         request = _request(scope)
         if self.limiter.looks_at_bodies:
             request, receive = await self._with_body(request, receive)
-        decision, hits = await self.limiter.decide(request, exchange.charged)
+        identity = await self.limiter.identified(request) if self.limiter.identifies else NOBODY
+        if self.limiter.policy.identity is not None:
+            exchange.identity = identity
+        decision, hits = await self.limiter.decide(request, exchange.charged, identity)
         exchange.decisions = (*exchange.decisions, decision)
         exchange.charged = (*exchange.charged, *hits)
         if not decision.allowed:
             await _refuse(scope, receive, send, self._refusal(decision, hits, exchange))
             return
+        if self._teller.names:
+            scope["headers"] = self._teller.replaced(scope["headers"], identity)
         follower = self.limiter.follow(decision, hits) if self.limiter.settles else None
         if follower is None:
             await self.app(scope, receive, send)

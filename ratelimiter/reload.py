@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
 
 from ratelimiter import config
 from ratelimiter.disclosure import fingerprint
@@ -35,6 +35,7 @@ RESULTS = (LOADED, UNCHANGED, FAILED)
 log = logging.getLogger("ratelimiter.reload")
 
 
+@runtime_checkable
 class ReloadObserver(Protocol):
     """Is told of looks at a policy file, and what came of changes."""
 
@@ -166,6 +167,26 @@ class Reloader:
         if self._observer is not None:
             self._observer.checked()
         return look
+
+
+class Reloading:
+    """Keeps a reloader running on whichever event loop serves, where nobody says when serving begins or ends.
+
+    Args:
+        make: a reloader; a loop of its own has one of its own.
+    """
+
+    def __init__(self, make: Callable[[], Reloader]) -> None:
+        self._make = make
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Have it run on the running loop, if it does not yet. It ends with the loop."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._task = loop.create_task(self._make().run())
 
 
 def _examine(paths: list[str | os.PathLike[str]]) -> _Look:

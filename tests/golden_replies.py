@@ -14,13 +14,27 @@ from ratelimiter.core.decision import (
     OVER_CAPACITY,
     OVER_LIMIT,
     STORE_ERROR,
+    WITHIN_LIMIT,
     Decision,
     Outcome,
     malformed,
+    refused_for,
 )
 from ratelimiter.core.dialect import REASON_PHRASES, Dialect, Finding, Reply
+from ratelimiter.core.identity import FAULTS, ApiKeys, Identity, IdentityPolicy, Tokens
 from ratelimiter.core.policy import Rule
+from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Balance, Quota
+from ratelimiter.core.requirement import (
+    CREDENTIAL_KIND,
+    EMAIL_UNVERIFIED,
+    HEADER_MISSING,
+    INSUFFICIENT_SCOPE,
+    ORG_MISSING,
+    REASONS,
+    Requirement,
+    unmet,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +44,7 @@ NOW_MS = 1_800_000_000_123
 TOKEN_ID = "req_01JNQBC4X8Y2Z3A"  # noqa: S105  # an id, as documented
 UUID_ID = "7d3f6b0e-4c1a-4f5e-9b57-2d1c8a9e0f36"
 STATUSES = (400, 401, 402, 403, 404, 405, 408, 409, 422, 429, 500, 503)
+KEYS = ApiKeys(Source("header", "X-API-Key"), "keys.yaml", {})
 PER_MINUTE = Rule("per-minute", Quota(60, 60_000))
 PER_HOUR = Rule("per-hour", Quota(1000, 3_600_000))
 
@@ -94,6 +109,25 @@ def store_error() -> Decision:
     return Decision(False, STORE_ERROR, NOW_MS, (), None, "fail_closed")
 
 
+def lacking() -> Iterator[Decision]:
+    """Requests within their limits that lack what is required, one for each reason."""
+    admitted = Decision(True, WITHIN_LIMIT, NOW_MS, [Outcome(PER_MINUTE, 12, 30_000, 0)], None)
+    identity = IdentityPolicy(Tokens("https://id.example/", ("api",), "https://id.example/jwks.json"), KEYS)
+    for reason in REASONS:
+        holder = Identity(kind="org", method="api_key", fault=reason if reason in FAULTS else "")
+        header = "X-Tenant-ID" if reason == HEADER_MISSING else ""
+        requirement = {
+            INSUFFICIENT_SCOPE: Requirement(scopes=frozenset({"lookup"})),
+            CREDENTIAL_KIND: Requirement(kinds=frozenset({"user"})),
+            ORG_MISSING: Requirement(org=True),
+            EMAIL_UNVERIFIED: Requirement(email_verified=True),
+        }.get(reason, Requirement(credentials=not header, header=header))
+        missing = unmet([requirement], holder, (), identity, "default")
+        assert missing is not None
+        assert missing.reason == reason
+        yield refused_for(admitted, missing)
+
+
 def replies(dialect: Dialect) -> Iterator[tuple[str, Reply]]:
     """Everything that *dialect* can say, each with the name of its file."""
     ids = dialect.request_ids
@@ -101,7 +135,8 @@ def replies(dialect: Dialect) -> Iterator[tuple[str, Reply]]:
     for name in dialect.answers:
         facts = FACTS_OF.get((dialect.name, name)) or FACTS.get(name, {})
         yield name, dialect.reply(name, request_id=request_id, **facts)
-    for decision in (over_limit(), over_capacity(), credit_exhausted(), malformed_request(), store_error()):
+    refused = (over_limit(), over_capacity(), credit_exhausted(), malformed_request(), store_error())
+    for decision in (*refused, *lacking()):
         yield f"refusal-{decision.reason}", dialect.refusal(decision, request_id)
     for status in STATUSES:
         yield f"status-{status}", dialect.reply_for_status(status, request_id=request_id)

@@ -137,6 +137,8 @@ def unmet(
         if reason == CREDENTIAL_KIND:
             used, required = _kinds(identity, requirement, policy)
             return Unmet(reason, used=used, required=required)
+        if reason == UNAVAILABLE:
+            return Unmet(reason)  # a 503, which nobody can make up for
         if reason:
             return Unmet(reason, challenges=tuple(_challenges(reason, requirement, policy, realm)))
         issue = requirement.header_issue(headers)
@@ -171,8 +173,10 @@ def _challenges(reason: str, requirement: Requirement, policy: IdentityPolicy, r
         elif reason == INSUFFICIENT_SCOPE:
             text += f', error="insufficient_scope", scope="{" ".join(sorted(requirement.scopes))}"'
         challenges.append(text)
+    if reason == INSUFFICIENT_SCOPE:
+        return challenges
     if keys is not None and keys.source.kind == "header":
         challenges.append(f'ApiKey realm="{realm}", header="{keys.source.name}"')
     if not challenges and requirement.header:
         challenges.append(f'ApiKey realm="{realm}", header="{requirement.header.lower()}"')
-    return challenges if reason != UNAVAILABLE else []
+    return challenges

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from ratelimiter import settings
 from ratelimiter.core.identity import BEARER, TELLABLE, ApiKeys, IdentityPolicy, Tokens
 from ratelimiter.core.matching import Match
-from ratelimiter.core.principal import Source, underscore_twins
+from ratelimiter.core.principal import Source
 from ratelimiter.core.requirement import Requirement
 from ratelimiter.documents import BYTES_MAX, shown, shown_name
 from ratelimiter.errors import ConfigError
@@ -192,11 +192,6 @@ class Reader:
                 self._refuse(path, str(fault))
                 return None
         return Match(frozenset(value.get("methods", ())), value.get("path"), excepted)
-
-
-def spellings(tell_upstream: Sequence[tuple[str, str]]) -> frozenset[bytes]:
-    """Every spelling, in lower case, of the headers that only we may send to the upstream."""
-    return frozenset(twin.encode() for _, name in tell_upstream for twin in underscore_twins(name.lower()))
 
 
 def unsafe_url(tokens: Tokens) -> bool:
