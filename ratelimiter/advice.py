@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratelimiter import documents
-from ratelimiter.core.policy import OnStoreError
+from ratelimiter.core.policy import REQUEST_HEADER, OnStoreError
 from ratelimiter.notation import spell_window
 from ratelimiter.stores.bridge import PREFIX, WEAKNESS
 from ratelimiter.stores.guarded import local_limit, outage_limit
@@ -103,6 +103,9 @@ def _header_warnings(policy: Policy, document: Document | None) -> Iterator[tupl
                     "write client, and your proxies into trusted_proxies"
                 )
                 yield ("rules", index), text
+        if rule.cost_from is not None and rule.cost_from.where == REQUEST_HEADER and not policy.trust.anyone:
+            text = f"rules[{index}]: cost_from is never read, as no proxy is trusted; write trusted_proxies, too"
+            yield ("rules", index), text
     stated = document is not None and isinstance(document.value, dict) and "client_header" in document.value
     if stated and not policy.trust.anyone:
         yield ("client_header",), "client_header: is never read, as no proxy is trusted; write trusted_proxies, too"

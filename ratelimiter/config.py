@@ -19,9 +19,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ratelimiter import documents, schema, settings
 from ratelimiter.core.matching import Match
-from ratelimiter.core.policy import LONG_WINDOWS, AmbiguousPaths, Mode, OnStoreError, Policy, Rule
+from ratelimiter.core.policy import (
+    LONG_WINDOWS,
+    RESPONSE_HEADER,
+    AmbiguousPaths,
+    CostFrom,
+    Mode,
+    OnStoreError,
+    Policy,
+    Rule,
+)
 from ratelimiter.core.principal import Network, Source, Trust
-from ratelimiter.core.quota import WINDOW_MS_MAX
+from ratelimiter.core.quota import WINDOW_MS_MAX, Slots
 from ratelimiter.documents import Document, Path, Problem, shown, shown_path
 from ratelimiter.errors import ConfigError
 from ratelimiter.identity.reading import Reader
@@ -469,6 +478,9 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
     stated = {
         "burst": part("burst", int),
         "cost": part("cost", int),
+        "cost_from": part("cost_from", settings.read_cost_from),
+        "count": part("count", settings.read_count),
+        "warn_at": part("warn_at", float),
         "mode": part("mode", Mode),
         "quiet": part("quiet", bool),
         "on_store_error": part("on_store_error", OnStoreError),
@@ -480,7 +492,21 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
     stated = {name: value for name, value in stated.items() if value is not None}
     if layer.sound((*path, "burst")) and layer.sound((*path, "cost")):
         _check_numbers(layer, path, quota, stated)
+    for name in ("count", "cost_from"):
+        if name in stated and isinstance(quota, Slots):
+            text = (
+                "does nothing for a limit on what runs at the same time, which is given back in any case; leave it out"
+            )
+            layer.refuse((*path, name), text, at_key=True)
     return _Draft(rule.get("name", ""), quota, stated)
+
+
+def _refuse_settling(layer: _Layer, path: Path, stated: Mapping[str, Any]) -> None:
+    source: CostFrom | None = stated.get("cost_from")
+    for name in ("count", "cost_from"):
+        if name in stated and (name == "count" or (source is not None and source.where == RESPONSE_HEADER)):
+            text = "does nothing for what runs at the same time, as all of it is given back; leave it out"
+            layer.refuse((*path, name), text, at_key=True)
 
 
 def _check_numbers(layer: _Layer, path: Path, quota: Quota, stated: Mapping[str, Any]) -> None:

@@ -63,6 +63,11 @@ def _body(planner: Planner, request: Request) -> str:
 
 def _rule(rule: Rule) -> str:
     parts = [spell_limit(rule.quota), f"cost {rule.cost}", str(rule.mode), f"{rule.on_store_error} without the store"]
+    if rule.cost_from is not None:
+        where, name = rule.cost_from
+        parts[1] = f"cost {rule.cost} unless {where.replace('_', ' ')} {name} says otherwise"
+    if rule.count:
+        parts.insert(2, f"counts {' '.join(sorted(rule.count))}")
     if rule.burst:
         parts.insert(1, f"burst {rule.burst}")
     return f"{rule.name}: {', '.join(parts)}"

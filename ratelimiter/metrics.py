@@ -61,7 +61,6 @@ DECISION_S = (
 )
 CALL_S = DECISION_S[3:]
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
-NEAR = 5  # near its limit is who has at most a fifth of it left
 
 
 class Metrics(Instruments):
@@ -109,7 +108,7 @@ class Metrics(Instruments):
         self._of_requests = self._counter("requests", "Requests judged, each once.", "outcome", "source")
         self._of_rules = self._counter("rule_requests", "Requests that a rule matched.", "rule", "outcome", "source")
         self._of_near = self._counter(
-            "rule_near_limit", "Admissions that left a principal at most a fifth of the limit.", "rule"
+            "rule_near_limit", "Admissions that brought a principal to warn_at of the limit, or above.", "rule"
         )
         self._limit = self._gauge("rule_limit", "Units that a rule admits in its window.", "rule")
         self._window = self._gauge("rule_window_seconds", "Length of the window of a rule.", "rule")
@@ -154,7 +153,7 @@ class Metrics(Instruments):
         outcomes, source = decision.outcomes, decision.source
         if len(outcomes) == 1 and decision.fault is None:
             rule, remaining, _, retry_after_ms = outcomes[0]
-            near = remaining * NEAR <= rule.quota.limit
+            near = remaining <= rule.near
             if source == STORE and not near and retry_after_ms == 0:
                 self._plain[rule.name] += 1  # had it not been admitted, it would not have fitted
             else:
@@ -178,7 +177,7 @@ class Metrics(Instruments):
             word = _of_rule(reason, fits=not outcome.refuses, shadow=rule.shadow)
             said.add(word)
             self._rules[rule.name, word, source] += 1
-            if word == ADMITTED and outcome.remaining * NEAR <= rule.quota.limit:
+            if word == ADMITTED and outcome.remaining <= rule.near:
                 self._near[rule.name,] += 1
         if reason == STORE_ERROR:  # there is no outcome then, but rules matched
             for name in {hit.rule.name for hit in hits}:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.json_body import Field, spelled
 from ratelimiter.core.matching import Match
+from ratelimiter.core.policy import CostFrom
 from ratelimiter.core.principal import Network, Source, parse_source
 from ratelimiter.documents import shown
 from ratelimiter.notation import parse_duration_ms
@@ -119,6 +120,17 @@ def read_secret(secret: bytes) -> bytes:
         msg = f"a secret of {len(secret)} bytes is not one of 1 to {SECRET_BYTES_MAX}; {what}"
         raise ValueError(msg)
     return secret
+
+
+def read_cost_from(text: str) -> CostFrom:
+    """Which header says what a request costs: `request_header NAME` or `response_header NAME`."""
+    where, _, name = text.partition(" ")
+    return CostFrom(where, name.lower())
+
+
+def read_count(statuses: list[int | str]) -> frozenset[str]:
+    """The statuses, and classes of statuses, that count."""
+    return frozenset(map(str, statuses))
 
 
 def read_json_field(name: str, value: Any) -> Field:

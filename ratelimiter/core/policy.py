@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
@@ -88,6 +90,7 @@ class Rule:
         silent: whether an admitted client is told nothing of it.
         settles: whether something of its requests is only known after the decision, and settled then.
         leased: whether its hits are leases.
+        near: with so few units remaining, or fewer, the limit is nearly used up.
 
     Raises:
         ValueError: a value is outside its range.
@@ -111,6 +114,7 @@ class Rule:
     silent: bool = field(init=False)
     settles: bool = field(init=False)
     leased: bool = field(init=False)
+    near: int = field(init=False)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.name) <= NAME_CHARACTERS_MAX or not NAME_CHARACTERS.issuperset(self.name):
@@ -138,16 +142,23 @@ class Rule:
         object.__setattr__(self, "quotas", _quotas(self.quota, self.burst))
         object.__setattr__(self, "shadow", self.mode is Mode.SHADOW)
         object.__setattr__(self, "silent", self.shadow or self.quiet)
-        later = bool(self.count) or (self.cost_from is not None and self.cost_from.where == RESPONSE_HEADER)
+        later = bool(self.count) or _told_by_response(self.cost_from)
         slots = isinstance(self.quota, Slots)
         object.__setattr__(self, "settles", later or slots)
         object.__setattr__(self, "leased", slots or (later and isinstance(self.quota, Period | Balance)))
+
+        # In decimals, as it was written: in binary 0.7 of ten is less than seven.
+        warned_at = ceil(self.quota.limit * Fraction(str(self.warn_at)))
+        object.__setattr__(self, "near", self.quota.limit - warned_at)
 
     def _check_what_is_settled(self) -> None:
         for status in self.count:
             if not _STATUS.fullmatch(status):
                 msg = f"count must be of statuses like 401 or classes like 4xx, not {status!r}"
                 raise ValueError(msg)
+        if isinstance(self.quota, Slots) and (self.count or _told_by_response(self.cost_from)):
+            msg = "count and cost_from response_header do nothing for what runs at the same time: all is given back"
+            raise ValueError(msg)
         if self.cost_from is not None:
             where, name = self.cost_from
             if where not in COST_PLACES:
@@ -167,6 +178,10 @@ class Rule:
         if not 0 < self.warn_at <= 1:
             msg = f"warn_at must be above 0 and at most 1, not {self.warn_at}"
             raise ValueError(msg)
+
+
+def _told_by_response(source: CostFrom | None) -> bool:
+    return source is not None and source.where == RESPONSE_HEADER
 
 
 _STATUS = re.compile(r"[1-5]([0-9]{2}|xx)")

@@ -16,7 +16,10 @@ from ratelimiter.core.policy import (
     LONG_WINDOWS,
     NAME_CHARACTERS,
     NAME_CHARACTERS_MAX,
+    REQUEST_HEADER,
+    RESPONSE_HEADER,
     AmbiguousPaths,
+    CostFrom,
     Mode,
     OnStoreError,
     Planner,
@@ -25,7 +28,7 @@ from ratelimiter.core.policy import (
     key_of,
 )
 from ratelimiter.core.principal import CLIENT, EVERYONE, PrincipalReader, Source, Trust, parse_source
-from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota
+from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota, Slots
 from ratelimiter.core.request import MalformedRequest, Request
 from tests.requesting import PEER, per_minute, request
 
@@ -262,3 +265,22 @@ def test_a_rule_takes_its_modes_as_text() -> None:
     assert (True, OnStoreError.DENY) == (rule.shadow, rule.on_store_error)
     with pytest.raises(ValueError, match="shadwo"):
         Rule("a", Quota(1, 1000), mode="shadwo")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("limit", "warn_at", "near"),
+    [(10, 0.8, 2), (10, 0.7, 3), (10, 1, 0), (3, 0.8, 0), (100, 0.29, 71), (1, 0.01, 0), (10**9, 0.999999999, 1)],
+)
+def test_from_where_on_a_limit_is_near(limit: int, warn_at: float, near: int) -> None:
+    """As soon as that share is used, in decimals as it was written; the limit itself is always near."""
+    assert near == per_minute(limit, warn_at=warn_at).near
+
+
+def test_slots_are_given_back_in_any_case() -> None:
+    """What could be settled of them would do nothing, so it is a mistake; a request may still ask for several."""
+    asked = per_minute(quota=Slots(5), cost_from=CostFrom(REQUEST_HEADER, "x-weight"))
+
+    assert (True, True) == (asked.settles, asked.leased)
+    for settled in ({"count": frozenset({"2xx"})}, {"cost_from": CostFrom(RESPONSE_HEADER, "x-cost")}):
+        with pytest.raises(ValueError, match="do nothing"):
+            per_minute(quota=Slots(5), **settled)
