@@ -27,18 +27,25 @@ step back locks nobody out for longer than 2 W.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from ratelimiter.core.quota import Quota
+from ratelimiter.core.settlement import RENEW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.policy import Hit
-    from ratelimiter.core.quota import Quota
+    from ratelimiter.core.settlement import Settlement
 
 
 # What is built per request is a named tuple, which costs a third of a frozen dataclass; and where most requests pass
 # it is built by `new`, which costs half of calling its class (tests/benchmarks/decisions.py).
 new = tuple.__new__
+
+# Units that a window can hold: settlements may exceed the limit, and a packed window has 32 bits for them.
+USED_MAX = 4 * 10**9
 
 NEVER = -1  # instead of a wait: the cost exceeds the limit, or a balance does not cover it
 
@@ -73,14 +80,20 @@ class State(Protocol):
     def forget(self, quota: Any, now_ms: int) -> None:
         """Drop what no longer counts."""
 
-    def wait_ms(self, quota: Any, cost: int, now_ms: int) -> int:
+    def wait_ms(self, quota: Any, cost: int, now_ms: int, lease: int = 0) -> int:
         """How long until *cost* more units fit; 0 when they do, NEVER when no wait is known to help."""
 
-    def add(self, quota: Any, cost: int, now_ms: int) -> None:
-        """Charge *cost* units now."""
+    def add(self, quota: Any, cost: int, now_ms: int, lease: int = 0) -> None:
+        """Charge *cost* units now; where there are leases as the one named *lease*, unless that is 0."""
+
+    def settle(self, settlement: Any, now_ms: int) -> None:
+        """Take note of what a charge came to."""
 
     def reset_ms(self, quota: Any, now_ms: int) -> int:
         """How long until less counts; 0 when nothing does."""
+
+    def ttl_ms(self, quota: Any, now_ms: int) -> int:
+        """How long until nothing of this counts any more (6)."""
 
     @property
     def used(self) -> int:
@@ -118,7 +131,7 @@ class Window:
             self.used -= sum(self.counts[:gone])
             del instants[:gone], self.counts[:gone]
 
-    def wait_ms(self, quota: Quota, cost: int, now_ms: int) -> int:
+    def wait_ms(self, quota: Quota, cost: int, now_ms: int, _lease: int = 0) -> int:
         """How long until *cost* more units fit; 0 when they do, NEVER when they exceed the limit."""
         surplus = self.used + cost - quota.limit
         if surplus <= 0 or not cost:  # a limit lowered below what counts already leaves no room, but a peek needs none
@@ -129,7 +142,7 @@ class Window:
                 return instant + quota.window_ms - now_ms
         return NEVER
 
-    def add(self, quota: Quota, cost: int, now_ms: int) -> None:
+    def add(self, quota: Quota, cost: int, now_ms: int, _lease: int = 0) -> None:
         """Charge *cost* units now."""
         instant = last_instant(quota, now_ms)
         if self.instants and self.instants[-1] >= instant:
@@ -138,6 +151,26 @@ class Window:
             self.instants.append(instant)
             self.counts.append(cost)
         self.used += cost
+
+    def settle(self, settlement: Settlement, now_ms: int) -> None:
+        """Charge what more is due, beyond the limit if need be; or take what less is due from the entry that it was
+        added to. Never from another: what leaves too early lets too many in.
+        """
+        quota: Any  # a Quota
+        _, quota, charged, due, _, _, charged_at_ms = settlement
+        if due > charged:
+            units = min(due - charged, USED_MAX - self.used)
+            if units:
+                self.add(quota, units, now_ms)
+        elif due != RENEW and due < charged:
+            units, instant = charged - due, last_instant(quota, charged_at_ms)
+            place = bisect_left(self.instants, instant)
+            if place == len(self.instants) or self.instants[place] != instant or self.counts[place] < units:
+                return
+            self.used -= units
+            self.counts[place] -= units
+            if not self.counts[place]:
+                del self.instants[place], self.counts[place]
 
     def reset_ms(self, quota: Quota, now_ms: int) -> int:
         """How long until the oldest counted entry leaves; 0 when nothing counts."""
@@ -153,7 +186,7 @@ def last_instant(quota: Quota, now_ms: int) -> int:
     return now_ms - now_ms % quota.resolution_ms + quota.resolution_ms - 1
 
 
-def charge(hits: Sequence[Hit], windows: Sequence[State], now_ms: int) -> Receipt:
+def charge(hits: Sequence[Hit], states: Sequence[State], now_ms: int) -> Receipt:
     """Look at every hit, then charge all of them or none (1, 3).
 
     A rule in shadow never refuses the request. It is charged if the request is admitted and all its own hits fit, so
@@ -161,17 +194,17 @@ def charge(hits: Sequence[Hit], windows: Sequence[State], now_ms: int) -> Receip
 
     Args:
         hits: the charges of one request; no two share a key.
-        windows: the state of each hit's key, in the same order; changed in place.
+        states: what is kept of each hit's key, in the same order; changed in place.
         now_ms: the store's clock, Unix time.
     """
-    if len(hits) == 1:
-        return charge_one(hits[0], cast("Window", windows[0]), now_ms)
+    if len(hits) == 1 and hits[0].quota.kind == Quota.kind:
+        return charge_one(hits[0], cast("Window", states[0]), now_ms)
     admitted = True
     waits: list[int] = []
     withheld: set[str] = set()  # shadow rules that would have refused
-    for hit, window in zip(hits, windows, strict=True):
-        window.forget(hit.quota, now_ms)
-        wait_ms = window.wait_ms(hit.quota, hit.cost, now_ms)
+    for hit, state in zip(hits, states, strict=True):
+        state.forget(hit.quota, now_ms)
+        wait_ms = state.wait_ms(hit.quota, hit.cost, now_ms, hit.lease)
         waits.append(wait_ms)
         if wait_ms:
             if hit.rule.shadow:
@@ -179,15 +212,16 @@ def charge(hits: Sequence[Hit], windows: Sequence[State], now_ms: int) -> Receip
             else:
                 admitted = False
     tallies: list[Tally] = []
-    for hit, window, wait_ms in zip(hits, windows, waits, strict=True):
+    for hit, state, wait_ms in zip(hits, states, waits, strict=True):
         if admitted and hit.cost and hit.rule.name not in withheld:
-            window.add(hit.quota, hit.cost, now_ms)
-        tallies.append(Tally(window.used, window.reset_ms(hit.quota, now_ms), wait_ms))
+            state.add(hit.quota, hit.cost, now_ms, hit.lease)
+        tallies.append(Tally(state.used, state.reset_ms(hit.quota, now_ms), wait_ms))
     return Receipt(now_ms, admitted, tallies)
 
 
 def charge_one(hit: Hit, window: Window, now_ms: int) -> Receipt:
-    """Do what `charge` does, for a request of one hit, at a third of the cost (tests/benchmarks/decisions.py).
+    """Do what `charge` does, for a request of one hit on a window, at a third of the cost
+    (tests/benchmarks/decisions.py).
 
     Most requests are that. The steps of `Window` are written out, as four calls would cost as much as their work.
     """

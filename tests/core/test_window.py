@@ -172,7 +172,7 @@ def test_a_changed_limit_never_doubles_memory_twice(data: st.DataObject) -> None
         now_ms += gap_ms
         ask(store, now_ms, rule_of(limit, 1000))
 
-    assert all(len(window.instants) <= 2 * PRECISION + 2 for window in store.windows.values())
+    assert all(len(window.instants) <= 2 * PRECISION + 2 for window in store.states.values())
 
 
 # --- retry, reset, TTL -----------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_a_key_is_useful_exactly_as_long_as_its_ttl(given_: tuple[tuple[Rule, ..
     """At the end of the TTL nothing counts, one millisecond earlier something does (6)."""
     chosen, store, now_ms = given_
     for hit in hits_of(*chosen, cost=0):
-        window, last = store.windows[hit.key], store.copy()
+        window, last = store.state_of(hit), store.copy()
         window.forget(hit.quota, now_ms)
         ttl_ms = window.ttl_ms(hit.quota, now_ms)
 
@@ -498,7 +498,7 @@ def test_survives_clock_steps(data: st.DataObject) -> None:
         receipt, decision = ask(store, now_ms, rule, cost=cost)
         if receipt.admitted:
             admitted_since[-1].note(cost, now_ms)
-        window = store.windows[hits_of(rule)[0].key]
+        window = store.state_of(hits_of(rule)[0])
 
         assert admitted_since[-1].used(now_ms) <= quota.limit
         assert sorted(set(window.instants)) == list(window.instants)

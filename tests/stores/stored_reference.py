@@ -29,7 +29,7 @@ class StoredReference(ReferenceStore):
         }
         for hit in hits:
             if receipt.admitted and hit.cost and hit.rule.name not in withheld:
-                self.windows[hit.key] = twin.windows[hit.key]
+                self.states[hit.key] = twin.states[hit.key]
         return receipt
 
     def stored(self) -> dict[bytes, tuple[list[int], list[int], int]]:

@@ -1,0 +1,30 @@
+"""Which state belongs to which kind of quota, and how a settlement meets it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ratelimiter.core.account import Account
+from ratelimiter.core.bucket import BucketState
+from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.window import Tally, Window
+
+if TYPE_CHECKING:
+    from ratelimiter.core.settlement import Settlement
+    from ratelimiter.core.window import State
+
+STATES: dict[str, type[Window | BucketState | Account]] = {
+    Quota.kind: Window,
+    Bucket.kind: BucketState,
+    Period.kind: Account,
+    Slots.kind: Account,
+    Balance.kind: Account,
+}
+
+
+def settle(settlement: Settlement, state: State, now_ms: int) -> Tally:
+    """Have *state*, that of the settlement's key, take note of what a charge came to; what it says after that."""
+    quota = settlement.quota
+    state.forget(quota, now_ms)
+    state.settle(settlement, now_ms)
+    return Tally(state.used, state.reset_ms(quota, now_ms), 0)
