@@ -110,6 +110,7 @@ class Gate:
             decision.reason,
             decision.missing,
             rule.name,
+            rule.quota,  # which plans and overrides change
             remaining,
             retry_after_ms is None,
             -(-reset_ms // 1000),

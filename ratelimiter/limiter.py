@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.core.cost import priced
-from ratelimiter.core.decision import Decision, decide, malformed, refused_for, unmatched
+from ratelimiter.core.decision import SUSPENDED, Decision, blocked, decide, malformed, refused_for, suspended, unmatched
 from ratelimiter.core.identity import AMBIGUOUS, NOBODY, PENDING, Identity, IdentityPolicy
-from ratelimiter.core.policy import REQUEST_HEADER, Planner
+from ratelimiter.core.orders import NO_ORDERS, BlockedError
+from ratelimiter.core.policy import REQUEST_HEADER, Mode, Planner
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
 from ratelimiter.core.window import REMEMBERED, STORE
 from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.following import Following
 from ratelimiter.identity.identifier import Identifier
-from ratelimiter.stores.base import StoreObserver
+from ratelimiter.stores.base import Forgetful, StoreObserver
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
-    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.orders import Orders
+    from ratelimiter.core.policy import Hit, Policy, Rule
     from ratelimiter.core.request import Request
     from ratelimiter.core.requirement import Requirement
     from ratelimiter.core.window import Receipt
     from ratelimiter.following import Follower
     from ratelimiter.stores.base import Store
 
+SHADOWS_MAX = 1024  # likenesses of rules, and of what plans and overrides made of them
+
+log = logging.getLogger("ratelimiter")
 
 LEASE_BITS = 48  # what a script's numbers hold exactly
 _OF_THE_STORE = ("store", "decision_timeout_ms", "local_share")  # fields of a policy that it was opened with
@@ -55,18 +63,27 @@ class PolicyObserver(Protocol):
         """From now on requests are judged under *policy*."""
 
 
+@runtime_checkable
+class OrdersObserver(Protocol):
+    """Is told which orders of operators are in force."""
+
+    def obeyed(self, orders: Orders) -> None:
+        """From now on requests are judged under *orders*, too."""
+
+
 class Limiter:
     """Judges requests under one policy.
 
     Args:
         policy: what is admitted.
         store: where it is counted.
-        observer: who is told of decisions, and if it is a `PolicyObserver`, too, of the policy.
+        observer: who is told of decisions, and if it is a `PolicyObserver` or an `OrdersObserver`, too, of these.
         clock: for decisions that need no store; Unix time in milliseconds.
         stopwatch: seconds, for what the observer is told.
 
     Attributes:
         policy: the one in force.
+        orders: of operators, those in force, beside it.
         looks_at_bodies: whether the body of some request makes a difference under it; ask `body_wanted` then.
         identifies: whether it matters who a request is from; ask `identified` to know it, too.
         settles: whether something of some request is only known after its decision, or was under a policy before; ask
@@ -89,6 +106,7 @@ class Limiter:
         self._identifier: Identifier | None = None
         self.settles = False
         self._following = Following(store, observer if isinstance(observer, StoreObserver) else None)
+        self.orders = NO_ORDERS
         self._load(policy)
 
     def swap(self, policy: Policy) -> None:
@@ -103,9 +121,30 @@ class Limiter:
             raise ConfigError(msg)
         self._load(policy)
 
+    def obey(self, orders: Orders) -> None:
+        """Judge under *orders*, too, from the next request on. What is counted stays; what was remembered of refusals
+        does not.
+
+        Args:
+            orders: those in force now, their moments by this limiter's clock.
+        """
+        self.orders = orders
+        self._plan(self.policy)
+        if isinstance(self.store, Forgetful):
+            self.store.forget_refusals()
+        if isinstance(self._observer, OrdersObserver):
+            self._observer.obeyed(orders)
+
+    def _plan(self, policy: Policy) -> None:
+        self._planner = Planner(policy, self.orders, now_ms=self._clock(), noted=_note_unknown_plan)
+        # Bound here, so that those whose rules are obeyed do not pay for the question.
+        self._conclude: Callable[[Sequence[Hit], Receipt], Decision] = decide
+        if self.orders.shadow:
+            self._conclude = partial(suspended, shadowed=lru_cache(SHADOWS_MAX)(_shadowed))
+
     def _load(self, policy: Policy) -> None:
         self.policy = policy
-        self._planner = Planner(policy)
+        self._plan(policy)
         self.looks_at_bodies = self._planner.looks_at_bodies
         self.identifies = policy.identity is not None or bool(policy.requirements)
         self._identifier = Identifier(policy, self._identifier, clock=self._clock) if self.identifies else None
@@ -159,6 +198,7 @@ class Limiter:
         """
         hits: Sequence[Hit] = ()
         requirements: Sequence[Requirement] = ()
+        uncharged = False
         observer = self._observer
         started_s = 0.0 if observer is None else self._stopwatch()
         try:
@@ -171,18 +211,22 @@ class Limiter:
                 hits = priced(hits, request, self.policy.trust)
         except MalformedRequest as fault:
             decision = malformed(self._clock(), fault.field, fault.issue)
+        except BlockedError as block:
+            decision = blocked(self._clock(), block.until_ms, self.policy.rules[0])
         else:
             if charged:
                 hits = _less(hits, charged)
             if self.settles:
                 hits = _leased(hits)
             charge = self._charge_followed if self.settles else self.store.charge
-            decision = decide(hits, await charge(hits)) if hits else unmatched(self._clock())
+            decision = self._conclude(hits, await charge(hits)) if hits else unmatched(self._clock())
+            uncharged = decision.reason == SUSPENDED
             if requirements and identity is not None and decision.allowed:
                 decision = self._required(decision, request, requirements, identity)
         if observer is not None:
             observer.decided(decision, hits, self._stopwatch() - started_s)
-        return decision, hits
+        # Where nothing was charged, nothing is to be settled or given back.
+        return decision, () if uncharged else hits
 
     def _met(
         self, identifier: Identifier, request: Request, identity: Identity
@@ -244,3 +288,11 @@ def _leased(hits: Sequence[Hit]) -> Sequence[Hit]:
         return hits
     lease = secrets.randbits(LEASE_BITS) or 1
     return [hit._replace(lease=lease) if hit.rule.leased else hit for hit in hits]
+
+
+def _shadowed(rule: Rule) -> Rule:
+    return replace(rule, mode=Mode.SHADOW)
+
+
+def _note_unknown_plan(plan: str) -> None:
+    log.warning("%r is a plan that no rule knows: the default applies; told once", plan[:64])

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import product
+from math import inf
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.core.decision import (
+    BLOCKED,
     CREDIT_EXHAUSTED,
     MALFORMED,
     OVER_CAPACITY,
     OVER_LIMIT,
     STORE_ERROR,
+    SUSPENDED,
     UNMATCHED,
     WITHIN_LIMIT,
 )
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.decision import Decision
+    from ratelimiter.core.orders import Orders
     from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.instruments import CollectorRegistry
 
@@ -37,8 +41,10 @@ if TYPE_CHECKING:
 NOBODY = "none"  # source of a decision for which nobody had to be asked
 SOURCES = (STORE, REMEMBERED, LOCAL, FAIL_OPEN, FAIL_CLOSED, NOBODY)
 ADMITTED, REFUSED, SHADOW_REFUSED, SPARED = "admitted", "refused", "shadow_refused", "spared"
-OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, UNMATCHED, MALFORMED, STORE_ERROR, *REASONS)  # of requests
+# Of requests.
+OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, BLOCKED, UNMATCHED, MALFORMED, STORE_ERROR, *REASONS)
 RULE_OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, SPARED, STORE_ERROR)  # spared: has room, another rule refused
+ORDERS = ("override", "block", "shadow")  # kinds of orders
 INTERNAL = "internal"  # kind of a store error that is a mistake of ours
 KINDS = (*(kind.value for kind in Kind), INTERNAL)
 
@@ -47,11 +53,13 @@ _OF_REASONS = {
     OVER_LIMIT: REFUSED,
     OVER_CAPACITY: REFUSED,
     CREDIT_EXHAUSTED: REFUSED,
+    SUSPENDED: SHADOW_REFUSED,
+    BLOCKED: BLOCKED,
     UNMATCHED: UNMATCHED,
     MALFORMED: MALFORMED,
     STORE_ERROR: STORE_ERROR,
 }
-_UNASKED = frozenset({UNMATCHED, MALFORMED})
+_UNASKED = frozenset({UNMATCHED, MALFORMED, BLOCKED})
 
 # On the embedded store a decision takes 10 microseconds, through Redis a millisecond, at the deadline 50.
 DECISION_S = (
@@ -111,6 +119,7 @@ class Metrics(Instruments):
             "rule_near_limit", "Admissions that brought a principal to warn_at of the limit, or above.", "rule"
         )
         self._limit = self._gauge("rule_limit", "Units that a rule admits in its window.", "rule")
+        self._of_plans = self._gauge("rule_plan_limit", "Units that a rule admits on a plan.", "rule", "plan")
         self._window = self._gauge("rule_window_seconds", "Length of the window of a rule.", "rule")
         self._decisions = self._histogram("decision_seconds", "From a request to its verdict.", DECISION_S, "source")
         self._store_calls = self._histogram("store_call_seconds", "Round trips to the store.", CALL_S)
@@ -127,6 +136,7 @@ class Metrics(Instruments):
         self._checked = self._gauge(
             "policy_checked_timestamp_seconds", "When the policy file was last looked at.", of_several="livemin"
         )
+        self._orders = self._gauge("orders", "Orders of operators that are in force.", "kind")
         self._hash = self._gauge("policy_info", "1 for the policy in force.", "hash")
         self._loaded = self._gauge("policy_loaded_timestamp_seconds", "When the policy in force was loaded.")
         # A series that appears with its first event hides that event from rate().
@@ -140,6 +150,8 @@ class Metrics(Instruments):
             self._store_errors.labels(kind)
         for result in RESULTS:
             self._reloads.labels(result)
+        for kind in ORDERS:
+            self._orders.labels(kind)
 
     @property
     def store_out(self) -> bool:
@@ -222,11 +234,14 @@ class Metrics(Instruments):
                 self._limit.remove(name)
                 self._window.remove(name)
             self._hash.clear()
+            self._of_plans.clear()
         elif self._shown_hash:  # nothing can be taken out of the files that are shared
             self._hash.labels(self._shown_hash).set(0)
         for rule in policy.rules:
             self._limit.labels(rule.name).set(rule.quota.limit)
             self._window.labels(rule.name).set(rule.quota.window_ms / 1000)
+            for plan, quota in rule.plans:
+                self._of_plans.labels(rule.name, plan).set(inf if quota is None else quota.limit)
             self._of_near.labels(rule.name)
             for outcome in (ADMITTED, SHADOW_REFUSED if rule.shadow else REFUSED):
                 self._of_rules.labels(rule.name, outcome, STORE)
@@ -234,6 +249,11 @@ class Metrics(Instruments):
         self._loaded.set(self._clock() / 1000)
         self._reload_ok.set(1)
         self._shown_rules, self._shown_hash = rules, hash_
+
+    def obeyed(self, orders: Orders) -> None:
+        """Show how many *orders* are in force; see `ratelimiter.limiter.OrdersObserver`."""
+        for kind, number in zip(ORDERS, (len(orders.overrides), len(orders.blocks), int(orders.shadow)), strict=True):
+            self._orders.labels(kind).set(number)
 
     # --- What is told
 

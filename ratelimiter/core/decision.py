@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimiter.core.quota import Slots
-from ratelimiter.core.window import FAIL_CLOSED, NEVER, STORE, new
+from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, NEVER, STORE, new
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ratelimiter.core.policy import Hit, Rule
     from ratelimiter.core.quota import AnyQuota
@@ -23,6 +23,11 @@ CREDIT_EXHAUSTED = "credit_exhausted"  # credits are missing: 402
 UNMATCHED = "unmatched"  # no rule matched, so nothing was charged
 MALFORMED = "malformed"  # two readers could take the request for different ones: 400
 STORE_ERROR = "store_error"  # the store did not answer, and the policy says what then
+BLOCKED = "blocked"  # an operator has blocked the principal, so nothing was charged
+SUSPENDED = "suspended"  # would have been refused, so nothing was charged; an operator has all rules in shadow
+
+# What a principal that is blocked until further notice is told to wait: nobody knows more, and asking costs little.
+BLOCKED_WAIT_MS = 3_600_000
 
 # A slot returns when a response ends, which nobody can foresee: mostly long before its lease would lapse, so that is
 # not what a client is told to wait for.
@@ -147,6 +152,36 @@ def unmatched(now_ms: int) -> Decision:
 def malformed(now_ms: int, field: str, issue: str) -> Decision:
     """The request has no one meaning, so no rule can be chosen: refused, and nobody is charged."""
     return Decision(False, MALFORMED, now_ms, (), None, fault=(field, issue))
+
+
+def blocked(now_ms: int, until_ms: int, rule: Rule) -> Decision:
+    """A principal is blocked: refused, and nobody is charged.
+
+    Args:
+        now_ms: Unix time.
+        until_ms: when the block ends; 0 when nobody knows: `BLOCKED_WAIT_MS` is told then.
+        rule: whose words the answer has.
+    """
+    left_ms = max(1, until_ms - now_ms) if until_ms else BLOCKED_WAIT_MS
+    return Decision(False, BLOCKED, now_ms, (), Outcome(rule, 0, left_ms, left_ms))
+
+
+def suspended(hits: Sequence[Hit], receipt: Receipt, shadowed: Callable[[Rule], Rule]) -> Decision:
+    """Like `decide`, but nobody is refused: every rule is in shadow, by an order and not by the policy.
+
+    The store is not told, so that what it counts is what it would count otherwise.
+
+    Args:
+        hits: of the request.
+        receipt: the store's reply.
+        shadowed: a rule's likeness in shadow.
+    """
+    decision = decide(hits, receipt)
+    outcomes = [outcome._replace(rule=shadowed(outcome.rule)) for outcome in decision.outcomes]
+    if decision.allowed:
+        return decision._replace(outcomes=outcomes, binding=None)
+    source = FAIL_OPEN if decision.source == FAIL_CLOSED else decision.source
+    return Decision(True, SUSPENDED, decision.now_ms, outcomes, None, source)
 
 
 def _outcome(hit: Hit, tally: Tally) -> Outcome:

@@ -43,7 +43,7 @@ from difflib import get_close_matches
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ratelimiter.core.decision import CREDIT_EXHAUSTED, MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR
+from ratelimiter.core.decision import BLOCKED, CREDIT_EXHAUSTED, MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR
 from ratelimiter.core.headers import ceil_s, reset_at_s, retry_after_s
 from ratelimiter.core.identity import FAULTS, UNAVAILABLE
 from ratelimiter.core.requirement import CREDENTIAL_KIND, HEADER_MISSING, INSUFFICIENT_SCOPE, REASONS, Unmet
@@ -259,15 +259,15 @@ class Dialect:
     def refusal(self, decision: Decision, request_id: str = "") -> Reply:
         """The reply to a request that was not allowed.
 
-        A request over the limit is told when to come back; one that can never fit is told that instead, without
-        Retry-After. Exhausted credits get its 402, with Retry-After if they come back by themselves, a malformed
-        request its 400, and a store that did not answer its 503. One that lacks what is required is told what that is,
-        with WWW-Authenticate where it can make up for it.
+        A request over the limit, or of a blocked principal, is told when to come back; one that can never fit is told
+        that instead, without Retry-After. Exhausted credits get its 402, with Retry-After if they come back by
+        themselves, a malformed request its 400, and a store that did not answer its 503. One that lacks what is
+        required is told what that is, with WWW-Authenticate where it can make up for it.
 
         Raises:
             ValueError: the decision is none of these.
         """
-        reason = decision.reason
+        reason = OVER_LIMIT if decision.reason == BLOCKED else decision.reason
         facts: dict[str, Any] = {"request_id": request_id}
         if reason == OVER_LIMIT:
             wait_s = retry_after_s(decision)

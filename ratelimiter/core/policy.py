@@ -12,12 +12,14 @@ from urllib.parse import quote
 
 from ratelimiter.core.json_body import Fields, read_fields
 from ratelimiter.core.matching import Match
-from ratelimiter.core.principal import CLIENT, PrincipalReader, Source, Trust
+from ratelimiter.core.orders import NO_ORDERS, Orders, Override, PlanChoice
+from ratelimiter.core.principal import CLIENT, PrincipalReader, Source, Trust, watched_for
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Period, Quota, Slots
 from ratelimiter.core.request import PLAIN_CHARACTERS, MalformedRequest, Request, canonical_path
+from ratelimiter.core.terms import Terms, override_fault, plan_fault, terms_needed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ratelimiter.core.identity import Identity, IdentityPolicy
     from ratelimiter.core.principal import Principal
@@ -236,9 +238,11 @@ class Policy:
         secret: key of the principals' digests, at most 64 bytes; the same wherever a store is shared.
         identity: how callers prove who they are; None for not at all.
         requirements: what requests must bring beside room within their limits; asked in this order.
+        plan: where to find which plan a request is on; None if there are no plans.
+        overrides: what is different for some principals; of two that are equally exact the first prevails.
 
     Raises:
-        ValueError: two rules share a name, or a value is outside its range.
+        ValueError: two rules share a name, or a value is outside its range; or a plan or an override does not fit.
     """
 
     rules: tuple[Rule, ...]
@@ -256,6 +260,8 @@ class Policy:
     secret: bytes = field(default=b"", repr=False)
     identity: IdentityPolicy | None = None
     requirements: tuple[Requirement, ...] = ()
+    plan: PlanChoice | None = None
+    overrides: tuple[Override, ...] = ()
 
     def __post_init__(self) -> None:
         names = [rule.name for rule in self.rules]
@@ -272,6 +278,9 @@ class Policy:
         if not JSON_BYTES_MIN <= self.json_bytes_max <= JSON_BYTES_MAX:
             msg = f"json_bytes_max must be {JSON_BYTES_MIN} to {JSON_BYTES_MAX}, not {self.json_bytes_max}"
             raise ValueError(msg)
+        fault = plan_fault(self) or next(filter(None, (override_fault(self, each) for each in self.overrides)), "")
+        if fault:
+            raise ValueError(fault)
         if len(self.secret) > 64:  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
             msg = f"secret must be at most 64 bytes, not {len(self.secret)}"
             raise ValueError(msg)
@@ -309,7 +318,7 @@ class Plan:
         looks_at_bodies: whether some of the rules are met only if the body says so.
     """
 
-    __slots__ = ("_memo", "_of_bodies", "_policy", "_reader", "looks_at_bodies", "requirements", "rules")
+    __slots__ = ("_memo", "_of_bodies", "_policy", "_reader", "_terms", "looks_at_bodies", "requirements", "rules")
 
     def __init__(
         self,
@@ -317,12 +326,14 @@ class Plan:
         rules: tuple[Rule, ...],
         reader: PrincipalReader,
         requirements: tuple[Requirement, ...] = (),
+        terms: Terms | None = None,
     ) -> None:
         self.rules = rules
         self.requirements = requirements
         self.looks_at_bodies = any(rule.match.json for rule in rules)
         self._policy = policy
         self._reader = reader
+        self._terms = terms
         self._memo: dict[tuple[object, ...], tuple[Hit, ...]] = {}
         self._of_bodies: dict[tuple[bool, ...], Plan] = {}
 
@@ -334,7 +345,7 @@ class Plan:
             if len(self._of_bodies) >= BODIES_MAX:
                 self._of_bodies.clear()
             rules = tuple(rule for rule, meets in zip(self.rules, met, strict=True) if meets)
-            plan = Plan(self._policy, rules, self._reader, self.requirements)
+            plan = Plan(self._policy, rules, self._reader, self.requirements, self._terms)
             self._of_bodies[met] = plan
         return plan
 
@@ -343,6 +354,7 @@ class Plan:
 
         Raises:
             MalformedRequest: a header that names a principal can be read in two ways.
+            BlockedError: it is of somebody who is blocked.
         """
         watched = self._reader.watched
         headers = [header for header in request[2] if header[0].lower() in watched]
@@ -360,10 +372,10 @@ class Plan:
         """The charges of *request*, as `hits`, where credentials are verified: they are what *identity* says."""
         watched = self._reader.watched
         headers = [header for header in request[2] if header[0].lower() in watched]
-        evidence = (request[3], identity.verified, *headers)
+        evidence = (request[3], identity.verified, identity.plan, *headers)
         hits = self._memo.get(evidence)
         if hits is None:
-            hits = self._hits(headers, request.peer, identity.verified)
+            hits = self._hits(headers, request.peer, identity.verified, identity.plan)
             if len(self._memo) >= HITS_MAX:
                 self._memo.clear()
             if sum(len(value) + LINE_BYTES for _, value in (*headers, *identity.verified)) <= BYTES_MAX:
@@ -371,8 +383,14 @@ class Plan:
         return hits
 
     def _hits(
-        self, headers: list[tuple[bytes, bytes]], peer: str | None, names: tuple[tuple[str, str], ...] = ()
+        self,
+        headers: list[tuple[bytes, bytes]],
+        peer: str | None,
+        names: tuple[tuple[str, str], ...] = (),
+        plan: str = "",
     ) -> tuple[Hit, ...]:
+        if self._terms is not None:
+            return self._hits_on_terms(self._terms, headers, peer, names, plan)
         read = self._reader.read
         principals = {rule.principal: read(rule.principal, headers, peer, names) for rule in self.rules}
         return tuple(
@@ -381,20 +399,55 @@ class Plan:
             for index, quota in enumerate(rule.quotas)
         )
 
+    def _hits_on_terms(
+        self,
+        terms: Terms,
+        headers: list[tuple[bytes, bytes]],
+        peer: str | None,
+        names: tuple[tuple[str, str], ...],
+        plan: str,
+    ) -> tuple[Hit, ...]:
+        terms.check_blocks(headers, peer, names)
+        plan = terms.plan(headers, peer, plan)
+        hits = []
+        for stated in self.rules:
+            source, value = self._reader.find(stated.principal, headers, peer, names)
+            principal = self._reader.principal(source, value)
+            rule = terms.rule(stated, principal, value, plan)
+            if rule is not None:
+                hits += [
+                    Hit(key_of(self._policy, rule, principal, index), quota, rule.cost, rule)
+                    for index, quota in enumerate(rule.quotas)
+                ]
+        return tuple(hits)
+
 
 class Planner:
     """A policy made ready for the hot path: what was worked out for a target or a principal is remembered,
     boundedly.
 
+    Args:
+        policy: what is made ready.
+        orders: of operators, those in force.
+        now_ms: Unix time, to tell which overrides of the policy have ended.
+        noted: is told of a plan that nobody knows, once.
+
     Attributes:
         looks_at_bodies: whether the body of some request makes a difference.
+        terms: what is not the same for all principals; None if all is.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        orders: Orders = NO_ORDERS,
+        *,
+        now_ms: int = 0,
+        noted: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.policy = policy
-        sources = (source for rule in policy.rules for source in rule.principal)
-        verified = frozenset() if policy.identity is None else policy.identity.verified
-        self.reader = PrincipalReader(sources, policy.trust, policy.secret, verified)
+        self.reader = reader_for(policy)
+        self.terms = Terms(policy, orders, self.reader, now_ms, noted) if terms_needed(policy, orders) else None
         conditional: tuple[Rule | Requirement, ...] = (*policy.rules, *policy.requirements)
         self.looks_at_bodies = any(rule.match.json for rule in policy.rules)
         self._looks_at_paths = any(each.match.looks_at_paths for each in conditional)
@@ -507,8 +560,18 @@ class Planner:
         met: tuple[Rule | Requirement, ...] = (*rules, *requirements)
         plan = self._plans.get(met)
         if plan is None:
-            plan = self._plans[met] = Plan(self.policy, rules, self.reader, requirements)
+            plan = self._plans[met] = Plan(self.policy, rules, self.reader, requirements, self.terms)
         return plan
+
+
+def reader_for(policy: Policy) -> PrincipalReader:
+    """What reads principals as *policy* says."""
+    sources = [source for rule in policy.rules for source in rule.principal]
+    of_plans = () if policy.plan is None else policy.plan.headers
+    verified = frozenset() if policy.identity is None else policy.identity.verified
+    reader = PrincipalReader(sources, policy.trust, policy.secret, verified)
+    reader.watched |= watched_for(of_plans)
+    return reader
 
 
 def _encoded(request: Request) -> bool:

@@ -231,21 +231,30 @@ class PrincipalReader:
         Raises:
             MalformedRequest: a header that names a principal is there twice, has an underscore twin, or is too long.
         """
+        return self.principal(*self.find(sources, headers, peer, names))
+
+    def find(
+        self,
+        sources: Iterable[Source],
+        headers: Iterable[tuple[bytes, bytes]],
+        peer: str | None,
+        names: Iterable[tuple[str, str]] = (),
+    ) -> tuple[str, bytes]:
+        """Like `read`: the source, and the value that nobody else may see (8)."""
         for source in sources:
             if source in self._verified:
                 for verified, name in names:
                     if verified == str(source):
-                        return self._principal(verified, name.encode())
+                        return verified, name.encode()
             elif source.kind in ("header", "bearer"):
                 value = credential(source, headers, self.watched)
                 if value:
-                    return self._principal(str(source), value)
+                    return str(source), value
             elif source.kind == "everyone":
-                return self._principal("everyone", b"")
+                return "everyone", b""
             else:
                 break
-        address = self.client(headers, peer)
-        return self._principal("client", client_id(address, self._trust.ipv6_prefix).encode())
+        return "client", client_id(self.client(headers, peer), self._trust.ipv6_prefix).encode()
 
     def client(self, headers: Iterable[tuple[bytes, bytes]], peer: str | None) -> Address | None:
         """The client's address, as far as the trusted proxies say; None on a unix socket."""
@@ -253,7 +262,8 @@ class PrincipalReader:
         nodes = forwarded_for((line.decode("latin-1") for line in lines), self._trust.header) if lines else []
         return resolve_client(peer, nodes, self._trust)
 
-    def _principal(self, source: str, value: bytes) -> Principal:
+    def principal(self, source: str, value: bytes) -> Principal:
+        """The principal that *source* calls *value*."""
         # The length before the source keeps ("a", "b:c") and ("a:b", "c") apart (7).
         text = b"%d:%s:%s" % (len(source), source.encode(), value)
         digest = blake2b(text, digest_size=DIGEST_BYTES, key=self._secret, person=b"principal").hexdigest()

@@ -54,3 +54,11 @@ class StoreObserver(Protocol):
 
     def degraded(self, *, degraded: bool) -> None:
         """From now on the store is not asked but for probes; or it is again."""
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A store that answers some requests from memory."""
+
+    def forget_refusals(self) -> None:
+        """Ask the store behind again from the next request on: somebody may have changed what it holds."""

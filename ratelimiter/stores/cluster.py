@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from binascii import crc_hqx
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ratelimiter.core.window import STORE, Receipt, last_instant
 from ratelimiter.errors import Kind, StoreError, StoreUnavailable
@@ -16,7 +16,7 @@ from ratelimiter.stores.deadline import Deadline
 from ratelimiter.stores.node import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from urllib.parse import SplitResult
 
     from ratelimiter.clock import Clock
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ratelimiter.stores.base import StoreObserver
 
     Host = tuple[str, int]
+
+Answer = TypeVar("Answer")
 
 SLOTS = 16384
 TIMEOUT_MS = 50
@@ -97,21 +99,35 @@ class ClusterStore:
         Raises:
             StoreError: as `ratelimiter.stores.redis.RedisStore`.
         """
-        if self._loop is not asyncio.get_running_loop():
-            self._loop = asyncio.get_running_loop()
-            self._nodes, self._mapping, self._map_again_s = {}, None, 0.0
+        self._belong_here()
         slot = slot_of(hits[0].key)
         async with Deadline(self._timeout_ms):
             if len(hits) == 1 or all(slot_of(hit.key) == slot for hit in hits):
                 return await self._charge_group(slot, hits)
             # To its end even if the caller gives up, so that nothing stays charged that is to be given back.
-            spread = self._loop.create_task(self._charge_groups(hits))
+            spread = asyncio.get_running_loop().create_task(self._charge_groups(hits))
             self._spread.add(spread)
             spread.add_done_callback(self._forget)
             return await asyncio.shield(spread)
 
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
         """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
+
+    async def command(self, key: bytes, *words: str | bytes) -> object:
+        """Send one command to the node that serves *key*; see `ratelimiter.stores.books.Commanded`.
+
+        Raises:
+            StoreError: as `charge`, and for an error reply.
+        """
+        self._belong_here()
+        async with Deadline(self._timeout_ms):
+            return await self._ask_slot(slot_of(key), lambda node, asking: node.call(*words, asking=asking))
+
+    def _belong_here(self) -> None:
+        """Belong to the running event loop."""
+        if self._loop is not asyncio.get_running_loop():
+            self._loop = asyncio.get_running_loop()
+            self._nodes, self._mapping, self._map_again_s = {}, None, 0.0
 
     async def close(self) -> None:
         """Let go of all connections. A closed store may be used again and opens them anew."""
@@ -132,6 +148,10 @@ class ClusterStore:
 
     async def _charge_group(self, slot: int, hits: Sequence[Hit]) -> Receipt:
         """Charge hits of one slot, wherever that is now, within the deadline."""
+        return await self._ask_slot(slot, lambda node, asking: node.charge(hits, -1 - slot if asking else slot))
+
+    async def _ask_slot(self, slot: int, ask_node: Callable[[Node, bool], Awaitable[Answer]]) -> Answer:
+        """Ask whoever serves *slot* now, within the deadline."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._timeout_ms / 1000
         redirects = 0
@@ -139,7 +159,7 @@ class ClusterStore:
         while True:
             host = ask or self._served.get(slot) or await self._mapped(slot)
             try:
-                return await self._node(host).charge(hits, -1 - slot if ask else slot)
+                return await ask_node(self._node(host), ask is not None)
             except StoreError as error:
                 if loop.time() >= until_s:
                     raise

@@ -70,8 +70,8 @@ _NESTED = re.compile(r"@user_script: ?\d+: -?([A-Z]+) ")  # before Redis 7 a scr
 _MORE = object()  # what the reader says when a reply is not complete
 
 
-def _bulk(word: str) -> bytes:
-    encoded = word.encode()
+def _bulk(word: str | bytes) -> bytes:
+    encoded = word.encode() if isinstance(word, str) else word
     return b"$%d\r\n%b\r\n" % (len(encoded), encoded)
 
 
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         self._waiting.append(answered)
         self._transport.write(payload)
 
-    def call(self, *words: str) -> asyncio.Future[object]:
+    def call(self, *words: str | bytes) -> asyncio.Future[object]:
         """Send one command; its reply, error replies raised."""
         future: asyncio.Future[object] = self._loop.create_future()
 

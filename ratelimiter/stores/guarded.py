@@ -75,6 +75,11 @@ class GuardedStore:
         """Whether decisions are made without the store at present."""
         return self._breaker.open
 
+    @property
+    def behind(self) -> Store:
+        """The store that is asked."""
+        return self._store
+
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none, with the store or without; `Receipt.source` says how."""
         probing = self._breaker.open

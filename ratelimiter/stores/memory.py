@@ -60,6 +60,7 @@ class MemoryStore:
         self._held: OrderedDict[bytes, tuple[int, _Entry]] = OrderedDict()  # refused keys met while looking for room
         self._overflow: dict[tuple[str, int], _Entry] = {}  # by rule and window_ms
         self._size = 0
+        self.beside: dict[str, object] = {}  # what else is kept in this process as long as the tallies, by policy
 
     def __len__(self) -> int:
         """Keys held now, those that no longer matter but were not dropped yet included."""
@@ -105,6 +106,11 @@ class MemoryStore:
             elif receipt.admitted:
                 self._shelve(hit, entry, now_ms)
         return receipt
+
+    def erase(self, keys: Sequence[bytes]) -> None:
+        """Forget what *keys* were charged."""
+        for key in keys:
+            self._taken_from_elsewhere(key)
 
     def _entry(self, hit: Hit, hits: Sequence[Hit], now_ms: int) -> _Entry:
         """The state of the hit's key; of a key not seen before, a new one that is not kept yet."""

@@ -12,6 +12,7 @@ from ratelimiter.errors import Kind, StoreError, StoreFault, StoreTimeout, Store
 from ratelimiter.stores import script
 from ratelimiter.stores.batching import Batcher
 from ratelimiter.stores.connection import Connection, ScriptMissing, open_connection
+from ratelimiter.stores.deadline import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -110,6 +111,47 @@ class Node:
             StoreOverloaded: too many wait.
         """
         return self._batcher.join(hits, group)
+
+    async def call(self, *words: str | bytes, asking: bool = False) -> object:
+        """Send one command over the connection that charges use, making one if there is none; its reply.
+
+        For what happens now and then: each is a round trip of its own.
+
+        Args:
+            words: of the command.
+            asking: for a slot that this node is about to take over.
+
+        Raises:
+            StoreError: no connection, no answer within the deadline, or an error.
+        """
+        connection = None
+        try:
+            async with Deadline(self._timeout_ms):
+                connection = await self._connected()
+                if asking:
+                    connection.send(ASKING, _ignore)
+                return await connection.call(*words)
+        except StoreTimeout as error:
+            if connection is not None:
+                # It may owe the answer for ever, and charges would wait behind it.
+                self._drop(connection, error)
+            raise
+        except StoreError as error:
+            if connection is not None and (connection.error is not None or error.kind in MOVED_AWAY):
+                self._drop(connection, error)
+            raise
+
+    async def _connected(self) -> Connection:
+        if self._connection is None or not self._connection.usable:
+            self._connection = None
+            if self._attempt is None:
+                if self._loop.time() < self._paused_until_s:
+                    raise type(self._error)(str(self._error), self._error.kind)
+                self._attempt = self._loop.create_task(self._try_to_connect())
+            await asyncio.wait([self._attempt])
+        if self._connection is None:
+            raise type(self._error)(str(self._error), self._error.kind)
+        return self._connection
 
     async def close(self) -> None:
         """Let go of the connection. Who waits is told that nothing will come."""

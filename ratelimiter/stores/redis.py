@@ -42,7 +42,8 @@ class RedisStore:
     one. No connection is made before the first charge, and a broken one is replaced on the next.
 
     What the ACL user needs: `+evalsha +eval +get +set +time ~rl1:*`, and `+select` for a database other than 0. The
-    connection also asks for `client|setname` and `role`, and does without.
+    connection also asks for `client|setname` and `role`, and does without. For the orders of operators (without them,
+    nothing else is missing): `+hget +hgetall`, and what `ratelimiter.stores.books.RedisBook` says where they are given.
 
     Args:
         place: the server and how to get in, or who knows it.
@@ -75,6 +76,21 @@ class RedisStore:
             StoreFault: a key holds somebody else's value, or the answer made no sense.
             StoreMisconfigured: the server does not let us in, or not do what we must.
         """
+        return await self._here().charge(hits)
+
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
+        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
+
+    async def command(self, key: bytes, *words: str | bytes) -> object:  # noqa: ARG002  # one server serves all keys
+        """Send one command; see `ratelimiter.stores.books.Commanded`.
+
+        Raises:
+            StoreError: as `charge`, and for an error reply.
+        """
+        return await self._here().call(*words)
+
+    def _here(self) -> Node:
+        """The node, on the running event loop."""
         node = self._node
         if node is None or node.loop is not asyncio.get_running_loop():
             node = self._node = Node(
@@ -84,10 +100,7 @@ class RedisStore:
                 observer=self.observer,
                 **self._batching,
             )
-        return await node.charge(hits)
-
-    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
-        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
+        return node
 
     async def close(self) -> None:
         """Let go of the connection. A closed store may be used again and opens it anew."""

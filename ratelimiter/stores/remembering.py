@@ -61,6 +61,11 @@ class RememberingStore:
         """Refusals held now, those that have ended but were not asked for since included."""
         return len(self._refusals)
 
+    @property
+    def behind(self) -> Store:
+        """The store that is asked."""
+        return self._store
+
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none; a refusal from memory has `source` "remembered".
 
@@ -88,10 +93,14 @@ class RememberingStore:
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
         """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
 
-    async def close(self) -> None:
-        """Forget everything and close the store behind."""
+    def forget_refusals(self) -> None:
+        """Remember nothing of what was; see `ratelimiter.stores.base.Forgetful`."""
         self._refusals.clear()
         self._concerned.clear()
+
+    async def close(self) -> None:
+        """Forget everything and close the store behind."""
+        self.forget_refusals()
         await self._store.close()
 
     def _remember(self, hits: tuple[Hit, ...], asked_ms: int, receipt: Receipt) -> None:

@@ -1,0 +1,158 @@
+"""What applies to some principals instead of what the rules say: a limit, a plan, a block; and a switch for all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ratelimiter.core.principal import Source
+    from ratelimiter.core.quota import AnyQuota
+
+PATTERN_BYTES_MAX = 256
+WILDCARDS_MAX = 8  # of one pattern, so that no value takes long to compare
+FOR_EVER = 0  # instead of a moment: until somebody says otherwise
+
+
+class Pattern(NamedTuple):
+    """A text in which each `*` stands for any bytes, none included; nothing else is special, and case counts."""
+
+    parts: tuple[bytes, ...]  # what stands between the wildcards; two at least
+
+    def fits(self, value: bytes) -> bool:
+        """Whether *value* is such a text; in time proportional to its length for each wildcard."""
+        first, *middle, last = self.parts
+        if len(value) < len(first) + len(last) or not value.startswith(first) or not value.endswith(last):
+            return False
+        at, end = len(first), len(value) - len(last)
+        for part in middle:
+            found = value.find(part, at, end)
+            if found < 0:
+                return False
+            at = found + len(part)
+        return True
+
+
+def parse_pattern(text: str) -> Pattern | None:
+    """The pattern that *text* is; None if it has no wildcard.
+
+    Raises:
+        ValueError: it is too long, or has too many wildcards.
+    """
+    encoded = text.encode()
+    if len(encoded) > PATTERN_BYTES_MAX or encoded.count(b"*") > WILDCARDS_MAX:
+        msg = f"a pattern has at most {PATTERN_BYTES_MAX} bytes and {WILDCARDS_MAX} wildcards"
+        raise ValueError(msg)
+    parts = tuple(encoded.split(b"*"))
+    return Pattern(parts) if len(parts) > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Another limit, or another plan, for some principals.
+
+    Args:
+        digests: whom it is for, one for each source that may name them; of a pattern the digest of its text, for those
+            who may not see that.
+        pattern: whom it is for instead; None for those of *digests* alone.
+        source: where the value that *pattern* fits was found, like `header:x-api-key`; empty for anywhere.
+        rule: the name of the rule that it is about; empty for all: with a limit for those of its kind and window.
+        quota: the limit; None for another plan, or for none.
+        plan: the plan that applies; empty with a limit.
+        until_ms: Unix time at which it ends; `FOR_EVER`.
+
+    With neither limit nor plan, its principals are not limited.
+    """
+
+    digests: frozenset[str]
+    pattern: Pattern | None = field(default=None, repr=False)
+    source: str = ""
+    rule: str = ""
+    quota: AnyQuota | None = None
+    plan: str = ""
+    until_ms: int = FOR_EVER
+
+    @property
+    def rank(self) -> tuple[bool, bool]:
+        """What sorts the one that prevails first: exact before a pattern, of one rule before all."""
+        return self.pattern is not None, not self.rule
+
+
+class Block(NamedTuple):
+    """A principal that is refused whatever it asks for."""
+
+    digest: str
+    until_ms: int  # Unix time at which it ends; FOR_EVER
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What operators have ordered at run time.
+
+    Args:
+        version: another one whenever something has changed, if only that counters were reset.
+        overrides: beside those of the policy; these prevail where both speak of the same principal equally exactly.
+        blocks: who is refused.
+        shadow: nobody is refused by any rule, and all is counted and reported as if they were.
+        shadow_until_ms: when that ends, Unix time; `FOR_EVER`.
+    """
+
+    version: str = ""
+    overrides: tuple[Override, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    shadow: bool = False
+    shadow_until_ms: int = FOR_EVER
+
+    def at(self, now_ms: int) -> Orders:
+        """Those of them that are in force at *now_ms*."""
+        return replace(
+            self,
+            overrides=in_force(self.overrides, now_ms),
+            blocks=tuple(block for block in self.blocks if _holds(block.until_ms, now_ms)),
+            shadow=self.shadow and _holds(self.shadow_until_ms, now_ms),
+        )
+
+    @property
+    def ends_ms(self) -> tuple[int, ...]:
+        """The moments at which one of them ends, Unix time."""
+        moments = [override.until_ms for override in self.overrides] + [block.until_ms for block in self.blocks]
+        return tuple(ms for ms in (*moments, self.shadow_until_ms if self.shadow else FOR_EVER) if ms)
+
+
+NO_ORDERS = Orders()
+
+
+def in_force(overrides: Iterable[Override], now_ms: int) -> tuple[Override, ...]:
+    """Those of *overrides* that have not ended at *now_ms*."""
+    return tuple(override for override in overrides if _holds(override.until_ms, now_ms))
+
+
+def _holds(until_ms: int, now_ms: int) -> bool:
+    return until_ms == FOR_EVER or now_ms < until_ms
+
+
+class BlockedError(Exception):
+    """The request is of somebody who is blocked.
+
+    Attributes:
+        until_ms: when that ends, Unix time; `FOR_EVER`.
+    """
+
+    def __init__(self, until_ms: int) -> None:
+        super().__init__("blocked")
+        self.until_ms = until_ms
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChoice:
+    """Which plan a request is on, where neither an override nor its credentials say.
+
+    Args:
+        default: the plan of whoever has no other.
+        headers: that a trusted peer may name the plan in; the first that it did counts.
+    """
+
+    default: str
+    headers: tuple[Source, ...] = ()

@@ -1,0 +1,235 @@
+"""The rules as they apply to each principal: on its plan, and with what was overridden for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ratelimiter.core.orders import BlockedError, Override, in_force
+from ratelimiter.core.principal import CLIENT, credential
+from ratelimiter.core.quota import Bucket, Period, Quota
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ratelimiter.core.orders import Orders
+    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.core.principal import Principal, PrincipalReader
+    from ratelimiter.core.quota import AnyQuota
+
+    Header = tuple[bytes, bytes]
+
+PRINCIPALS_MAX = 8192  # whose overrides are remembered, with their digest and nothing else of them
+UNKNOWN_MAX = 32  # plans that nobody knows and that were told of
+HOUR_MS = 3_600_000
+UNITS_MS = {"hour": HOUR_MS, "day": 24 * HOUR_MS, "week": 7 * 24 * HOUR_MS}  # of periods that have one length
+
+
+def terms_needed(policy: Policy, orders: Orders) -> bool:
+    """Whether one principal may meet other rules than the next: the hot path of others knows nothing of this."""
+    return bool(policy.plan or policy.overrides or orders.overrides or orders.blocks)
+
+
+class Terms:
+    """What each principal's rules are under one policy and the orders in force.
+
+    Args:
+        policy: whose rules.
+        orders: in force now.
+        reader: of principals, that watches the headers that name plans, too.
+        now_ms: Unix time, to tell which overrides of the policy have ended.
+        noted: is told of a plan that nobody knows, once.
+    """
+
+    def __init__(
+        self, policy: Policy, orders: Orders, reader: PrincipalReader, now_ms: int, noted: Callable[[str], None]
+    ) -> None:
+        self._choice = policy.plan
+        self._trust = policy.trust
+        self._reader = reader
+        self._noted = noted
+        self._plans = plans_of(policy)
+        self._unknown: set[str] = set()
+        self._blocks = {block.digest: block.until_ms for block in orders.blocks}
+        self._sources = tuple(dict.fromkeys(source for rule in policy.rules for source in (*rule.principal, CLIENT)))
+        # Run-time before the file's where they are equally exact: sorting keeps their order otherwise.
+        overrides = sorted((*orders.overrides, *in_force(policy.overrides, now_ms)), key=lambda each: each.rank)
+        self._exact: dict[str, list[Override]] = {}
+        for override in overrides:
+            if override.pattern is None:
+                for digest in override.digests:
+                    self._exact.setdefault(digest, []).append(override)
+        self._patterns = [override for override in overrides if override.pattern is not None]
+        self._applying: dict[str, tuple[Override, ...]] = {}  # by digest
+        self._variants: dict[tuple[str, AnyQuota], Rule] = {}
+
+    def check_blocks(self, headers: Sequence[Header], peer: str | None, names: Iterable[tuple[str, str]]) -> None:
+        """Refuse the request if any principal that some rule could charge for it is blocked, its address always among
+        them: who is blocked gets in by no other name, either.
+
+        Raises:
+            BlockedError: one is.
+            MalformedRequest: a header that names a principal can be read in two ways.
+        """
+        if not self._blocks:
+            return
+        for source in self._sources:
+            until_ms = self._blocks.get(self._reader.read((source,), headers, peer, names).digest)
+            if until_ms is not None:
+                raise BlockedError(until_ms)
+
+    def plan(self, headers: Sequence[Header], peer: str | None, told: str) -> str:
+        """The plan of a request, less overrides.
+
+        Args:
+            headers: those that are watched.
+            peer: address of the socket's other end; None on a unix socket.
+            told: what its credentials say; empty for nothing.
+
+        Raises:
+            MalformedRequest: a trusted peer names a plan in two ways.
+        """
+        choice = self._choice
+        if choice is None:
+            return ""
+        named = told
+        if not named and choice.headers and self._trust.trusts_peer(peer):
+            for source in choice.headers:
+                named = credential(source, headers, self._reader.watched).decode("latin-1")
+                if named:
+                    break
+        if not named or named in self._plans:
+            return named or choice.default
+        if named not in self._unknown and len(self._unknown) < UNKNOWN_MAX:
+            self._unknown.add(named)
+            self._noted(named)
+        return choice.default
+
+    def rule(self, rule: Rule, principal: Principal, value: bytes, plan: str) -> Rule | None:
+        """*rule* as it applies to *principal*, found as *value*; None when it does not limit it."""
+        override = self.override(rule, principal, value)
+        if override is None:
+            return self._of_plan(rule, plan)
+        if override.plan:
+            return self._of_plan(rule, override.plan)
+        quota = None if override.quota is None else adapted(rule, override.quota, named=bool(override.rule))
+        return None if quota is None else self._variant(rule, quota)
+
+    def override(self, rule: Rule, principal: Principal, value: bytes) -> Override | None:
+        """What prevails for *principal*, found as *value*, over what *rule* says; None when nothing does."""
+        for override in self._of(principal, value):
+            if override.rule in ("", rule.name):
+                quota = override.quota
+                if quota is None or adapted(rule, quota, named=bool(override.rule)) is not None:
+                    return override
+        return None
+
+    def _of(self, principal: Principal, value: bytes) -> tuple[Override, ...]:
+        """The overrides for *principal*, the one that prevails first."""
+        applying = self._applying.get(principal.digest)
+        if applying is None:
+            fitting = [
+                each
+                for each in self._patterns
+                if each.pattern is not None and each.source in ("", principal.source) and each.pattern.fits(value)
+            ]
+            applying = (*self._exact.get(principal.digest, ()), *fitting)
+            if len(self._applying) >= PRINCIPALS_MAX:
+                self._applying.clear()
+            self._applying[principal.digest] = applying
+        return applying
+
+    def _of_plan(self, rule: Rule, plan: str) -> Rule | None:
+        for name, quota in rule.plans:
+            if name == plan:
+                return None if quota is None else self._variant(rule, quota)
+        return rule
+
+    def _variant(self, rule: Rule, quota: AnyQuota) -> Rule:
+        if quota == rule.quota:
+            return rule
+        variant = self._variants.get((rule.name, quota))
+        if variant is None:
+            variant = self._variants[rule.name, quota] = with_quota(rule, quota)
+        return variant
+
+
+def plans_of(policy: Policy) -> tuple[str, ...]:
+    """Every plan that *policy* knows, the default first."""
+    default = () if policy.plan is None else (policy.plan.default,)
+    return tuple(dict.fromkeys((*default, *(plan for rule in policy.rules for plan, _ in rule.plans))))
+
+
+def plan_fault(policy: Policy) -> str:
+    """Why the plans of *policy* cannot be; empty when they can."""
+    known = plans_of(policy)
+    for rule in policy.rules:
+        if rule.plans and policy.plan is None:
+            return f"rule {rule.name} has limits by plan, and plan does not say what a request's is; write its default"
+        missing = [plan for plan in known if rule.plans and plan not in dict(rule.plans)]
+        if missing:
+            return f"rule {rule.name} has no limit for plan {missing[0]}; write it, or unlimited"
+        for plan, quota in rule.plans:
+            fault = quota and _quota_fault(rule, quota)
+            if fault:
+                return f"rule {rule.name}, plan {plan}: {fault}"
+    return ""
+
+
+def override_fault(policy: Policy, override: Override) -> str:
+    """Why *override* means nothing to *policy*; empty when it means something."""
+    rules = [rule for rule in policy.rules if override.rule in ("", rule.name)]
+    if not rules:
+        return f"{override.rule!r} is no rule; write one of {', '.join(rule.name for rule in policy.rules)}"
+    if override.plan and override.plan not in plans_of(policy):
+        known = ", ".join(plans_of(policy)) or "limits by plan into the rules first"
+        return f"{override.plan!r} is no plan; write {known}"
+    if override.quota is None:
+        return ""
+    fitting = [(rule, adapted(rule, override.quota, named=bool(override.rule))) for rule in rules]
+    if not any(quota for _, quota in fitting):
+        what = f"{override.rule} limits something else" if override.rule else "no rule has this kind and window"
+        return f"{what}; write a limit like the rule's own, and name the rule"
+    return next(filter(None, (_quota_fault(rule, quota) for rule, quota in fitting if quota is not None)), "")
+
+
+def _quota_fault(rule: Rule, quota: AnyQuota) -> str:
+    try:
+        variant = with_quota(rule, quota)
+    except ValueError as fault:
+        return str(fault)
+    most = variant.quotas[0].limit
+    return f"the cost of {rule.cost} never fits a limit of {most}" if rule.cost > most else ""
+
+
+def with_quota(rule: Rule, quota: AnyQuota) -> Rule:
+    """*rule* with another limit and all else its own: its name too, so that what is counted stays.
+
+    Raises:
+        ValueError: its burst does not go with that limit.
+    """
+    return replace(rule, quota=quota, plans=())
+
+
+def adapted(rule: Rule, quota: AnyQuota, *, named: bool) -> AnyQuota | None:
+    """*quota*, as an override gives it, as a limit of *rule*; None when it is none.
+
+    The number is the override's, everything else the rule's: its calendar, its time zone, its burst. Only a window may
+    have another length, and only if the override names the rule.
+
+    Args:
+        rule: any rule.
+        quota: the limit of an override.
+        named: whether the override is for this rule by name, and not for all.
+    """
+    own = rule.quota
+    if not isinstance(quota, Quota):
+        same = quota.kind == own.kind and getattr(quota, "unit", "") == getattr(own, "unit", "")
+        return replace(own, limit=quota.limit) if same else None
+    if isinstance(own, Period):
+        return replace(own, limit=quota.limit) if UNITS_MS.get(own.unit) == quota.window_ms else None
+    if not isinstance(own, Quota | Bucket) or not (named or quota.window_ms == own.window_ms):
+        return None
+    if isinstance(own, Bucket):
+        return Bucket(max(own.limit, quota.limit), quota.limit, quota.window_ms)
+    return quota

@@ -1,0 +1,232 @@
+"""Where the orders of operators are kept: in Redis for all who share it, or in this process."""
+
+from __future__ import annotations
+
+import secrets
+from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ratelimiter.errors import Kind, StoreFault
+from ratelimiter.stores.cluster import ClusterStore
+from ratelimiter.stores.guarded import GuardedStore
+from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.stores.redis import RedisStore
+from ratelimiter.stores.remembering import RememberingStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ratelimiter.clock import Clock
+    from ratelimiter.stores.base import Store
+
+TEXT = files(__package__ or "ratelimiter.stores").joinpath("orders.lua").read_text(encoding="utf-8")
+ORDERS_MAX = 10_000  # about 200 bytes each, which every process reads whenever one changes
+TOLD_MAX = 1000
+KEPT_MS = 10 * 366 * 24 * 3600 * 1000  # what has no end by itself is kept so long after the last write
+
+
+class Page(NamedTuple):
+    """All orders at one moment."""
+
+    version: str  # another one after each write; empty before the first
+    now_ms: int  # the store's clock, Unix time
+    fields: dict[str, tuple[int, str]]  # when it ends, Unix ms (0 never), and the order as JSON
+
+
+class BookFullError(Exception):
+    """There are `ORDERS_MAX` orders already."""
+
+
+class Book(Protocol):
+    """Keeps orders, and what was told of them. `tests/stores/book_contract.py` is what every implementation passes."""
+
+    shared: bool  # whether other processes write to it
+
+    async def version(self) -> str:
+        """The version of the orders; cheap."""
+
+    async def read(self) -> Page:
+        """All orders that have not ended."""
+
+    async def write(self, told: str, field: str = "", value: tuple[int, str] | None = None) -> str:
+        """Write one order, or remove it, and tell of it, together or not at all.
+
+        Args:
+            told: a JSON object that is not closed: `old`, what was there before, and `at_ms` are added.
+            field: of the order; empty to write nothing but a version and what is told.
+            value: when it ends and its JSON; None to remove it.
+
+        Returns:
+            The JSON that was there before; empty if there was none.
+
+        Raises:
+            BookFullError: there are too many orders.
+        """
+
+    async def told(self, number: int) -> list[str]:
+        """The last *number* tellings, the latest first, each a JSON object."""
+
+    async def erase(self, keys: Sequence[bytes]) -> None:
+        """Forget what is counted under *keys*."""
+
+
+class Commanded(Protocol):
+    """A store that takes commands, as stores of Redis do."""
+
+    async def command(self, key: bytes, *words: str | bytes) -> object:
+        """Send one command to whoever serves *key*; its reply.
+
+        Raises:
+            StoreError: there was none, or an error.
+        """
+
+
+class RedisBook:
+    """Orders in Redis, in any topology: two keys of one slot for each policy.
+
+    What the ACL user needs beside what the store says: `+hget +hgetall +hset +hdel +pexpire +lpush +ltrim +lrange
+    +del`; of those only `+hget +hgetall` where nobody but operators writes.
+
+    Args:
+        store: that takes commands.
+        name: of the policy.
+        clock: Unix time in milliseconds, instead of the server's.
+
+    Each method raises a StoreError when there is no answer.
+    """
+
+    shared = True
+
+    def __init__(self, store: Commanded, name: str, *, clock: Clock | None = None) -> None:
+        self._store = store
+        self._clock = clock
+        self._orders = f"rl1:{{orders}}:{name}".encode()
+        self._told = self._orders + b":audit"
+
+    async def version(self) -> str:
+        """See `Book`."""
+        version = await self._store.command(self._orders, "HGET", self._orders, "version")
+        return version.decode() if isinstance(version, bytes) else ""
+
+    async def read(self) -> Page:
+        """See `Book`."""
+        pairs = await self._store.command(self._orders, "HGETALL", self._orders)
+        now_ms = await self._now_ms()
+        if not isinstance(pairs, list):
+            msg = "HGETALL is answered with no list"
+            raise StoreFault(msg, Kind.PROTOCOL)
+        texts = [text.decode("utf-8", "replace") for text in pairs]
+        all_ = dict(zip(texts[::2], texts[1::2], strict=True))
+        return Page(all_.pop("version", ""), now_ms, _fields(all_, now_ms))
+
+    async def write(self, told: str, field: str = "", value: tuple[int, str] | None = None) -> str:
+        """See `Book`."""
+        now = "" if self._clock is None else str(self._clock())
+        spelled = "" if value is None else f"{value[0]} {value[1]}"
+        words = (now, field, spelled, told, secrets.token_hex(8), str(ORDERS_MAX), str(TOLD_MAX), str(KEPT_MS))
+        reply = await self._store.command(self._orders, "EVAL", TEXT, "2", self._orders, self._told, *words)
+        match reply:
+            case [1, bytes(before)]:
+                return before.decode().partition(" ")[2]
+            case [0, _]:
+                raise BookFullError
+            case _:
+                msg = "the script that writes orders is answered with something else"
+                raise StoreFault(msg, Kind.PROTOCOL)
+
+    async def told(self, number: int) -> list[str]:
+        """See `Book`."""
+        lines = await self._store.command(self._orders, "LRANGE", self._told, "0", str(number - 1))
+        return [line.decode("utf-8", "replace") for line in lines] if isinstance(lines, list) else []
+
+    async def erase(self, keys: Sequence[bytes]) -> None:
+        """See `Book`."""
+        for key in keys:  # each by itself: not all of them need be in one slot
+            await self._store.command(key, "DEL", key)
+
+    async def _now_ms(self) -> int:
+        if self._clock is not None:
+            return self._clock()
+        time = await self._store.command(self._orders, "TIME")
+        match time:
+            case [bytes(seconds), bytes(micros)]:
+                return int(seconds) * 1000 + int(micros) // 1000
+            case _:
+                msg = "TIME is answered with something else"
+                raise StoreFault(msg, Kind.PROTOCOL)
+
+
+class MemoryBook:
+    """Orders in this process, beside the counters of a `MemoryStore`.
+
+    Args:
+        store: whose clock they follow, and whose counters are erased.
+    """
+
+    shared = False
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._version = 0
+        self._fields: dict[str, tuple[int, str]] = {}
+        self._lines: list[str] = []
+        self.listeners: list[Callable[[], None]] = []  # called after each write
+
+    async def version(self) -> str:
+        """See `Book`."""
+        return str(self._version or "")
+
+    async def read(self) -> Page:
+        """See `Book`."""
+        return self.page()
+
+    def page(self) -> Page:
+        """All orders that have not ended, without waiting."""
+        now_ms = self._store.now_ms()
+        return Page(str(self._version or ""), now_ms, _in_force(self._fields, now_ms))
+
+    async def write(self, told: str, field: str = "", value: tuple[int, str] | None = None) -> str:
+        """See `Book`."""
+        now_ms = self._store.now_ms()
+        fields = _in_force(self._fields, now_ms)
+        before = fields.pop(field, None)
+        if value is not None:
+            if len(fields) >= ORDERS_MAX:
+                raise BookFullError
+            fields[field] = value
+        old = "" if before is None else before[1]
+        self._fields = fields
+        self._version += 1
+        self._lines = [f'{told},"old":{old or "null"},"at_ms":{now_ms}}}', *self._lines[: TOLD_MAX - 1]]
+        for listener in self.listeners:
+            listener()
+        return old
+
+    async def told(self, number: int) -> list[str]:
+        """See `Book`."""
+        return self._lines[:number]
+
+    async def erase(self, keys: Sequence[bytes]) -> None:
+        """See `Book`."""
+        self._store.erase(keys)
+
+
+def _fields(texts: dict[str, str], now_ms: int) -> dict[str, tuple[int, str]]:
+    """Those of *texts* that are orders and have not ended."""
+    split = {field: text.partition(" ") for field, text in texts.items()}
+    ours = {field: (int(ends), json) for field, (ends, _, json) in split.items() if ends.isascii() and ends.isdigit()}
+    return _in_force(ours, now_ms)
+
+
+def _in_force(fields: dict[str, tuple[int, str]], now_ms: int) -> dict[str, tuple[int, str]]:
+    return {field: value for field, value in fields.items() if not value[0] or now_ms < value[0]}
+
+
+def book_of(store: Store, name: str) -> Book | None:
+    """Where the orders for policy *name* are kept beside what *store* counts; None if it can keep none."""
+    while isinstance(store, RememberingStore | GuardedStore):
+        store = store.behind
+    if isinstance(store, MemoryStore):
+        book = store.beside.setdefault(name, MemoryBook(store))
+        return book if isinstance(book, MemoryBook) else None
+    return RedisBook(store, name) if isinstance(store, RedisStore | ClusterStore) else None
