@@ -50,9 +50,7 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture(params=["memory", "redis", "sentinel", "cluster"])
-async def book(
-    request: pytest.FixtureRequest, urls: dict[str, str], clock: FakeClock
-) -> AsyncIterator[Book]:
+async def book(request: pytest.FixtureRequest, urls: dict[str, str], clock: FakeClock) -> AsyncIterator[Book]:
     """A book of its own policy, whose time is the clock's."""
     if request.param == "memory":
         yield MemoryBook(MemoryStore(clock=clock))
