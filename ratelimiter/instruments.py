@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import os
 from abc import abstractmethod
-from collections import Counter as Tallied
+from collections import defaultdict
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,19 +62,19 @@ class ManyHistogram(Histogram):
                 bucket.inc(number)
 
 
-class Noted(Tallied[Any]):
+class Noted(defaultdict[Any, int]):
     """What has been noted so far, and how much of it was passed on. Only grows, so that a scrape from another thread
-    loses nothing.
+    loses nothing. No `Counter`, which is twice as slow to add to.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._passed_on: Tallied[Any] = Tallied()
+        super().__init__(int)
+        self._passed_on: dict[Any, int] = {}
 
     def news(self) -> Iterator[tuple[Any, int]]:
         """What has come since the last time."""
         for key, number in list(self.items()):
-            more = number - self._passed_on[key]
+            more = number - self._passed_on.get(key, 0)
             if more:
                 self._passed_on[key] = number
                 yield key, more

@@ -10,6 +10,7 @@ from itertools import product
 from math import inf
 from typing import TYPE_CHECKING
 
+from ratelimiter.batches import Batches
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.core.decision import (
     BLOCKED,
@@ -22,6 +23,7 @@ from ratelimiter.core.decision import (
     UNMATCHED,
     WITHIN_LIMIT,
 )
+from ratelimiter.core.policy import OnStoreError
 from ratelimiter.core.requirement import REASONS
 from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.disclosure import fingerprint
@@ -30,11 +32,12 @@ from ratelimiter.instruments import Instruments, Noted, Observed
 from ratelimiter.reload import FAILED, RESULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from ratelimiter.batches import Told
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.orders import Orders
-    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.policy import Hit, Policy, Rule
     from ratelimiter.instruments import CollectorRegistry
 
 # The values of the labels; all of them, and none else.
@@ -69,9 +72,12 @@ DECISION_S = (
 )
 CALL_S = DECISION_S[3:]
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
+# Of a limit that admits fewer requests than this there is no nearness to tell from the last admission, which is what
+# such limits are for: nobody is ever near, unless warn_at says it otherwise.
+NEAR = 5
 
 
-class Metrics(Instruments):
+class Metrics(Instruments, Batches):
     """All metrics of one limiter; the observer of its decisions, of its store and of its policy file.
 
     Args:
@@ -108,7 +114,8 @@ class Metrics(Instruments):
         self._out_since_s: float | None = None
         self._shown_rules: frozenset[str] = frozenset()
         self._shown_hash = ""
-        super().__init__(registry)
+        Batches.__init__(self)
+        Instruments.__init__(self, registry)
         if policy is not None:
             self.loaded(policy)
 
@@ -116,7 +123,9 @@ class Metrics(Instruments):
         self._of_requests = self._counter("requests", "Requests judged, each once.", "outcome", "source")
         self._of_rules = self._counter("rule_requests", "Requests that a rule matched.", "rule", "outcome", "source")
         self._of_near = self._counter(
-            "rule_near_limit", "Admissions that brought a principal to warn_at of the limit, or above.", "rule"
+            "rule_near_limit",
+            "Admissions that brought a principal to warn_at of the limit, of five requests at least, or above.",
+            "rule",
         )
         self._limit = self._gauge("rule_limit", "Units that a rule admits in its window.", "rule")
         self._of_plans = self._gauge("rule_plan_limit", "Units that a rule admits on a plan.", "rule", "plan")
@@ -139,11 +148,14 @@ class Metrics(Instruments):
         self._orders = self._gauge("orders", "Orders of operators that are in force.", "kind")
         self._hash = self._gauge("policy_info", "1 for the policy in force.", "hash")
         self._loaded = self._gauge("policy_loaded_timestamp_seconds", "When the policy in force was loaded.")
-        # A series that appears with its first event hides that event from rate().
+        # A series that appears with its first event hides that event from rate(). Those of rules come with the policy;
+        # the histograms' first observation moves no quantile, and a source has 19 series of them, so they wait for it.
         for labels in (
             *product((ADMITTED, REFUSED), (STORE, LOCAL)),
+            (REFUSED, REMEMBERED),
             (ADMITTED, FAIL_OPEN),
             (STORE_ERROR, FAIL_CLOSED),
+            *((outcome, NOBODY) for outcome in sorted(_UNASKED)),
         ):
             self._of_requests.labels(*labels)
         for kind in KINDS:
@@ -160,23 +172,27 @@ class Metrics(Instruments):
 
     # --- What is noted
 
-    def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
-        """Count a decision; see `ratelimiter.limiter.Observer`."""
-        outcomes, source = decision.outcomes, decision.source
-        if len(outcomes) == 1 and decision.fault is None:
-            rule, remaining, _, retry_after_ms = outcomes[0]
-            near = remaining <= rule.near
-            if source == STORE and not near and retry_after_ms == 0:
-                self._plain[rule.name] += 1  # had it not been admitted, it would not have fitted
-            else:
-                self._alone[rule.name, decision.reason, source, retry_after_ms == 0, rule.shadow, near] += 1
-        else:
-            source = self._note_several(decision, hits)
-        tallies = self._tallies[source]
-        tallies[0] += seconds
-        tallies[bisect_left(DECISION_S, seconds) + 1] += 1
+    def begin(self) -> None:
+        """See that other processes hear of what is kept; see `ratelimiter.batches.Batches`."""
         if not self._timed:
             self._flush_soon()
+
+    def _count(self, batch: Sequence[Told]) -> None:
+        plain, alone, tallies_of = self._plain, self._alone, self._tallies
+        for decision, hits, seconds in batch:
+            outcomes, source = decision.outcomes, decision.source
+            if len(outcomes) == 1 and decision.fault is None:
+                rule, remaining, _, retry_after_ms = outcomes[0]
+                if retry_after_ms == 0 and remaining > rule.near and source == STORE:
+                    plain[rule.name] += 1  # had it not been admitted, it would not have fitted
+                else:
+                    near = remaining <= rule.near and _can_be_near(rule)
+                    alone[rule.name, decision.reason, source, retry_after_ms == 0, rule.shadow, near] += 1
+            else:
+                source = self._note_several(decision, hits)
+            tallies = tallies_of[source]
+            tallies[0] += seconds
+            tallies[bisect_left(DECISION_S, seconds) + 1] += 1
 
     def _note_several(self, decision: Decision, hits: Sequence[Hit]) -> str:
         """Count a decision about no rule or several; the source that it had."""
@@ -189,7 +205,7 @@ class Metrics(Instruments):
             word = _of_rule(reason, fits=not outcome.refuses, shadow=rule.shadow)
             said.add(word)
             self._rules[rule.name, word, source] += 1
-            if word == ADMITTED and outcome.remaining <= rule.near:
+            if word == ADMITTED and outcome.remaining <= rule.near and _can_be_near(rule):
                 self._near[rule.name,] += 1
         if reason == STORE_ERROR:  # there is no outcome then, but rules matched
             for name in {hit.rule.name for hit in hits}:
@@ -242,9 +258,12 @@ class Metrics(Instruments):
             self._window.labels(rule.name).set(rule.quota.window_ms / 1000)
             for plan, quota in rule.plans:
                 self._of_plans.labels(rule.name, plan).set(inf if quota is None else quota.limit)
-            self._of_near.labels(rule.name)
-            for outcome in (ADMITTED, SHADOW_REFUSED if rule.shadow else REFUSED):
-                self._of_rules.labels(rule.name, outcome, STORE)
+            if _can_be_near(rule):
+                self._of_near.labels(rule.name)
+            for outcome, source in _expected(rule, policy):
+                self._of_rules.labels(rule.name, outcome, source)
+                if outcome == SHADOW_REFUSED:
+                    self._of_requests.labels(outcome, source)
         self._hash.labels(hash_).set(1)
         self._loaded.set(self._clock() / 1000)
         self._reload_ok.set(1)
@@ -258,6 +277,7 @@ class Metrics(Instruments):
     # --- What is told
 
     def _pass_on(self) -> None:
+        self.catch_up()
         for rule, number in self._plain.news():
             self._of_rules.labels(rule, ADMITTED, STORE).inc(number)
             self._of_requests.labels(ADMITTED, STORE).inc(number)
@@ -289,6 +309,33 @@ class Metrics(Instruments):
 
     def _restless(self) -> bool:
         return self.store_out
+
+
+def _can_be_near(rule: Rule) -> bool:
+    """Whether being near the limit of *rule* is more than its last admission."""
+    return rule.quota.limit >= NEAR * rule.cost or rule.near >= rule.cost
+
+
+def _expected(rule: Rule, policy: Policy) -> Iterator[tuple[str, str]]:
+    """What *rule* can be expected to say of requests, and who decides then; at most 6 pairs.
+
+    Not all that can happen: a rule also speaks of requests that another one has refused, by memory or in an outage, and
+    there it follows one of another `on_store_error`.
+    """
+    refused = SHADOW_REFUSED if rule.shadow else REFUSED
+    yield from ((ADMITTED, STORE), (refused, STORE))
+    if len(policy.rules) > 1:
+        yield SPARED, STORE
+    if policy.store.partition("://")[0].lower() == "memory":  # which is never out, and needs no remembering
+        return
+    if not rule.shadow:
+        yield REFUSED, REMEMBERED
+    if rule.on_store_error is OnStoreError.LOCAL:
+        yield from ((ADMITTED, LOCAL), (refused, LOCAL))
+    elif rule.on_store_error is OnStoreError.DENY and not rule.shadow:
+        yield STORE_ERROR, FAIL_CLOSED
+    else:
+        yield ADMITTED, FAIL_OPEN
 
 
 def _of_rule(reason: str, *, fits: bool, shadow: bool) -> str:

@@ -4,31 +4,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ratelimiter.batches import Batches
 from ratelimiter.limiter import OrdersObserver, PolicyObserver
 from ratelimiter.stores.base import StoreObserver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ratelimiter.batches import Told
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.orders import Orders
     from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.limiter import Observer
 
 
-class Observers:
-    """Tells each of *observers*, in their order, what it wants to know."""
+class Observers(Batches):
+    """Tells each of *observers*, in their order, what it wants to know: when a batch is full if it counts in batches,
+    else at once.
+    """
 
     def __init__(self, *observers: Observer) -> None:
-        self._observers = observers
+        super().__init__()
+        self._in_batches = [each for each in observers if isinstance(each, Batches)]
+        self._at_once = [each for each in observers if not isinstance(each, Batches)]
         self._of_stores = [each for each in observers if isinstance(each, StoreObserver)]
         self._of_policies = [each for each in observers if isinstance(each, PolicyObserver)]
         self._of_orders = [each for each in observers if isinstance(each, OrdersObserver)]
+        for each in self._in_batches:
+            each.take_from(self)
+        if self._at_once:
+            self.decided = self._tell_and_keep  # type: ignore[method-assign]
 
-    def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
-        """Tell all; see `ratelimiter.limiter.Observer`."""
-        for observer in self._observers:
+    def _tell_and_keep(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
+        for observer in self._at_once:
             observer.decided(decision, hits, seconds)
+        super().decided(decision, hits, seconds)
+
+    def begin(self) -> None:
+        """Tell those who count in batches; see `ratelimiter.batches.Batches`."""
+        for observer in self._in_batches:
+            observer.begin()
+
+    def _count(self, batch: Sequence[Told]) -> None:
+        for observer in self._in_batches:
+            observer.take(batch)
 
     def loaded(self, policy: Policy) -> None:
         """Tell those who listen for policies; see `ratelimiter.limiter.PolicyObserver`."""

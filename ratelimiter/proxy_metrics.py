@@ -81,7 +81,11 @@ class ProxyMetrics(Instruments):
             "proxy_connections_turned_away", "Client connections closed at once, as there were too many."
         )
         # A series that appears with its first event hides that event from rate().
-        for status, source in (("2xx", "upstream"), ("4xx", "judge"), ("5xx", "proxy"), ("5xx", "upstream")):
+        for status, source in (
+            *((status, "upstream") for status in ("2xx", "3xx", "4xx", "5xx")),
+            *((status, source) for status in ("4xx", "5xx") for source in ("judge", "proxy")),
+            ("none", "proxy"),
+        ):
             self._of_responses.labels(status, source)
 
     def exchanged(self, exchange: Exchanged) -> None:

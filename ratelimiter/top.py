@@ -8,11 +8,13 @@ from __future__ import annotations
 from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ratelimiter.batches import Batches
 from ratelimiter.clock import Clock, unix_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ratelimiter.batches import Told
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.policy import Hit
 
@@ -86,7 +88,7 @@ class Heaviest:
         heapreplace(queue, (smallest + count, key))
 
 
-class Top:
+class Top(Batches):
     """The heaviest and the most refused principals of each rule, in the last minute and the one under way; an observer
     of decisions.
 
@@ -97,6 +99,7 @@ class Top:
     """
 
     def __init__(self, *, keys_max: int = KEYS_MAX, span_ms: int = SPAN_MS, clock: Clock = unix_ms) -> None:
+        super().__init__()
         self._keys_max = keys_max
         self._span_ms = span_ms
         self._clock = clock
@@ -104,20 +107,27 @@ class Top:
         self._admitted, self._refused = Heaviest(keys_max), Heaviest(keys_max)
         self._admitted_before, self._refused_before = Heaviest(keys_max), Heaviest(keys_max)
 
-    def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:  # noqa: ARG002 - of the Protocol
-        """Count the principals of a decision; see `ratelimiter.limiter.Observer`."""
-        if decision.now_ms - self._begun_ms >= self._span_ms:
-            self._turn()
-        if decision.allowed:
-            for hit in hits:
-                # Of a rule with a burst there are two hits, and the request is one.
-                if hit.quota is hit.rule.quotas[0] and hit.cost:
+    def _count(self, batch: Sequence[Told]) -> None:
+        for decision, hits, _ in batch:
+            if decision.now_ms - self._begun_ms >= self._span_ms:
+                self._turn()
+            if not decision.allowed:
+                self._count_refusal(decision, hits)
+            elif len(hits) == 1:  # most requests
+                hit = hits[0]
+                if hit.cost:
                     self._admitted.add(hit.key, hit.cost)
-        else:
-            refusing = [outcome.rule for outcome in decision.outcomes if outcome.retry_after_ms != 0]
-            for hit in hits:
-                if hit.quota is hit.rule.quotas[0] and hit.rule in refusing:
-                    self._refused.add(hit.key, 1)
+            else:
+                for hit in hits:
+                    # Of a rule with a burst there are two hits, and the request is one.
+                    if hit.quota is hit.rule.quotas[0] and hit.cost:
+                        self._admitted.add(hit.key, hit.cost)
+
+    def _count_refusal(self, decision: Decision, hits: Sequence[Hit]) -> None:
+        refusing = [outcome.rule for outcome in decision.outcomes if outcome.retry_after_ms != 0]
+        for hit in hits:
+            if hit.quota is hit.rule.quotas[0] and hit.rule in refusing:
+                self._refused.add(hit.key, 1)
 
     def report(self, number: int = SHOWN) -> dict[str, Any]:
         """What the admin listener shows, ready for JSON.
@@ -125,6 +135,7 @@ class Top:
         Args:
             number: principals of each kind in each span, at least 0.
         """
+        self.catch_up()
         if self._clock() - self._begun_ms >= self._span_ms:
             self._turn()
         return {

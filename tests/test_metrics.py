@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,18 @@ class TestDecisions:
 
         assert (0, 3) == (before, observed.value("rule_near_limit_total", rule="ten"))
 
+    @pytest.mark.parametrize("others", [(), (per_minute(100, name="wide"),)], ids=["alone", "with-another"])
+    @pytest.mark.parametrize(("limit", "cost"), [(1, 1), (4, 1), (9, 2)])
+    async def test_nobody_is_near_a_small_limit(self, limit: int, cost: int, others: tuple[Rule, ...]) -> None:
+        """Who may do something once, and does, is not near a limit but uses it: of a limit of fewer than five requests
+        there is no such series, which no query has to leave out then.
+        """
+        observed = Observed(per_minute(limit, name="small", cost=cost), *others)
+        await observed.ask(limit)
+
+        assert observed.of_rule("small", "admitted") == limit // cost
+        assert observed.value("rule_near_limit_total", rule="small") is None
+
     async def test_source_says_who_answered(self) -> None:
         """Requests decided without the store can be told from the others, by rule as well."""
         rule = per_minute(10)
@@ -263,6 +276,64 @@ class TestPolicy:
         )
         assert clock() / 1000 == observed.value("policy_loaded_timestamp_seconds")
         assert 1 == observed.of_rule("old", "admitted")
+
+    @pytest.mark.parametrize(
+        ("store", "rule", "expected"),
+        [
+            ("memory://", per_minute(), {("admitted", "store"), ("refused", "store")}),
+            ("memory://", per_minute(mode=Mode.SHADOW), {("admitted", "store"), ("shadow_refused", "store")}),
+            (
+                "redis://h",
+                per_minute(),
+                {*product(("admitted", "refused"), ("store", "local")), ("refused", "remembered")},
+            ),
+            (
+                "redis://h",
+                per_minute(on_store_error=OnStoreError.ALLOW),
+                {("admitted", "store"), ("refused", "store"), ("refused", "remembered"), ("admitted", "fail_open")},
+            ),
+            (
+                "redis://h",
+                per_minute(on_store_error=OnStoreError.DENY),
+                {
+                    ("admitted", "store"),
+                    ("refused", "store"),
+                    ("refused", "remembered"),
+                    ("store_error", "fail_closed"),
+                },
+            ),
+            (
+                "redis://h",
+                per_minute(mode=Mode.SHADOW, on_store_error=OnStoreError.DENY),  # which a shadow rule does not
+                {("admitted", "store"), ("shadow_refused", "store"), ("admitted", "fail_open")},
+            ),
+        ],
+    )
+    def test_the_first_event_is_none_too_late(self, store: str, rule: Rule, expected: set[tuple[str, str]]) -> None:
+        """What can be expected to happen to a rule is a series before it happens, so that rate() sees it; and nothing
+        else is.
+        """
+        registry = CollectorRegistry()
+        Metrics(registry, Policy((rule,), store=store))
+        found = {
+            (sample.labels["outcome"], sample.labels["source"]): sample.value
+            for metric in registry.collect()
+            for sample in metric.samples
+            if sample.name == "ratelimiter_rule_requests_total"
+        }
+
+        assert dict.fromkeys(expected, 0.0) == found
+
+    def test_rules_make_as_many_series_as_is_said(self) -> None:
+        """The README says how many a policy begins with, and each further rule."""
+        counts = [
+            len(samples(Metrics(CollectorRegistry(), Policy(rules, store="redis://h")).exposition()[0]))
+            for rules in [tuple(per_minute(60, name=f"r{n}") for n in range(number)) for number in (0, 2, 3)]
+        ]
+        said = re.search(r"begins with (\d+), and each rule adds up to (\d+)", (ROOT / "README.md").read_text())
+
+        assert said is not None
+        assert [counts[0], counts[2] - counts[1]] == [*map(int, said.groups())]
 
     async def test_reloads_are_counted_by_result(self, clock: FakeClock) -> None:
         """A failed reload counts and stays visible until the file is good again."""

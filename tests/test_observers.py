@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from ratelimiter.core.policy import Policy
 from ratelimiter.limiter import Limiter, PolicyObserver
+from ratelimiter.metrics import Metrics
 from ratelimiter.observers import Observers
 from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.top import Top
 from tests.requesting import per_minute, request
 
 
@@ -51,3 +55,24 @@ async def test_each_is_told_what_it_listens_for() -> None:
     assert isinstance(observers, PolicyObserver)
     assert [(*decided, 0.0)] == plain.told
     assert [policy, (*decided, 0.0), (3, 0.5), "timeout", True] == curious.told
+
+
+async def test_those_that_count_in_batches_share_one() -> None:
+    """What is read is complete at any time, whoever reads first; who shares metrics with another limiter is told no
+    decision of that one; and who counts in no batch hears of each at once.
+    """
+    registry, plain, own, others, policy = CollectorRegistry(), Plain(), Top(), Top(), Policy((per_minute(2),))
+    metrics = Metrics(registry, policy)
+    first = Limiter(policy, MemoryStore(), observer=Observers(own, plain, metrics))
+    second = Limiter(policy, MemoryStore(), observer=Observers(metrics, others))
+    for _ in range(5):
+        await first.decide(request())
+        await second.decide(request(peer="192.0.2.9"))
+
+    def counted(outcome: str) -> float | None:
+        return registry.get_sample_value("ratelimiter_requests_total", {"outcome": outcome, "source": "store"})
+
+    assert 5 == len(plain.told)
+    assert [3] == [each["refusals"] for each in own.report()["now"]["refused"]]
+    assert (4, 6) == (counted("admitted"), counted("refused"))
+    assert [3] == [each["refusals"] for each in others.report()["now"]["refused"]]

@@ -208,8 +208,8 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
             View(
                 18,
                 "Near the limit",
-                "Share of the admissions that left their principal at most a fifth of the limit: who is here "
-                "today is refused tomorrow. Rises before refusals do.",
+                "Share of the admissions that brought their principal to warn_at (80 % of the limit) or above: "
+                "who is here today is refused tomorrow. Rises before refusals do.",
                 "percentunit",
                 (
                     Query(
@@ -521,7 +521,7 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
             View(
                 72,
                 "Most often near the limit",
-                "The ten rules with the most admissions that left a principal at most a fifth of the limit.",
+                "The ten rules with the most admissions that brought a principal to warn_at of the limit or above.",
                 "short",
                 (
                     Query(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -63,6 +65,30 @@ class ThreeHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
+class Switched:
+    """An application whose observer changes at each SIGUSR1: what differs then is the observer and nothing else, not
+    even where things are in memory.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._limited = RateLimitMiddleware(app, limit=PLENTY, principal="header:X-API-Key")
+        policy = self._limited.limiter.policy
+        self.observers: dict[str, Any] = {
+            "limited": None,
+            "with metrics": Metrics(CollectorRegistry(), policy),
+            "with metrics and top": Observers(Metrics(CollectorRegistry(), policy), Top()),
+        }
+        self._names = cycle(self.observers)
+        self.switch()
+
+    def switch(self, *_: object) -> None:
+        """To the next one."""
+        self._limited.limiter._observer = self.observers[next(self._names)]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._limited(scope, receive, send)
+
+
 def _behind(app: Any, middleware: Any = RateLimitMiddleware, **settings: Any) -> Any:
     app.add_middleware(middleware, **settings)
     return app
@@ -72,12 +98,8 @@ starlette_bare = _starlette()
 starlette_three_headers = _behind(_starlette(), ThreeHeaders)
 starlette_limited = _behind(_starlette(), limit=PLENTY, principal="header:X-API-Key")
 starlette_no_headers = _behind(_starlette(), limit=PLENTY, principal="header:X-API-Key", headers=[])
-starlette_observed = _behind(
-    _starlette(), limit=PLENTY, principal="header:X-API-Key", observer=Metrics(CollectorRegistry())
-)
-starlette_observed_with_top = _behind(
-    _starlette(), limit=PLENTY, principal="header:X-API-Key", observer=Observers(Metrics(CollectorRegistry()), Top())
-)
 starlette_refusing = _behind(_starlette(), limit="1/hour", principal="header:X-API-Key")
+starlette_switched = Switched(_starlette())
+signal.signal(signal.SIGUSR1, starlette_switched.switch)
 fastapi_bare = _fastapi()
 fastapi_limited = _behind(_fastapi(), limit=PLENTY, principal="header:X-API-Key")

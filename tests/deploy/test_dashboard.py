@@ -44,9 +44,10 @@ def inside(panel: dict[str, Any]) -> list[dict[str, Any]]:
 class Watched:
     """What Prometheus has seen of a run, and what the callers have."""
 
-    def __init__(self, scene: Scene, callers: Callers, ended_s: float) -> None:
+    def __init__(self, scene: Scene, callers: Callers, first_s: float, ended_s: float) -> None:
         self.scene = scene
         self.callers = callers
+        self.first_s = first_s  # everybody was scraped, and nobody had called
         self.ended_s = ended_s
 
     def numbers(self, target: dict[str, Any]) -> list[float]:
@@ -65,6 +66,8 @@ class Watched:
 def watched() -> Iterator[Watched]:
     """A run with everything in it that the dashboard can show: refusals, a bad policy file, a better one, an outage."""
     with Scene(limit=LIMITS[0], scrape_s=SCRAPE_S) as scene:
+        time.sleep(3 * SCRAPE_S)
+        first_s = time.time()
         with Callers(scene) as callers:
             time.sleep(2)
             scene.spoil_policy()
@@ -76,7 +79,7 @@ def watched() -> Iterator[Watched]:
             scene.start_redis()
             time.sleep(2)
         scene.settle()
-        yield Watched(scene, callers, time.time())
+        yield Watched(scene, callers, first_s, time.time())
 
 
 # --- What is committed
@@ -261,6 +264,21 @@ def test_the_run_has_everything_in_it(watched: Watched) -> None:
         assert watched.total(MIDDLEWARE, "ratelimiter_policy_reloads_total", result=result), result
     assert watched.total(MIDDLEWARE, "ratelimiter_store_errors_total")
     assert watched.total(MIDDLEWARE, "ratelimiter_degraded_seconds_total")
+
+
+def test_no_first_event_was_missed(watched: Watched) -> None:
+    """What has happened in the run was a series from the first scrape on, so that rate() has seen it all; but for what
+    a rule says of requests that another one has refused, by memory or without the store.
+    """
+    besides = {("spared", "remembered"), ("shadow_refused", "remembered"), ("spared", "local")}
+    for metric in ("requests_total", "rule_requests_total", "store_errors_total", "policy_reloads_total"):
+        now = watched.scene.prometheus.query(f"ratelimiter_{metric}", watched.ended_s)
+        first = watched.scene.prometheus.query(f"ratelimiter_{metric}", watched.first_s)
+        known = [series.labels for series in first]
+        late = {(one.labels.get("outcome"), one.labels.get("source")) for one in now if one.labels not in known}
+
+        assert first
+        assert late <= (besides if metric == "rule_requests_total" else set())
 
 
 def test_the_sidecar_answers_are_all_counted(watched: Watched) -> None:
