@@ -41,7 +41,7 @@ def fetch(url: str, timeout_ms: int) -> bytes:
     Raises:
         FetchError: there was no answer in time, or no 200, or it was too long; with a reason.
     """
-    opened: list[HTTPConnection] = []
+    opened: list[socket.socket] = []
     done, expired = threading.Event(), threading.Event()
 
     def watch() -> None:
@@ -50,9 +50,9 @@ def fetch(url: str, timeout_ms: int) -> bytes:
         while not done.wait(wait_s):
             expired.set()
             wait_s = 0.1
-            for connection in opened:
-                with suppress(OSError, AttributeError):  # there may be no socket yet
-                    connection.sock.shutdown(socket.SHUT_RDWR)
+            for each in opened:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     threading.Thread(target=watch, name="ratelimiter-keys-deadline", daemon=True).start()
     try:
@@ -62,6 +62,7 @@ def fetch(url: str, timeout_ms: int) -> bytes:
                 msg = f"status {response.status}"
                 raise FetchError(msg)
             body: bytes = response.read(BYTES_MAX + 1)
+            cut_off = bool(response.length)  # what is left of what was announced
     except urllib.error.HTTPError as fault:
         fault.close()
         msg = f"status {fault.code}"
@@ -76,6 +77,9 @@ def fetch(url: str, timeout_ms: int) -> bytes:
     if len(body) > BYTES_MAX:
         msg = f"longer than {BYTES_MAX} bytes"
         raise FetchError(msg)
+    if cut_off:
+        msg = "cut off"
+        raise FetchError(msg)
     return body
 
 
@@ -89,26 +93,28 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _opener(opened: list[HTTPConnection]) -> urllib.request.OpenerDirector:
-    """What opens URLs, and notes its connections in *opened*."""
+def _opener(opened: list[socket.socket]) -> urllib.request.OpenerDirector:
+    """What opens URLs, and notes its sockets in *opened*: the library lets go of them before it has read the body."""
 
-    def noting(kind: type[HTTPConnection]) -> Callable[..., HTTPConnection]:
-        def connect(*arguments: Any, **settings: Any) -> HTTPConnection:
-            connection = kind(*arguments, **settings)
-            opened.append(connection)
-            return connection
+    class Plain(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            opened.append(self.sock)
 
-        return connect
+    class Secure(HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            opened.append(self.sock)
 
-    class Plain(urllib.request.HTTPHandler):
+    class PlainHandler(urllib.request.HTTPHandler):
         def http_open(self, request: urllib.request.Request) -> HTTPResponse:
-            return self.do_open(noting(HTTPConnection), request)
+            return self.do_open(Plain, request)
 
-    class Secure(urllib.request.HTTPSHandler):
+    class SecureHandler(urllib.request.HTTPSHandler):
         def https_open(self, request: urllib.request.Request) -> HTTPResponse:
-            return self.do_open(noting(HTTPSConnection), request)
+            return self.do_open(Secure, request)
 
-    return urllib.request.build_opener(_NoRedirects, Plain, Secure)
+    return urllib.request.build_opener(_NoRedirects, PlainHandler, SecureHandler)
 
 
 class Bounds(NamedTuple):
