@@ -57,7 +57,7 @@ def key_set(*keys: dict[str, Any]) -> bytes:
 def claims(**changes: Any) -> dict[str, Any]:
     """The claims of a good token; one that is None is left out."""
     now_s = int(time.time())
-    good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "iat": now_s, "exp": now_s + 300}
+    good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "iat": now_s, "exp": now_s + 86_400}
     return {name: value for name, value in {**good, **changes}.items() if value is not None}
 
 
