@@ -49,7 +49,7 @@ PREFIX = "RATELIMITER_"
 # Fields of a policy file that need no reading beyond the schema's.
 _PLAIN = ("name", "expose_headers", "ipv6_prefix", "trusted_hops", "method_override", "path_case", "json_bytes_max")
 _MAY_BE_NOTHING = ("lame_duck",)  # of the durations of a proxy
-_NO_DURATION = ("access_log",)  # of the texts of a proxy
+_NO_DURATION = ("access_log", "via")  # of the texts of a proxy
 _CALLED = {"secret_file": "secret", "require": "requirements"}  # of the fields those that a policy has by another name
 # What a rule takes over when it does not say, and what everything is built from at the end.
 _OF_RULES = ("principal", "mode", "on_store_error", "path_case")

@@ -56,6 +56,8 @@ class Gate:
 
     def _read(self, policy: Policy) -> None:
         self.policy = policy
+        matches = [rule.match for rule in policy.rules] + [each.match for each in policy.requirements]
+        self.looks_at_paths = any(match.looks_at_paths for match in matches)
         self.looks_at_bodies = self.limiter.looks_at_bodies
         self._refusals: dict[tuple[object, ...], Verdict] = {}
         self.dialect = dialect_files.load(policy.dialect)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter import config as configuration
@@ -15,6 +16,7 @@ from ratelimiter.gate import Gate
 from ratelimiter.proxy import server
 from ratelimiter.proxy.address import parse_listen, parse_upstream
 from ratelimiter.proxy.bounds import Bounds
+from ratelimiter.proxy.descriptors import make_room
 from ratelimiter.proxy.service import Service
 from ratelimiter.proxy.workers import supervise
 from ratelimiter.stores.opening import store_for
@@ -45,6 +47,7 @@ class _Plan(NamedTuple):
     target: Target
     bounds: Bounds
     families: tuple[str, ...]
+    via: bytes
     tls: ssl.SSLContext | None
     admin: socket.socket | None
     access_log: AccessLog | None
@@ -65,7 +68,7 @@ def run(
 
     Args:
         upstream: URL of the service behind, or `unix:PATH`.
-        listen: `HOST:PORT` or `unix:PATH`; port 0 takes a free one.
+        listen: `HOST:PORT`, all addresses of a host name, or `unix:PATH`; port 0 takes a free one.
         admin: `HOST:PORT` for health, readiness and metrics; `none` or None for no such listener.
         workers: processes that share the port.
         tls_cert: file of a certificate; without one the listener speaks plain HTTP.
@@ -84,6 +87,7 @@ def run(
     file = settings.get("config") or (None if settings.get("limit") else os.environ.get(CONFIG_VARIABLE))
     of_proxy = {} if file is None else configuration.load_proxy(file)
     families = tuple(of_proxy.pop("forwarded", ("x-forwarded",)))
+    via = of_proxy.pop("via", "").encode()
     refusals_per_s = of_proxy.pop("access_log_refusals", REFUSALS_PER_S)
     place = of_proxy.pop("access_log", None) if access_log is None else access_log
     written = None if place is None else AccessLog(place, refusals_per_s=refusals_per_s)
@@ -97,25 +101,25 @@ def run(
         if watched is not None:
             watched.close()
         raise
-    plan = _Plan(policy, settings, file, target, Bounds(**of_proxy), families, tls, watched, written)
+    bounds = make_room(Bounds(**of_proxy))
+    plan = _Plan(policy, settings, file, target, bounds, families, via, tls, watched, written)
     scheme = "http" if tls is None else "https"
     told = f", admin http://{server.name_of(watched)}" if watched is not None else ""
-    print(f"{scheme}://{server.name_of(sockets[0])} -> {upstream.rpartition('@')[2]}{told}", flush=True)
+    print(f"{scheme}://{server.name_of(sockets[0][0])} -> {upstream.rpartition('@')[2]}{told}", flush=True)
     if workers == 1:
-        server.run(_serve(plan, sockets))
+        server.run(_serve(plan, sockets[0]))
         return 0
     return _run_several(plan, sockets)
 
 
-def _run_several(plan: _Plan, sockets: list[socket.socket]) -> int:
+def _run_several(plan: _Plan, sockets: list[list[socket.socket]]) -> int:
     def work(index: int) -> None:
-        for number, sock in enumerate(sockets):
-            if number != index:
-                sock.close()
-        server.run(_serve(plan, [sockets[index]]))
+        for sock in chain(*sockets[:index], *sockets[index + 1 :]):
+            sock.close()
+        server.run(_serve(plan, sockets[index]))
 
     def stopping() -> None:
-        for sock in sockets:  # else connections would wait in the queues of workers that have gone
+        for sock in chain(*sockets):  # else connections would wait in the queues of workers that have gone
             sock.close()
 
     def ended(pid: int) -> None:
@@ -162,7 +166,14 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
     observers = None if plan.admin is None else Observers(metrics, top)
     gate = Gate(plan.policy, store_for(plan.policy, observers), observer=observers)
     service = Service(
-        plan.target, gate, gate, plan.bounds, asyncio.get_running_loop(), trusts=gate.trusts, families=plan.families
+        plan.target,
+        gate,
+        gate,
+        plan.bounds,
+        asyncio.get_running_loop(),
+        trusts=gate.trusts,
+        families=plan.families,
+        via=plan.via,
     )
     service.observer = _exchanges_told(plan.access_log, None if plan.admin is None else ProxyMetrics(service, registry))
     service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)

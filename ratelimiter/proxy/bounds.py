@@ -32,6 +32,7 @@ class Bounds:
     fields_max: int = 100  # header fields of a request, or of a response
     body_max: int = 0  # bytes of a request's body; 0 for any number
     connections_max: int = 10_000  # of clients, per worker
+    upstream_connections_max: int = 1_024  # to the upstream, tunnels among them, per worker
     connections_per_address_max: int = 256  # of them from one address, unless it is a trusted proxy's; per worker
 
     lame_duck_ms: int = 5_000  # after SIGTERM, while others still send requests here

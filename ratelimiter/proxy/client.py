@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.clock import stopwatch_s
 from ratelimiter.proxy.exchange import NEVER_S, READING, UNREADABLE, Exchange
-from ratelimiter.proxy.forwarding import Provenance
+from ratelimiter.proxy.forwarding import Provenance, via_line
 from ratelimiter.proxy.head import END, REMEMBERED_MAX, Fields, HeadError, check_beginning, parse_request
 from ratelimiter.proxy.upstream import BUFFERED_MAX
 
@@ -219,8 +219,15 @@ class ClientConnection(asyncio.Protocol):
             self._searched = 0
             request = parse_request(head, self._bounds, self.service.dropped, self._fields)
         except HeadError as fault:
-            self._refuse_head(fault)
-            return True
+            if fault.subject != "path" or self.service.judge.looks_at_paths:
+                self._refuse_head(fault)
+                return True
+            # Readers may differ about this path, and nobody judges by it.
+            try:
+                request = parse_request(head, self._bounds, self.service.dropped, self._fields, as_written=True)
+            except HeadError as worse:
+                self._refuse_head(worse)
+                return True
         self._state = EXCHANGE
         exchange = self._exchange = Exchange(self, request)
         exchange.ask()
@@ -270,7 +277,8 @@ class ClientConnection(asyncio.Protocol):
             lines.append(b"Transfer-Encoding: chunked")
         elif fields.length is not None:
             lines.append(b"Content-Length: %d" % fields.length)
-        return b"\r\n".join(lines) + b"\r\n"
+        via = via_line(self.service.via, http_1_0=fields.http_1_0) if self.service.via else b""
+        return b"\r\n".join(lines) + b"\r\n" + via
 
     def finished(self, exchange: Exchange, *, keep: bool) -> None:
         """The exchange is over: on to the next request if the connection is kept, or to the end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from email.utils import formatdate
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 from ratelimiter.clock import stopwatch_s
 from ratelimiter.core.request import Request
 from ratelimiter.proxy.body import chunk, last_chunk
-from ratelimiter.proxy.forwarding import field_lines, has_body, trailer_lines
+from ratelimiter.proxy.forwarding import field_lines, has_body, trailer_lines, via_line
 from ratelimiter.proxy.head import Fields, HeadError, RequestHead
 from ratelimiter.proxy.judging import JUDGE, PROXY, UPSTREAM, Exchanged, Verdict, tell
 from ratelimiter.proxy.stepping import run
 from ratelimiter.proxy.upload import Upload, UploadError
+from ratelimiter.proxy.upstream import CrowdedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -251,11 +253,11 @@ class Exchange:
         pool = self._service.pool
         try:
             connection = await pool.connect()
-        except (OSError, TimeoutError) as error:
-            late = isinstance(error, TimeoutError)
-            log.warning("the upstream cannot be reached: %s", "no answer in time" if late else error)
+        except (OSError, TimeoutError, CrowdedError) as fault:
+            status, why = _explained(fault)
+            log.warning("the upstream cannot be reached: %s", why)
             if self.state is CONNECTION:
-                self._fail(504 if late else 502, "could not be brought to the upstream")
+                self._fail(status, "could not be brought to the upstream")
             return
         if self.state is CONNECTION:
             self._send_request(connection)
@@ -370,6 +372,8 @@ class Exchange:
         else:
             self._chunking = True
             framing = b"Transfer-Encoding: chunked\r\n"
+        if self._service.via:
+            framing += via_line(self._service.via, http_1_0=head.http_1_0)
         self._keep = keep
         self._sent = len(content)
         if self._chunking:
@@ -416,6 +420,8 @@ class Exchange:
         self._begin_response(head)
         self._due_s = stopwatch_s() + self._service.bounds.tunnel_timeout_ms / 1000
         ours = field_lines(self._verdict.headers)
+        if self._service.via:
+            ours += via_line(self._service.via, http_1_0=head.http_1_0)
         client.transport.write(
             b"HTTP/1.1 101 %s%s%sConnection: Upgrade\r\nUpgrade: %s\r\n\r\n%s"
             % (head.reason, head.lines, ours, head.upgrade, data)
@@ -529,6 +535,16 @@ class Exchange:
             self._fail(504, "was not answered by the upstream in time")
         else:
             self._client.transport.abort()
+
+
+def _explained(fault: Exception) -> tuple[int, object]:
+    """The status and the words for what kept a request from the upstream."""
+    if isinstance(fault, CrowdedError):
+        return 503, "all connections that there may be are in use (proxy: upstream_connections_max)"
+    if isinstance(fault, TimeoutError):
+        return 504, "no answer in time"
+    # Without a file descriptor it is us who cannot.
+    return 503 if getattr(fault, "errno", 0) in (errno.EMFILE, errno.ENFILE) else 502, fault
 
 
 def _connection(fields: Fields, *, keep: bool) -> bytes:

@@ -84,6 +84,11 @@ def field_lines(headers: Iterable[Header]) -> bytes:
     return b"".join([b"%s: %s\r\n" % header for header in headers])
 
 
+def via_line(name: bytes, *, http_1_0: bool) -> bytes:
+    """That a message came through *name*, and in which version of HTTP it came there (RFC 9110 section 7.6.3)."""
+    return b"Via: 1.%d %s\r\n" % (not http_1_0, name)
+
+
 def trailer_lines(lines: Sequence[bytes], ours: frozenset[bytes] = frozenset()) -> list[bytes]:
     """Of the field *lines* of a trailer section those that may be passed on; *ours* are names that are ours to say."""
     kept = []

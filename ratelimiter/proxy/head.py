@@ -55,6 +55,8 @@ _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
 # A target that is its own canonical form unless it holds a dot segment: by far most are.
 _PLAIN_TARGET = re.compile(rb"/(?:" + _CHARACTERS + rb"++/)*+" + _CHARACTERS + rb"*+(?:\?[!-\"$-~]*+)?")
 
+_ANY_PATH = re.compile(rb"/(?:" + _CHARACTERS + rb"|/|%(?![01]|7[Ff])[0-9A-Fa-f]{2})*+")  # RFC 3986 section 3.3
+
 # Header fields that a request is not simply forwarded with: these are ours to write or to leave out.
 WRITTEN_ANEW = HOP_BY_HOP | PROVENANCE | {b"host", b"content-length", b"expect"}
 _OF_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
@@ -184,7 +186,12 @@ def _request_line_fault(line: bytes) -> HeadError:
 
 
 def parse_request(
-    head: bytes, bounds: Bounds, dropped: frozenset[bytes] = WRITTEN_ANEW, before: Fields | None = None
+    head: bytes,
+    bounds: Bounds,
+    dropped: frozenset[bytes] = WRITTEN_ANEW,
+    before: Fields | None = None,
+    *,
+    as_written: bool = False,
 ) -> RequestHead:
     """Read a request's head.
 
@@ -193,6 +200,8 @@ def parse_request(
         bounds: on sizes and counts.
         dropped: lower-case names of fields that are not forwarded as they are.
         before: fields that were read before, to be taken over if they are the same to the byte.
+        as_written: leave a path that readers may read differently as it is, if it is one at all (RFC 3986) and hides no
+            control character.
 
     Raises:
         HeadError: it is not what RFC 9112 wants, is out of bounds, or can be read in two ways.
@@ -208,7 +217,7 @@ def parse_request(
     if fields is None or fields.raw != raw or fields.dropped is not dropped:
         fields = _read_fields(raw, bounds, dropped)
     try:
-        return _with_target(match[1].decode(), match[2], fields, bounds)
+        return _with_target(match[1].decode(), match[2], fields, bounds, as_written=as_written)
     except HeadError as fault:
         fault.headers = fields.headers
         raise
@@ -325,7 +334,7 @@ def _without(lines: list[bytes], options: list[bytes]) -> list[bytes]:
     return [line for line in lines if line.partition(b":")[0].lower() not in named] if named else lines
 
 
-def _with_target(method: str, target: bytes, fields: Fields, bounds: Bounds) -> RequestHead:
+def _with_target(method: str, target: bytes, fields: Fields, bounds: Bounds, *, as_written: bool) -> RequestHead:
     """The request, its target in the form that is judged and forwarded (RFC 9112 section 3.2)."""
     if method == "CONNECT":
         raise HeadError(405, "asks for a tunnel")
@@ -342,10 +351,11 @@ def _with_target(method: str, target: bytes, fields: Fields, bounds: Bounds) -> 
     if not target.startswith(b"/"):
         target, fields = _without_authority(target, fields)
     path, question, query = target.partition(b"?")
-    try:
-        path = canonical_path(path).encode()
-    except MalformedRequest as fault:
-        raise HeadError(400, fault.issue, fault.field) from None
+    if not (as_written and _ANY_PATH.fullmatch(path)):
+        try:
+            path = canonical_path(path).encode()
+        except MalformedRequest as fault:
+            raise HeadError(400, fault.issue, fault.field) from None
     return RequestHead(method, path + question + query, fields)
 
 

@@ -58,9 +58,12 @@ class Judge(Protocol):
     """Decides whether a request is forwarded.
 
     Attributes:
-        looks_at_bodies: whether `body_wanted` is to be asked at all. May change at any time.
+        looks_at_paths: whether two paths can make a difference. If so, a path that could be read in two ways is refused
+            unjudged, else it is forwarded as it is.
+        looks_at_bodies: whether `body_wanted` is to be asked at all. Both may change at any time.
     """
 
+    looks_at_paths: bool
     looks_at_bodies: bool
 
     def body_wanted(self, request: Request) -> int:

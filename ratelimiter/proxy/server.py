@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
 import socket
 import ssl
 import stat
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 BACKLOG = 1024
+NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -38,7 +41,7 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
 
 
 def bind(listen: Listen, flag: str = "--listen", *, shared: bool = False) -> socket.socket:
-    """A socket that listens there.
+    """A socket that listens there; of a host name's addresses at the first.
 
     Args:
         listen: where.
@@ -48,25 +51,57 @@ def bind(listen: Listen, flag: str = "--listen", *, shared: bool = False) -> soc
     Raises:
         ConfigError: it cannot be bound.
     """
-    try:
-        return _bind_unix(listen.path) if listen.path else _bind_tcp(listen, shared=shared)
-    except OSError as fault:
-        where = listen.path or f"{listen.host}:{listen.port}"
-        msg = f"{flag}: {where!r} cannot be bound ({fault.strerror or fault})"
-        raise ConfigError(msg) from None
+    if listen.path:
+        return _bound(listen, flag, lambda: _bind_unix(listen.path))
+    return _bound(listen, flag, lambda: _bind_tcp(*_addresses(listen)[0], shared=shared))
 
 
-def bind_all(listen: Listen, count: int) -> list[socket.socket]:
-    """*count* sockets that listen there and share what comes; of a unix socket, as many times the same.
+def bind_all(listen: Listen, count: int, flag: str = "--listen") -> list[list[socket.socket]]:
+    """For each of *count* processes sockets that listen there, one for every address of a host name; what comes is
+    shared among the processes. Of a unix socket, each has the same.
 
     Raises:
         ConfigError: they cannot be bound.
     """
-    first = bind(listen, shared=count > 1)
     if listen.path:
-        return [first, *(first.dup() for _ in range(count - 1))]
-    listen = listen._replace(port=first.getsockname()[1])
-    return [first, *(bind(listen, shared=True) for _ in range(count - 1))]
+        first = bind(listen, flag)
+        return [[first], *([first.dup()] for _ in range(count - 1))]
+    made: list[list[socket.socket]] = [[] for _ in range(count)]
+
+    def bind_each() -> None:
+        absent: OSError | None = None
+        port = listen.port
+        for family, address in _addresses(listen):
+            for sockets in made:
+                try:
+                    sockets.append(_bind_tcp(family, (address[0], port, *address[2:]), shared=count > 1))
+                except OSError as fault:
+                    # A name may have addresses that this machine has not: `localhost`, where there is no IPv6.
+                    if fault.errno not in NOT_HERE:
+                        raise
+                    absent = fault
+                    break
+                port = sockets[-1].getsockname()[1]
+        if not made[0]:
+            raise absent or OSError(errno.EADDRNOTAVAIL, "no address")
+
+    try:
+        _bound(listen, flag, bind_each)
+    except ConfigError:
+        for sock in chain(*made):
+            sock.close()
+        raise
+    return made
+
+
+def _bound(listen: Listen, flag: str, bind_there: Callable[[], Result]) -> Result:
+    """What *bind_there* makes, its faults in our words."""
+    try:
+        return bind_there()
+    except OSError as fault:
+        where = listen.path or f"{listen.host}:{listen.port}"
+        msg = f"{flag}: {where!r} cannot be bound ({fault.strerror or fault})"
+        raise ConfigError(msg) from None
 
 
 def name_of(bound: socket.socket) -> str:
@@ -77,16 +112,21 @@ def name_of(bound: socket.socket) -> str:
     return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
-def _bind_tcp(listen: Listen, *, shared: bool) -> socket.socket:
+def _addresses(listen: Listen) -> list[tuple[int, tuple[Any, ...]]]:
+    """Families and addresses of the host; without one, of every interface."""
     flags = socket.AI_PASSIVE | socket.AI_ADDRCONFIG if not listen.host else 0
-    family, _, _, _, address = socket.getaddrinfo(
-        listen.host or None, listen.port, type=socket.SOCK_STREAM, flags=flags
-    )[0]
+    found = socket.getaddrinfo(listen.host or None, listen.port, type=socket.SOCK_STREAM, flags=flags)
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+
+
+def _bind_tcp(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
         bound.bind(address)
         bound.listen(BACKLOG)
         bound.setblocking(False)

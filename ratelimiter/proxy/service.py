@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from ratelimiter.clock import stopwatch_s
 from ratelimiter.proxy.forwarding import X_FORWARDED, field_lines, status_line
 from ratelimiter.proxy.head import WRITTEN_ANEW
 from ratelimiter.proxy.sweep import Sweep
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     Header = tuple[bytes, bytes]
 
+log = logging.getLogger(__name__)
+
+CROWDED_TOLD_S = 60.0  # between two log lines about it
 HEADS_MAX = 256  # of replies, about 1 kB each: the judge may send the same one again and again
 
 
@@ -40,6 +45,7 @@ class Service:
         observer: is told every exchange.
         trusts: whether a peer, None on a unix socket, may speak for others and be many clients at once.
         families: how the upstream is told who is behind us: `x-forwarded`, `forwarded` or both.
+        via: what this proxy calls itself in Via; empty for no such field.
 
     Attributes:
         draining: whether every response is its connection's last; set it to let clients go.
@@ -57,6 +63,7 @@ class Service:
         observer: Observer | None = None,
         trusts: Callable[[str | None], bool] = _nobody,
         families: Sequence[str] = (X_FORWARDED,),
+        via: bytes = b"",
     ) -> None:
         self.judge = judge
         self.errors = errors
@@ -65,11 +72,13 @@ class Service:
         self.observer = observer
         self.trusts = trusts
         self.families = families
+        self.via = via
         self.pool = Pool(target, bounds, frozenset(), loop)
         self.dropped = WRITTEN_ANEW
         self.draining = False
         self.turned_away = 0
         self._clients: set[ClientConnection] = set()
+        self._told_s = float("-inf")  # when it was last logged that an address has too many
         self._heads: dict[tuple[int, int], tuple[bytes, Reply, Sequence[Header]]] = {}
         self._addresses: Counter[str] = Counter()
         self._sweep = Sweep(loop, bounds.tick_s)
@@ -102,6 +111,8 @@ class Service:
         crowded = (
             peer is not None and self._addresses[peer] >= bounds.connections_per_address_max and not self.trusts(peer)
         )
+        if crowded:
+            self._tell_crowded()
         if crowded or len(self._clients) >= bounds.connections_max:
             self.turned_away += 1
             return False
@@ -110,6 +121,18 @@ class Service:
         self._clients.add(client)
         self._sweep.add(client)
         return True
+
+    def _tell_crowded(self) -> None:
+        """Say what to do about it, in case that it is no attack; not where it is, as that may be a principal."""
+        now_s = stopwatch_s()
+        if now_s - self._told_s < CROWDED_TOLD_S:
+            return
+        self._told_s = now_s
+        log.warning(
+            "one address has %d connections, and more of it are closed at once (proxy: connections_per_address_max); "
+            "if it is a balancer or a proxy of yours, name it in trusted_proxies",
+            self.bounds.connections_per_address_max,
+        )
 
     def leave(self, client: ClientConnection) -> None:
         """The client's connection is closed."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import select
+from collections import deque
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ratelimiter.clock import stopwatch_s
 from ratelimiter.proxy.body import BodyError, ChunkedBody, OpenBody, SizedBody
+from ratelimiter.proxy.dialing import Dialer
 from ratelimiter.proxy.forwarding import has_body
 from ratelimiter.proxy.head import END, HeadError, parse_response, roles
 from ratelimiter.proxy.sweep import Sweep
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 INFORMATIONAL_MAX = 20  # 1xx responses before the final one; more is no answer
 BUFFERED_MAX = 65_536  # bytes waiting to be sent before the other side is paused
 PROBED_AFTER_S = 0.05  # of idleness: what has just been used is alive, or the event loop knows better already
+
+
+class CrowdedError(Exception):
+    """All connections to the upstream that there may be are in use, and none was given back in time."""
 
 
 class Target(NamedTuple):
@@ -117,6 +124,11 @@ class UpstreamConnection(asyncio.Protocol):
         if socket is not None:
             self._poll = select.poll()
             self._poll.register(socket.fileno(), select.POLLIN | select.POLLRDHUP)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is no more, or not yet, a connection."""
+        return self._transport is None
 
     def untouched(self) -> bool:
         """Whether the other side has neither sent nor closed, as the kernel knows it: asked before a request leaves,
@@ -331,6 +343,9 @@ class Pool:
         self._loop = loop
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
+        self._opening = 0  # that are not among these yet
+        self._line: deque[asyncio.Future[UpstreamConnection | None]] = deque()  # who waits for one, or for room
+        self._dialer = None if target.path or _is_address(target.host) else Dialer(target.host, target.port, loop)
         self._sweep = Sweep(loop, min(1.0, bounds.upstream_idle_ms / 4000))
         self._swept = False
 
@@ -354,27 +369,98 @@ class Pool:
         return None
 
     async def connect(self) -> UpstreamConnection:
-        """A new connection.
+        """A connection when there was none idle: a new one, or, if there may be no more, the next that is given back.
 
         Raises:
             OSError: the upstream cannot be reached.
             TimeoutError: it does not answer.
+            CrowdedError: none was given back in time.
         """
-        target = self.target
-        async with asyncio.timeout(self.bounds.connect_timeout_ms / 1000):
+        waiting = False
+        try:
+            async with asyncio.timeout(self.bounds.connect_timeout_ms / 1000):
+                if len(self._all) + self._opening < self.bounds.upstream_connections_max:
+                    self._opening += 1
+                else:
+                    waiting = True
+                    connection = await self._turn()
+                    waiting = False
+                    if connection is not None:
+                        return connection
+                return await self._open()
+        except TimeoutError:
+            if waiting:
+                raise CrowdedError from None
+            raise
+
+    async def _turn(self) -> UpstreamConnection | None:
+        """Wait in line for a connection; None if one may be opened, which counts as opening already."""
+        turn: asyncio.Future[UpstreamConnection | None] = self._loop.create_future()
+        self._line.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it has come, but too late
+                connection = turn.result()
+                if connection is None:
+                    self._opening -= 1
+                    self._let_open()
+                else:
+                    self.keep(connection)
+            raise
+
+    def _next_in_line(self) -> asyncio.Future[UpstreamConnection | None] | None:
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():  # by giving up
+                return turn
+        return None
+
+    def _let_open(self) -> None:
+        """There may be one more connection: the first in line opens it."""
+        turn = self._next_in_line()
+        if turn is not None:
+            self._opening += 1
+            turn.set_result(None)
+
+    async def _open(self) -> UpstreamConnection:
+        """A new connection, which was counted as opening."""
+        target, loop = self.target, self._loop
+        made = False
+        try:
             if target.path:
-                _, connection = await self._loop.create_unix_connection(
+                _, connection = await loop.create_unix_connection(
                     lambda: UpstreamConnection(self), target.path, ssl=target.tls
                 )
-            else:
-                _, connection = await self._loop.create_connection(
+            elif self._dialer is None:
+                _, connection = await loop.create_connection(
                     lambda: UpstreamConnection(self), target.host, target.port, ssl=target.tls
                 )
-        self._all.add(connection)
+            else:
+                name = None if target.tls is None else target.host
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self),
+                    sock=await self._dialer.dial(),
+                    ssl=target.tls,
+                    server_hostname=name,
+                )
+            if connection.closed:
+                msg = "closed at once"
+                raise ConnectionResetError(msg)
+            self._all.add(connection)
+            made = True
+        finally:
+            self._opening -= 1
+            if not made:
+                self._let_open()
         return connection
 
     def keep(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose response is complete."""
+        turn = self._next_in_line() if self._line else None
+        if turn is not None:
+            turn.set_result(connection)
+            return
         connection.idle_since_s = stopwatch_s()
         self._idle.append(connection)
         if not self._swept:
@@ -383,9 +469,11 @@ class Pool:
 
     def forget(self, connection: UpstreamConnection) -> None:
         """The connection is closed."""
-        self._all.discard(connection)
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
+        if connection in self._all:
+            self._all.discard(connection)
+            self._let_open()
 
     def tick(self, now_s: float, passed_s: float) -> None:  # noqa: ARG002  # as Sweep calls it
         """Close what has been idle for too long: the upstream would, at a moment of its own choosing."""
@@ -401,3 +489,11 @@ class Pool:
         self._idle.clear()
         for connection in list(self._all):
             connection.close()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

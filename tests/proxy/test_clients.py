@@ -351,7 +351,7 @@ async def test_errors_of_the_judge_are_ours() -> None:
     """Whatever the judge raises, the client gets a 500 in the dialect, and the upstream nothing."""
 
     class Broken:
-        looks_at_bodies = False
+        looks_at_paths = looks_at_bodies = False
 
         async def judge(self, request: object) -> object:
             raise RuntimeError
@@ -403,3 +403,18 @@ async def early(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.Stream
     writer.write(OK)
     await reader.read()
     return False
+
+
+async def test_a_crowd_of_one_address_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a balancer: the line says what to do about it, and does not name the address."""
+    bounds = Bounds(connections_per_address_max=1, **SOON)
+    async with Upstream().serving() as upstream, sidecar(upstream, bounds=bounds) as proxy, proxy.client() as first:
+        assert 200 == (await first.exchange(get())).status
+        for _ in range(3):
+            async with proxy.client() as another:
+                assert b"" == await another.closed()
+
+    (line,) = [record.getMessage() for record in caplog.records if "address" in record.getMessage()]
+    assert "trusted_proxies" in line
+    assert "127.0.0.1" not in line
+    assert 3 == proxy.service.turned_away

@@ -57,6 +57,7 @@ class Judge:
     """Wants to see so many bytes of every body; follows all, and refuses if it is told to."""
 
     def __init__(self, wanted: int = 0, *, follower: Notes | None = None, refusing: bool = False) -> None:
+        self.looks_at_paths = True
         self.looks_at_bodies = bool(wanted)
         self.wanted = wanted
         self.asked: list[Request] = []

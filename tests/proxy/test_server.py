@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
@@ -194,9 +195,10 @@ def test_a_port_that_is_taken() -> None:
 
 def test_a_port_that_is_shared() -> None:
     """As many sockets as processes, all on one port."""
-    sockets = bind_all(Listen("127.0.0.1"), 3)
+    sockets = [*chain(*bind_all(Listen("127.0.0.1"), 3))]
 
     assert 1 == len({name_of(sock) for sock in sockets})
+    assert 3 == len(sockets)
     for sock in sockets:
         sock.close()
 
@@ -282,3 +284,55 @@ async def until_served(address: str) -> None:
         else:
             return
     raise AssertionError(address)
+
+
+def test_a_name_is_bound_at_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one port, also where any free one will do; an address that this machine has not is left out."""
+    found = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0)),
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    workers = bind_all(Listen("name"), 2)
+    try:
+        names = [[name_of(sock) for sock in sockets] for sockets in workers]
+        port = workers[0][0].getsockname()[1]
+        assert [[f"[::1]:{port}", f"127.0.0.1:{port}"]] * 2 == names
+    finally:
+        for sock in chain(*workers):
+            sock.close()
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found[:1])
+    with pytest.raises(ConfigError, match="'name:0' cannot be bound"):
+        bind_all(Listen("name"), 1)
+
+
+def test_nothing_stays_bound_if_one_address_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that another has is no reason to serve half of what was asked for."""
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with pytest.raises(ConfigError, match=f"'name:{port}' cannot be bound"):
+            bind_all(Listen("name", port), 1)
+        monkeypatch.undo()
+        bind(Listen("127.0.0.1", port)).close()
+
+
+def test_no_host_is_every_address() -> None:
+    """Of both families."""
+    (sockets,) = bind_all(Listen(""), 1)
+    try:
+        port = sockets[0].getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port)).close()
+    finally:
+        for sock in sockets:
+            sock.close()

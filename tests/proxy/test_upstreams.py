@@ -462,3 +462,126 @@ async def test_a_tunnel_ends_with_its_client() -> None:
         client.writer.write_eof()
         await heard.wait()
         await until(lambda: not len(proxy.service) and not upstream.open, "both ends are closed")
+
+
+# --- No more connections than there may be
+
+
+async def held(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """Answers after a moment."""
+    await read_body(seen, reader)
+    await asyncio.sleep(0.05)
+    last = seen.request == "GET /last"
+    writer.write(OK.replace(b"Content", b"Connection: close\r\nContent") if last else OK)
+    return not last
+
+
+@pytest.mark.parametrize("path", [b"/x", b"/last"])
+async def test_requests_wait_in_line_for_a_connection(path: bytes) -> None:
+    """There are never more than the bound; one that is given back, or closes, is the next one's."""
+    most = 0
+
+    async def counting(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        nonlocal most
+        most = max(most, upstream.open)
+        return await held(seen, reader, writer)
+
+    upstream, bounds = Upstream(counting), Bounds(upstream_connections_max=2, **SOON)
+    async with upstream.serving(), sidecar(upstream, bounds=bounds) as proxy:
+
+        async def ask() -> int:
+            async with proxy.client() as client:
+                return (await client.exchange(get(path))).status
+
+        assert [200] * 9 == await asyncio.gather(*[ask() for _ in range(9)])
+        assert 2 == most
+        assert (9 if path == b"/last" else 2) == upstream.opened
+
+
+async def test_who_waits_too_long_is_told_503() -> None:
+    """Within the time for a connection, in words about us; the next one is served when there is room again."""
+    let = asyncio.Event()
+
+    async def holding(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        await let.wait()
+        writer.write(OK)
+        return True
+
+    bounds = Bounds(upstream_connections_max=1, connect_timeout_ms=100, **SOON)
+    async with Upstream(holding).serving() as upstream, sidecar(upstream, bounds=bounds) as proxy:
+        async with proxy.client() as first, proxy.client() as second:
+            first.send(get())
+            await until(lambda: upstream.open, "the only one is taken")
+            assert 503 == (await second.exchange(get())).status
+            second.send(get())
+            let.set()
+            assert [200, 200] == [(await first.response()).status, (await second.response()).status]
+        assert 1 == upstream.opened
+
+
+async def test_a_place_in_line_is_passed_on_when_its_client_has_gone() -> None:
+    """Whoever is behind gets the connection."""
+    let = asyncio.Event()
+
+    async def holding(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        await let.wait()
+        writer.write(OK)
+        return True
+
+    bounds = Bounds(upstream_connections_max=1, **SOON)
+    async with (
+        Upstream(holding).serving() as upstream,
+        sidecar(upstream, bounds=bounds) as proxy,
+        proxy.client() as first,
+        proxy.client() as last,
+    ):
+        first.send(get())
+        await until(lambda: upstream.open, "the only one is taken")
+        async with proxy.client() as gone:
+            gone.send(get())
+            await until(lambda: len(proxy.service) == 3, "it is in line")
+            gone.writer.transport.abort()
+        last.send(get())
+        await until(lambda: len(proxy.service) == 2, "it is gone")
+        let.set()
+        assert [200, 200] == [(await first.response()).status, (await last.response()).status]
+
+
+async def test_a_place_in_line_outlives_a_failure_to_connect() -> None:
+    """Who is next tries it, and hears the same: nobody waits for a connection that nobody opens."""
+    bounds = Bounds(upstream_connections_max=1, connect_timeout_ms=5000, **SOON)
+    async with sidecar(Target("127.0.0.1", free_port()), bounds=bounds) as proxy:
+
+        async def ask() -> int:
+            async with proxy.client() as client:
+                return (await client.exchange(get())).status
+
+        assert [502] * 5 == await asyncio.gather(*[ask() for _ in range(5)])
+
+
+async def test_an_upstream_that_has_a_name() -> None:
+    """Looked up, connected to, and asked by the name."""
+    async with (
+        Upstream().serving() as upstream,
+        sidecar(Target("localhost", upstream.port)) as proxy,
+        proxy.client() as client,
+    ):
+        assert 200 == (await client.exchange(get())).status
+    async with sidecar(Target("no.such.host.invalid", 80)) as proxy, proxy.client() as client:
+        assert 502 == (await client.exchange(get())).status
+
+
+# --- Via
+
+
+async def test_via_names_us_both_ways() -> None:
+    """RFC 9110 section 7.6.3: behind what others said, with the version that each message came in."""
+    seen: list[Seen] = []
+    upstream = Upstream(answering(b"HTTP/1.0 200 OK\r\nVia: 1.1 behind\r\nContent-Length: 0\r\n\r\n", record=seen))
+    async with upstream.serving(), sidecar(upstream, via=b"gate:80") as proxy, proxy.client() as client:
+        answer = await client.exchange(get(b"/x", b"Via: 1.0 before"))
+        assert ["1.1 behind", "1.0 gate:80"] == answer.values("via")
+        assert ["1.0 before", "1.1 gate:80"] == seen[0].values("via")
+    async with upstream.serving(), sidecar(upstream) as proxy, proxy.client() as client:
+        assert ["1.1 behind"] == (await client.exchange(get())).values("via")
+        assert [] == seen[1].values("via")

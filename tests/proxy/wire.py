@@ -237,6 +237,7 @@ async def sidecar(
     store: Any = None,
     listen: Listen | None = None,
     judge: Judge | None = None,
+    via: bytes = b"",
     **settings: Any,
 ) -> AsyncIterator[Sidecar]:
     """A sidecar in front of *target*; *judge* instead of a limiter if there is one."""
@@ -246,7 +247,7 @@ async def sidecar(
         target = Target("127.0.0.1", target.port)
     loop = asyncio.get_running_loop()
     bounds = bounds or Bounds(lame_duck_ms=0)
-    service = Service(target, judge or gate, gate, bounds, loop, trusts=gate.trusts, families=families)
+    service = Service(target, judge or gate, gate, bounds, loop, trusts=gate.trusts, families=families, via=via)
     service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
     sock = bind(listen or Listen("127.0.0.1"))
     server = Server(service, [sock], tls)
