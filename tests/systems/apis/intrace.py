@@ -53,6 +53,14 @@ def api() -> FastAPI:
         told = {name: value for name, value in request.headers.items() if name.startswith("x-auth-")}
         return {"status": "ok", **told}
 
+    @app.get("/v1/lookup/{number}/receipt")
+    async def receipt(number: str) -> None:
+        raise DialectError("signing_failed")
+
+    @app.get("/v1/history")
+    async def history() -> None:
+        raise DialectError("database_error")
+
     @app.get("/v1/audit")
     async def audit() -> dict[str, int]:
         return {"lookups": len(made)}
