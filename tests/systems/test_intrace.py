@@ -166,7 +166,9 @@ def test_deep_lookups_count_among_all_requests(scene: Scene) -> None:
         b'{"\\u0064epth": "deep", "identifiers": [{"type": "email", "value": "a@b.example"}]}',
         b'{"depth": "standard", "identifiers": [{"type": "email", "value": "a@b.example"}], "depth": "deep"}',
         b' \r\n\t{"identifiers":[{"type":"email","value":"a@b.example"}],"depth" : "deep"}',
-        b'{"identifiers": [{"type": "email", "value": "a@b.example"}], "depth": "deep", "pad": "' + b"x" * 70_000 + b'"}',
+        b'{"identifiers": [{"type": "email", "value": "a@b.example"}], "depth": "deep", "pad": "'
+        + b"x" * 70_000
+        + b'"}',
     ],
     ids=["escaped-value", "escaped-name", "given-twice", "other-spaces", "beyond-what-is-read"],
 )

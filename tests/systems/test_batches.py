@@ -1,0 +1,90 @@
+"""Goal: a client that does as it is told finishes its batch, and one that does not gains nothing.
+
+Method: the scripted client of the transcripts, against copies of the policy files in which a minute is a second or some,
+and nothing else is different.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from tests.systems.client import make_batch
+from tests.systems.scene import Scene
+from tests.systems.serving import WAYS
+from tests.systems.system import SYSTEMS
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+    from pathlib import Path
+
+    from tests.systems.client import Report
+
+
+class Short(NamedTuple):
+    """A system on a quicker clock, and a batch that meets its limit there."""
+
+    minute_s: int
+    calls: int
+    path: str = ""  # of the call, if it is not the system's own
+    pauses: int = 1  # at least
+
+
+SHORT = {
+    "intrace": Short(2, 150, pauses=2),
+    "trace": Short(8, 200),
+    "tracefinance": Short(3, 200),
+    "sentinel": Short(1, 70, pauses=2),
+    "tracefinance-v1": Short(60, 50, "/v1/transfers?seconds=0.05"),
+}
+
+
+def shorten(policy: Path, minute_s: int) -> None:
+    """Make a minute last *minute_s* seconds in a policy file, and an hour sixty times as long."""
+    text = policy.read_text()
+    for unit, seconds in (("minute", minute_s), ("hour", 60 * minute_s)):
+        text, count = re.subn(rf"(\d)/{unit}\b", rf"\1 per {seconds} seconds", text)
+        assert count or unit == "hour"
+    policy.write_text(text)
+
+
+@pytest.fixture(scope="module", params=[(name, way) for name in SHORT for way in WAYS], ids="-".join)
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    name, way = request.param
+    scene = Scene(SYSTEMS[name], way, tmp_path_factory.mktemp(f"{name}-{way}-short"))
+    if SHORT[name].minute_s < 60:
+        shorten(scene.deployment.policy, SHORT[name].minute_s)
+    with scene:
+        yield scene
+
+
+async def make_both(scene: Scene, short: Short, transcript: io.StringIO) -> tuple[Report, Report]:
+    """The batch of who heeds what he is told and, at the same time, of somebody else who does not."""
+    system = scene.system
+    call = system.call._replace(path=short.path or system.call.path)
+
+    def batch(manner: str, out: io.StringIO | None) -> Coroutine[Any, Any, Report]:
+        headers = scene.deployment.headers()
+        settings = {"headers": headers, "manner": manner, "calls": short.calls, "used": system.used, "out": out}
+        return make_batch(scene.served.url, call, **settings)
+
+    return await asyncio.gather(batch("polite", transcript), batch("rude", None))
+
+
+def test_batches(scene: Scene) -> None:
+    """Who heeds Retry-After is refused once in each window and never after having come back when told; who does not is
+    refused again and again. Every call of both is answered in the end.
+    """
+    short, transcript = SHORT[scene.system.name], io.StringIO()
+    polite, rude = asyncio.run(make_both(scene, short, transcript))
+
+    assert ({200: short.calls}, 0, 0) == (polite.statuses, polite.surplus, polite.unheeded), transcript.getvalue()
+    assert short.pauses <= len(polite.waits_s)
+    assert len(polite.waits_s) + 1 == len([line for line in transcript.getvalue().splitlines() if " s to " in line])
+    assert {200: short.calls} == rude.statuses
+    assert rude.unheeded > polite.refused
+    assert not rude.waits_s
