@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import httpx
 
-from tests.stores.redis_server import RedisServer
-from tests.systems.serving import WAYS, Served
+from tests.systems.scene import Scene
+from tests.systems.serving import WAYS
 from tests.systems.system import SYSTEMS, Call, System
 
 if TYPE_CHECKING:
@@ -213,22 +213,13 @@ async def make_batch(
 
 def run_example(system: System, *, way: str, manner: str, calls: int, out: TextIO) -> Report:
     """Start *system* with its policy file and a Redis of its own, make a batch, write the transcript to *out*."""
-    with tempfile.TemporaryDirectory(prefix="ratelimiter-system-") as folder, RedisServer() as redis:
-        deployment = system.deployed(Path(folder))
-        with Served(system.api, deployment.policy, redis.url, way) as served:
-            print(f"{system.name}, {way}, {manner}: {calls} x {system.call}", file=out)
-            print(f"policy config/{system.name}.yaml: {system.limits}", file=out, flush=True)
-            report = asyncio.run(
-                make_batch(
-                    served.url,
-                    system.call,
-                    headers=deployment.headers(),
-                    manner=manner,
-                    calls=calls,
-                    used=system.used,
-                    out=out,
-                )
-            )
+    with tempfile.TemporaryDirectory(prefix="ratelimiter-system-") as folder, Scene(system, way, Path(folder)) as scene:
+        print(f"{system.name}, {way}, {manner}: {calls} x {system.call}", file=out)
+        print(f"policy config/{system.name}.yaml: {system.limits}", file=out, flush=True)
+        headers, used = scene.deployment.headers(), system.used
+        report = asyncio.run(
+            make_batch(scene.served.url, system.call, headers=headers, manner=manner, calls=calls, used=used, out=out)
+        )
     print(summary(report), end="\n\n", file=out, flush=True)
     return report
 

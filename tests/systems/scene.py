@@ -10,6 +10,7 @@ import httpx
 
 from tests.stores.redis_server import RedisServer
 from tests.systems.serving import Served
+from tests.systems.system import Deployment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,11 +38,12 @@ class Scene:
     def __init__(self, system: System, way: str, folder: Path) -> None:
         self.system = system
         self.way = way
-        self.deployment = system.deployed(folder)
+        self.deployment = Deployment(system, folder)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with self._stack:
+            self._stack.enter_context(self.deployment)
             self.redis = self._stack.enter_context(RedisServer())
             served = Served(self.system.api, self.deployment.policy, self.redis.url, self.way)
             self.served = self._stack.enter_context(served)
@@ -58,9 +60,9 @@ class Scene:
         self._stack.callback(client.close)
         return client
 
-    def caller(self, address: str = "", **who: str) -> httpx.Client:
-        """Somebody new who may call; *who* as `Deployment.headers` takes it."""
-        return self.stranger(self.deployment.headers(**who), address)
+    def caller(self, sort: str = "", address: str = "") -> httpx.Client:
+        """Somebody new who may call; *sort* of key as `Deployment.headers` takes it."""
+        return self.stranger(self.deployment.headers(sort), address)
 
     def call(self, client: httpx.Client) -> httpx.Response:
         """The call that counts one against the system's main limit."""

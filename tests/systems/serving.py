@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ratelimiter import RateLimitMiddleware
 from tests.stores.redis_server import free_port, wait_until
+from tests.systems.credentials import SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +52,7 @@ class Served:
 
     def __init__(self, api: str, policy: Path, store: str, way: str) -> None:
         self._settings = {"SYSTEM_API": api, "PYTHONUNBUFFERED": "1", "RATELIMITER_DECISION_TIMEOUT": TIMEOUT}
+        self._settings["RATELIMITER_SECRET"] = SECRET
         self._policy = policy
         self._store = store
         self._way = way

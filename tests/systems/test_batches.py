@@ -1,7 +1,7 @@
 """Goal: a client that does as it is told finishes its batch, and one that does not gains nothing.
 
-Method: the scripted client of the transcripts, against copies of the policy files in which a minute is a second or some,
-and nothing else is different.
+Method: the scripted client of the transcripts, against copies of the policy files in which a minute is shorter, and
+nothing else is different.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def test_one_callers_limit_is_no_other_callers(scene: Scene) -> None:
     assert 429 == spent(scene, scene.stranger(who, address)).status_code
 
     assert 429 == scene.call(scene.stranger(who)).status_code
-    assert 200 == scene.call(scene.caller(address)).status_code
+    assert 200 == scene.call(scene.caller(address=address)).status_code
 
 
 def test_answers_are_quoted_by_an_id_where_one_is_documented(scene: Scene) -> None:

@@ -76,15 +76,10 @@ BAD_REQUESTS: list[tuple[str, str, object, int, str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status", "code", "fields"),
-    BAD_REQUESTS,
-    ids=[f"{code}-{number}" for number, (*_, code, _) in enumerate(BAD_REQUESTS)],
-)
-def test_errors_of_the_application(
-    scene: Scene, method: str, path: str, body: object, status: int, code: str, fields: list[str]
-) -> None:
+@pytest.mark.parametrize("asked", BAD_REQUESTS, ids=[f"{n}-{code}" for n, (*_, code, _) in enumerate(BAD_REQUESTS)])
+def test_errors_of_the_application(scene: Scene, asked: tuple[str, str, object, int, str, list[str]]) -> None:
     """Each has its documented status and code, names the fields at fault, and carries the limit's figures."""
+    method, path, body, status, code, fields = asked
     content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     response = scene.caller().request(method, path, content=content, headers=headers)
