@@ -145,7 +145,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         "--principal",
         metavar="SOURCE",
         action="append",
-        help="who is charged: header:NAME, bearer, client or everyone; several are tried in order",
+        help="who is charged: header:NAME, bearer, org, client or everyone; several are tried in order",
     )
     command.add_argument(
         "--headers",

@@ -29,7 +29,7 @@ from ratelimiter.core.policy import (
     Policy,
     Rule,
 )
-from ratelimiter.core.principal import Network, Source, Trust
+from ratelimiter.core.principal import ORG, Network, Source, Trust
 from ratelimiter.core.quota import WINDOW_MS_MAX, Slots
 from ratelimiter.documents import Document, Path, Problem, shown, shown_path
 from ratelimiter.errors import ConfigError
@@ -50,6 +50,7 @@ PREFIX = "RATELIMITER_"
 _PLAIN = ("name", "expose_headers", "ipv6_prefix", "trusted_hops", "method_override", "path_case", "json_bytes_max")
 _MAY_BE_NOTHING = ("lame_duck",)  # of the durations of a proxy
 _NO_DURATION = ("access_log", "via")  # of the texts of a proxy
+_NEEDS_IDENTITY = "is told by credentials, and nothing can tell good ones; write identity: with jwt: or api_keys:, too"
 _CALLED = {"secret_file": "secret", "require": "requirements"}  # of the fields those that a policy has by another name
 # What a rule takes over when it does not say, and what everything is built from at the end.
 _OF_RULES = ("principal", "mode", "on_store_error", "path_case")
@@ -389,6 +390,9 @@ def _principal(layer: _Layer, path: Path, value: Any) -> tuple[Source, ...] | No
     for index, one in enumerate(sources):
         if one.kind in ("client", "everyone") and index < len(sources) - 1:
             layer.refuse((*path, index + 1), f"{one} is always found, so nothing after it is asked; write {one} last")
+            return None
+        if one == ORG and "identity" not in layer.document.value:
+            layer.refuse((*path, index) if isinstance(value, list) else path, f"{one} {_NEEDS_IDENTITY}")
             return None
         if one in sources[:index]:
             layer.refuse((*path, index), f"{shown(str(one))} is there twice; write it once")

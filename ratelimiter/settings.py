@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SECRET_BYTES_MAX = 64  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
 TIMEOUT_MS_MAX = 10_000
 PROXY_TIMEOUT_MS_MAX = 24 * 3600 * 1000
-KINDS = ("bearer", "client", "everyone")  # of sources, beside header:NAME
+KINDS = ("bearer", "org", "client", "everyone")  # of sources, beside header:NAME
 TOKEN = re.compile(r"[A-Za-z0-9-]{1,64}")  # what may well be the name of a header
 
 
@@ -47,7 +47,7 @@ def read_headers(value: Any) -> tuple[str, ...]:
 
 
 def read_source(text: str) -> Source:
-    """A principal source: `header:NAME`, `bearer`, `client` or `everyone`."""
+    """A principal source: `header:NAME`, `bearer`, `org`, `client` or `everyone`."""
     try:
         return parse_source(text)
     except ValueError:

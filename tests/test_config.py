@@ -321,7 +321,7 @@ def test_problems_name_the_argument_or_the_variable() -> None:
         "limit[1]: '10 parsecs' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds",
         "RATELIMITER_IPV6_PREFIX: 'many' is not a number of bits from 32 to 128; write 64",
         "RATELIMITER_LOCAL_SHARE: '1/2' is not a number above 0 and up to 1; write 0.5",
-        "RATELIMITER_PRINCIPAL: 'x' is not a principal source; write header:x, bearer, client or everyone",
+        "RATELIMITER_PRINCIPAL: 'x' is not a principal source; write header:x, bearer, org, client or everyone",
     ] == sorted(
         refusal(
             limit=["60/minute", "10 parsecs"],

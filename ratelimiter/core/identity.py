@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from ratelimiter.core.principal import Source, underscore_twins
+from ratelimiter.core.principal import ORG, Source, underscore_twins
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,10 +42,18 @@ class Identity(NamedTuple):
     org: str = ""  # the organisation that it belongs to; "" for none
     email_verified: bool = False
     fault: str = ""  # one of FAULTS, or PENDING; "" when all is well
-    verified: tuple[tuple[str, str], ...] = ()  # (source, principal) of every credential that is good
+    # (source, principal) of every credential that is good, and ("org", organisation) of those that belong to one
+    verified: tuple[tuple[str, str], ...] = ()
 
 
 NOBODY = Identity(fault=MISSING)
+
+
+def named(source: str, principal: str, org: str) -> tuple[tuple[str, str], ...]:
+    """What `Identity.verified` says of one good credential."""
+    return ((source, principal), (str(ORG), org)) if org else ((source, principal),)
+
+
 # Of a malformed request: two readers could take it to be from different callers.
 AMBIGUOUS = Identity(fault="ambiguous")
 
@@ -140,7 +148,7 @@ class IdentityPolicy:
     @property
     def verified(self) -> frozenset[Source]:
         """The sources that name a principal only when what they hold is good."""
-        sources = {BEARER} if self.tokens is not None else set()
+        sources = {ORG} if self.tokens is None else {ORG, BEARER}
         return frozenset(sources if self.api_keys is None else sources | {self.api_keys.source})
 
     @property

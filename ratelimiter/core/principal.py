@@ -27,7 +27,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 class Principal:
     """Who is charged, without saying who it is (invariant 8)."""
 
-    source: str  # where it was found: "header:x-api-key", "bearer", "client" or "everyone"
+    source: str  # where it was found: "header:x-api-key", "bearer", "org", "client" or "everyone"
     digest: str  # 32 hexadecimal digits, keyed: equal values, and only they, have equal digests
 
 
@@ -36,7 +36,7 @@ class Source:
     """One place where a principal may be found.
 
     Args:
-        kind: `header`, `bearer`, `client` or `everyone`.
+        kind: `header`, `bearer`, `org`, `client` or `everyone`.
         name: the header's name, in any case; empty for the other kinds.
     """
 
@@ -51,11 +51,12 @@ class Source:
 
 
 CLIENT = Source("client")
+ORG = Source("org")  # the organisation that verified credentials belong to
 EVERYONE = Source("everyone")  # one principal for all: a limit on the service as a whole
 
 
 def parse_source(text: str) -> Source:
-    """Read `header:NAME`, `bearer`, `client` or `everyone`.
+    """Read `header:NAME`, `bearer`, `org`, `client` or `everyone`.
 
     Raises:
         ValueError: it is none of these.
@@ -63,9 +64,9 @@ def parse_source(text: str) -> Source:
     kind, _, name = text.partition(":")
     if kind == "header" and name and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in name):
         return Source("header", name)
-    if not name and kind in ("bearer", "client", "everyone") and ":" not in text:
+    if not name and kind in ("bearer", "org", "client", "everyone") and ":" not in text:
         return Source(kind)
-    msg = f"{text!r} is not a principal source: header:NAME, bearer, client or everyone"
+    msg = f"{text!r} is not a principal source: header:NAME, bearer, org, client or everyone"
     raise ValueError(msg)
 
 

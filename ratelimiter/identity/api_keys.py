@@ -11,7 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter import documents, schema, settings
-from ratelimiter.core.identity import API_KEY, KEY_INVALID, Identity, KeyEntry
+from ratelimiter.core.identity import API_KEY, KEY_INVALID, Identity, KeyEntry, named
 from ratelimiter.documents import shown, shown_path
 from ratelimiter.errors import ConfigError
 
@@ -97,7 +97,7 @@ def _read(
             expires_ms = settings.read_instant_ms(item["expires"])
         except ValueError as fault:
             return [_problem(document, (*path, "expires"), str(fault))]
-    name = item["principal"]
+    name, org = item["principal"], item.get("org", "")
     identity = Identity(
         source=str(source),
         principal=name,
@@ -105,9 +105,9 @@ def _read(
         scopes=frozenset(item.get("scopes", ())),
         kind=item.get("kind", ""),
         method=API_KEY,
-        org=item.get("org", ""),
+        org=org,
         email_verified=item.get("email_verified", False),
-        verified=((str(source), name),),
+        verified=named(str(source), name, org),
     )
     entries[digest] = KeyEntry(digest, identity, expires_ms, item.get("revoked", False))
     return []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, unix_ms
 from ratelimiter.core.identity import NOBODY, PENDING, UNAVAILABLE, Identity, IdentityPolicy
-from ratelimiter.core.principal import credential, watched_for
+from ratelimiter.core.principal import ORG, credential, watched_for
 from ratelimiter.identity import api_keys
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _looks_signed(source: Source, value: bytes) -> bool:
 def _in_order(policy: Policy, identity: IdentityPolicy) -> list[Source]:
     """The sources that are verified, as the rules first name them; then those that no rule names."""
     named = dict.fromkeys(source for rule in policy.rules for source in rule.principal)
-    verified = identity.verified
+    verified = identity.verified - {ORG}  # that one is in no place of its own
     return [*(source for source in named if source in verified), *sorted(verified - named.keys(), key=str)]
 
 

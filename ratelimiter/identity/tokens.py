@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jwt
 from jwt.algorithms import has_crypto
 
-from ratelimiter.core.identity import JWT, TOKEN_EXPIRED, TOKEN_INVALID, USER, Identity
+from ratelimiter.core.identity import JWT, TOKEN_EXPIRED, TOKEN_INVALID, USER, Identity, named
 from ratelimiter.core.request import PRINCIPAL_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ class TokenVerifier:
         principal = claim(claims, policy.principal)
         if not isinstance(principal, str) or not 1 <= len(principal.encode()) <= PRINCIPAL_BYTES_MAX:
             return INVALID
+        org = _text(claims, policy.org)
         identity = Identity(
             source=self._source,
             principal=principal,
@@ -201,9 +202,9 @@ class TokenVerifier:
             scopes=_scopes(claim(claims, policy.scopes)),
             kind=_kind(_text(claims, policy.kind)) if policy.kind else USER,
             method=JWT,
-            org=_text(claims, policy.org),
+            org=org,
             email_verified=claim(claims, policy.email_verified) is True,
-            verified=((self._source, principal),),
+            verified=named(self._source, principal, org),
         )
         return Verdict(identity, until_s)
 

@@ -13,6 +13,7 @@ from ratelimiter.core.principal import (
     CLIENT,
     EVERYONE,
     HOPS_MAX,
+    ORG,
     Principal,
     PrincipalReader,
     Source,
@@ -64,6 +65,7 @@ def address(text: str | None) -> Principal:
         ("header:X-API-Key", Source("header", "x-api-key")),
         ("header:x_key", Source("header", "x_key")),
         ("bearer", BEARER),
+        ("org", ORG),
         ("client", CLIENT),
         ("everyone", EVERYONE),
     ],
@@ -74,13 +76,27 @@ def test_sources(text: str, expected: Source) -> None:
     assert text.lower() == str(expected)
 
 
+def test_an_organisation_is_what_credentials_say() -> None:
+    """Two callers of one organisation are one principal; who belongs to none is charged as the next source has it. A
+    header cannot name one.
+    """
+    reader = PrincipalReader([ORG, KEY], Trust(), verified={ORG, KEY})
+    alice, bob, carol = [("header:x-api-key", "alice"), ("org", "acme")], [("org", "acme")], [(str(KEY), "carol")]
+    asked = [(b"org", b"acme"), (b"x-api-key", b"acme")]
+    one, other, third, nobody = (reader.read([ORG, KEY], asked, PEER, names) for names in (alice, bob, carol, []))
+
+    assert one == other
+    assert ["org", "header:x-api-key", "client"] == [one.source, third.source, nobody.source]
+    assert len({one.digest, third.digest, nobody.digest}) == 3
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "header", "header:", "header:a b", "header:a:b", "header:\u00e9", "client:", "bearer:x", "cookie:x", "IP"],
 )
 def test_sources_that_are_none(text: str) -> None:
     """What is no source is refused with the ones that are."""
-    with pytest.raises(ValueError, match="header:NAME, bearer, client or everyone"):
+    with pytest.raises(ValueError, match="header:NAME, bearer, org, client or everyone"):
         parse_source(text)
 
 
