@@ -44,10 +44,11 @@ def pay(caller: httpx.Client, body: object = None, idempotency_id: str = "") -> 
 def test_every_response_has_a_request_id(scene: Scene) -> None:
     """A UUID, on successes and on all errors, the limiter's own included; that of the client if it is one."""
     caller, nobody, named = scene.caller(), scene.stranger(), str(uuid.uuid4())
-    paths = ["/v1/balance", "/v1/payments/none", f"/v1/payments/{named}", "/v1/nowhere", "/v1/broken"]
+    paths = ["/v1/balance", "/v1/payments/none", f"/v1/payments/{named}", "/v1/nowhere"]
     responses = [*(caller.get(path) for path in paths), pay(caller), pay(caller, {}), nobody.get("/v1/balance")]
+    responses.append(scene.caller().get("/v1/broken"))  # uvicorn hangs up after it
 
-    assert [200, 400, 404, 404, 500, 201, 400, 401] == [response.status_code for response in responses]
+    assert [200, 400, 404, 404, 201, 400, 401, 500] == [response.status_code for response in responses]
     assert all(UUID.fullmatch(response.headers["x-request-id"]) for response in responses)
     assert len(responses) == len({response.headers["x-request-id"] for response in responses})
     assert named == caller.get("/v1/balance", headers={"X-Request-Id": named}).headers["x-request-id"]
