@@ -41,7 +41,7 @@ def test_what_a_key_proves(tmp_path: Path) -> None:
         method=API_KEY,
         org="acme-inc",
         email_verified=True,
-        verified=(("header:x-api-key", "acme"),),
+        verified=(("header:x-api-key", "acme"), ("org", "acme-inc")),
     )
     assert identify(b"k2", entries, b"", 0) == Identity(fault=KEY_INVALID)
 
