@@ -47,7 +47,16 @@ Value = TypeVar("Value")
 PREFIX = "RATELIMITER_"
 
 # Fields of a policy file that need no reading beyond the schema's.
-_PLAIN = ("name", "expose_headers", "ipv6_prefix", "trusted_hops", "method_override", "path_case", "json_bytes_max")
+_PLAIN = (
+    "name",
+    "expose_headers",
+    "ipv6_prefix",
+    "trusted_hops",
+    "method_override",
+    "show_principals",
+    "path_case",
+    "json_bytes_max",
+)
 _MAY_BE_NOTHING = ("lame_duck",)  # of the durations of a proxy
 _NO_DURATION = ("access_log", "via")  # of the texts of a proxy
 _NEEDS_IDENTITY = "is told by credentials, and nothing can tell good ones; write identity: with jwt: or api_keys:, too"

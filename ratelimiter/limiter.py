@@ -24,7 +24,7 @@ from ratelimiter.identity.identifier import Identifier
 from ratelimiter.stores.base import Forgetful, StoreObserver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ratelimiter.core.orders import Orders
     from ratelimiter.core.policy import Hit, Policy, Rule
@@ -61,6 +61,14 @@ class PolicyObserver(Protocol):
 
     def loaded(self, policy: Policy) -> None:
         """From now on requests are judged under *policy*."""
+
+
+@runtime_checkable
+class NamesObserver(Protocol):
+    """Is told who principals are, under a policy that says `show_principals`."""
+
+    def named(self, names: Mapping[bytes, str]) -> None:
+        """Know whom the keys of the next decision are about; nobody is named otherwise (8)."""
 
 
 @runtime_checkable
@@ -151,6 +159,9 @@ class Limiter:
         # For good: what was decided under one policy may be answered under the next.
         self.settles = self.settles or any(rule.settles for rule in policy.rules)
         self._prices = any(rule.cost_from and rule.cost_from.where == REQUEST_HEADER for rule in policy.rules)
+        self._named = (
+            self._observer.named if policy.show_principals and isinstance(self._observer, NamesObserver) else None
+        )
         if isinstance(self._observer, PolicyObserver):
             self._observer.loaded(policy)
 
@@ -224,7 +235,10 @@ class Limiter:
             if requirements and identity is not None and decision.allowed:
                 decision = self._required(decision, request, requirements, identity)
         if observer is not None:
-            observer.decided(decision, hits, self._stopwatch() - started_s)
+            seconds = self._stopwatch() - started_s
+            if self._named is not None:
+                self._named(self._planner.names(hits, request, () if identity is None else identity.verified))
+            observer.decided(decision, hits, seconds)
         # Where nothing was charged, nothing is to be settled or given back.
         return decision, () if uncharged else hits
 

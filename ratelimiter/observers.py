@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratelimiter.batches import Batches
-from ratelimiter.limiter import OrdersObserver, PolicyObserver
+from ratelimiter.limiter import NamesObserver, OrdersObserver, PolicyObserver
 from ratelimiter.stores.base import StoreObserver
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ratelimiter.batches import Told
     from ratelimiter.core.decision import Decision
@@ -29,6 +29,7 @@ class Observers(Batches):
         self._at_once = [each for each in observers if not isinstance(each, Batches)]
         self._of_stores = [each for each in observers if isinstance(each, StoreObserver)]
         self._of_policies = [each for each in observers if isinstance(each, PolicyObserver)]
+        self._of_names = [each for each in observers if isinstance(each, NamesObserver)]
         self._of_orders = [each for each in observers if isinstance(each, OrdersObserver)]
         for each in self._in_batches:
             each.take_from(self)
@@ -48,6 +49,11 @@ class Observers(Batches):
     def _count(self, batch: Sequence[Told]) -> None:
         for observer in self._in_batches:
             observer.take(batch)
+
+    def named(self, names: Mapping[bytes, str]) -> None:
+        """Tell those who show people; see `ratelimiter.limiter.NamesObserver`."""
+        for observer in self._of_names:
+            observer.named(names)
 
     def loaded(self, policy: Policy) -> None:
         """Tell those who listen for policies; see `ratelimiter.limiter.PolicyObserver`."""

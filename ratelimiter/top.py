@@ -1,6 +1,7 @@
 """Who asks for most and who is refused most, in bounded memory: what metrics cannot say without naming principals.
 
-Principals are the digests that their keys carry anyway; `ratelimiter explain` says whose digest is whose.
+Principals are the digests that their keys carry anyway; `ratelimiter explain` says whose digest is whose. Where the
+policy permits (`show_principals`) they have their names beside them, kept for those in the tables and no others.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from ratelimiter.batches import Batches
 from ratelimiter.clock import Clock, unix_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ratelimiter.batches import Told
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.policy import Hit, Policy
 
 KEYS_MAX = 1000  # counted at a time, about 300 bytes each
 SPAN_MS = 60_000
@@ -29,6 +30,7 @@ class Weight(NamedTuple):
     key: bytes
     total: int  # at least as much as there was
     surplus: int  # at most so much of it was others'
+    name: str = ""  # who it is, for people; empty when nobody has said so
 
 
 class Heaviest:
@@ -43,12 +45,13 @@ class Heaviest:
         keys_max: keys held, at least 1.
     """
 
-    __slots__ = ("_counts", "_keys_max", "_queue", "_surplus")
+    __slots__ = ("_counts", "_keys_max", "_names", "_queue", "_surplus")
 
     def __init__(self, keys_max: int = KEYS_MAX) -> None:
         self._keys_max = keys_max
         self._counts: dict[bytes, int] = {}
         self._surplus: dict[bytes, int] = {}
+        self._names: dict[bytes, str] = {}  # of keys that are held
         self._queue: list[
             tuple[int, bytes]
         ] = []  # by count, as it was when last looked at; empty until the table is full
@@ -67,10 +70,21 @@ class Heaviest:
         else:
             self._replace_smallest(key, count)
 
+    def name(self, key: bytes, name: str) -> None:
+        """Say who *key* is; forgotten with it, or at once if it is not held."""
+        if key in self._counts:
+            self._names[key] = name
+
+    def forget_names(self) -> None:
+        """Know nobody any more."""
+        self._names.clear()
+
     def largest(self, number: int) -> list[Weight]:
         """The *number* heaviest, the heaviest first."""
         ordered = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
-        return [Weight(key, count, self._surplus.get(key, 0)) for key, count in ordered[:number]]
+        return [
+            Weight(key, count, self._surplus.get(key, 0), self._names.get(key, "")) for key, count in ordered[:number]
+        ]
 
     def _replace_smallest(self, key: bytes, count: int) -> None:
         queue, counts = self._queue, self._counts
@@ -83,6 +97,7 @@ class Heaviest:
         smallest, out = queue[0]
         del counts[out]
         self._surplus.pop(out, None)
+        self._names.pop(out, None)
         counts[key] = smallest + count
         self._surplus[key] = smallest
         heapreplace(queue, (smallest + count, key))
@@ -106,6 +121,18 @@ class Top(Batches):
         self._begun_ms = clock()
         self._admitted, self._refused = Heaviest(keys_max), Heaviest(keys_max)
         self._admitted_before, self._refused_before = Heaviest(keys_max), Heaviest(keys_max)
+        self._names: dict[bytes, str] = {}  # of the decisions that are not counted yet
+
+    def named(self, names: Mapping[bytes, str]) -> None:
+        """Know whom the keys of the next decision are about; see `ratelimiter.limiter.NamesObserver`."""
+        self._names.update(names)
+
+    def loaded(self, policy: Policy) -> None:
+        """Forget all names unless *policy* permits them; see `ratelimiter.limiter.PolicyObserver`."""
+        if not policy.show_principals:
+            self.catch_up()
+            for each in (self._admitted, self._refused, self._admitted_before, self._refused_before):
+                each.forget_names()
 
     def _count(self, batch: Sequence[Told]) -> None:
         for decision, hits, _ in batch:
@@ -122,6 +149,11 @@ class Top(Batches):
                     # Of a rule with a burst there are two hits, and the request is one.
                     if hit.quota is hit.rule.quotas[0] and hit.cost:
                         self._admitted.add(hit.key, hit.cost)
+
+        for key in list(self._names):  # another thread may add to them
+            name = self._names.pop(key)
+            self._admitted.name(key, name)
+            self._refused.name(key, name)
 
     def _count_refusal(self, decision: Decision, hits: Sequence[Hit]) -> None:
         refusing = [outcome.rule for outcome in decision.outcomes if outcome.retry_after_ms != 0]
@@ -164,7 +196,8 @@ class Top(Batches):
 
 def _told(heaviest: Heaviest, number: int, unit: str) -> list[dict[str, Any]]:
     told = []
-    for key, count, surplus in heaviest.largest(number):
+    for key, count, surplus, name in heaviest.largest(number):
         _, digest, _, rule, _ = key.decode().split(":")
-        told.append({"principal": digest.strip("{}"), "rule": rule, unit: count, "at_most_too_many": surplus})
+        who = {"principal": digest.strip("{}")} | ({"name": name} if name else {})
+        told.append({**who, "rule": rule, unit: count, "at_most_too_many": surplus})
     return told

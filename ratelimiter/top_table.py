@@ -79,14 +79,20 @@ def table(report: Mapping[str, Any], number: int) -> list[str]:
     """
     refusals: Counter[tuple[str, str]] = Counter()
     units: Counter[tuple[str, str]] = Counter()
+    names: dict[str, str] = {}
     for span in ("before", "now"):
+        for each in (*report[span]["refused"], *report[span]["heaviest"]):
+            if "name" in each:
+                names[each["principal"]] = _printable(each["name"])
         for each in report[span]["refused"]:
             refusals[each["rule"], each["principal"]] += each["refusals"]
         for each in report[span]["heaviest"]:
             units[each["rule"], each["principal"]] += each["units"]
     order = sorted(refusals | units, key=lambda who: (-refusals[who], -units[who], who))
-    rows = [("RULE", "PRINCIPAL", "REFUSED", "UNITS")]
-    rows += [(*who, str(refusals[who]), str(units[who])) for who in order[:number]]
+    rows = [("RULE", "PRINCIPAL", "REFUSED", "UNITS", *(("NAME",) if names else ()))]
+    for rule, who in order[:number]:
+        counted = str(refusals[rule, who]), str(units[rule, who])
+        rows.append((rule, who, *counted, *((names.get(who, ""),) if names else ())))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     begun = time.strftime("%H:%M:%S", time.localtime(report["begun_ms"] / 1000))
     span_s = report["span_ms"] // 1000
@@ -94,7 +100,17 @@ def table(report: Mapping[str, Any], number: int) -> list[str]:
         f"since {begun} and in the {span_s} s before; principals are digests, see `ratelimiter explain`",
         "",
         *(
-            f"{rule:<{widths[0]}}  {who:<{widths[1]}}  {refused:>{widths[2]}}  {spent:>{widths[3]}}"
-            for rule, who, refused, spent in rows
+            "  ".join(
+                [
+                    f"{rule:<{widths[0]}}  {who:<{widths[1]}}  {refused:>{widths[2]}}  {spent:>{widths[3]}}",
+                    *name,  # the last, as it may be of any width
+                ]
+            ).rstrip()
+            for rule, who, refused, spent, *name in rows
         ),
     ]
+
+
+def _printable(name: str) -> str:
+    """*name* without anything that a terminal would obey: callers choose their names."""
+    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in name)

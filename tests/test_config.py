@@ -98,6 +98,7 @@ local_share: 0.25
 ambiguous_paths: match
 path_case: insensitive
 method_override: true
+show_principals: true
 mode: shadow
 secret_file: ./secret
 rules:
@@ -144,6 +145,7 @@ rules:
         local_share=0.25,
         ambiguous_paths=AmbiguousPaths.MATCH,
         method_override=True,
+        show_principals=True,
         secret=b"hush",
     )
     assert expected == load(path)

@@ -76,3 +76,16 @@ async def test_those_that_count_in_batches_share_one() -> None:
     assert [3] == [each["refusals"] for each in own.report()["now"]["refused"]]
     assert (4, 6) == (counted("admitted"), counted("refused"))
     assert [3] == [each["refusals"] for each in others.report()["now"]["refused"]]
+
+
+async def test_who_shows_people_is_told_their_names() -> None:
+    """Through any number of observers, and before the decision; metrics hear of none."""
+    registry, top = CollectorRegistry(), Top()
+    policy = Policy((per_minute(2),), show_principals=True)
+    metrics = Metrics(registry, policy)
+    limiter = Limiter(policy, MemoryStore(), observer=Observers(metrics, Plain(), top))
+    for _ in range(3):
+        await limiter.decide(request(peer="192.0.2.9"))
+
+    assert ["192.0.2.9"] == [each["name"] for each in top.report()["now"]["refused"]]
+    assert b"192.0.2.9" not in metrics.exposition()[0]

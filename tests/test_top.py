@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.core.policy import Policy
-from ratelimiter.core.principal import parse_source
+from ratelimiter.core.principal import CLIENT, parse_source
 from ratelimiter.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.top import Heaviest, Top
@@ -56,9 +56,10 @@ def test_a_flood_of_names_hides_nobody() -> None:
 class Watched:
     """A limiter with a list of its heaviest principals."""
 
-    def __init__(self, clock: FakeClock, *rules: Rule, **settings: int) -> None:
+    def __init__(self, clock: FakeClock, *rules: Rule, show: bool = False, **settings: int) -> None:
         self.top = Top(clock=clock, **settings)
-        self.limiter = Limiter(Policy(rules), MemoryStore(clock=clock), observer=self.top, clock=clock)
+        policy = Policy(rules, show_principals=show)
+        self.limiter = Limiter(policy, MemoryStore(clock=clock), observer=self.top, clock=clock)
 
     async def ask(self, key: str, times: int) -> str:
         """The digest of who has asked."""
@@ -115,3 +116,57 @@ async def test_memory_is_bounded(clock: FakeClock) -> None:
         await watched.ask(f"key-{number}", 2)
 
     assert 50 == len(watched.top.report(1000)["now"]["heaviest"]) == len(watched.top.report(1000)["now"]["refused"])
+
+
+def names(top: Top, number: int = 1000) -> set[str | None]:
+    """Of all that are told of."""
+    report = top.report(number)
+    return {each.get("name") for span in ("now", "before") for part in report[span].values() for each in part}
+
+
+async def test_names_are_shown_where_the_policy_permits(clock: FakeClock) -> None:
+    """Beside the digest, of whoever is refused and whoever is heavy, in this minute and the last."""
+    watched = Watched(clock, per_minute(3, principal=BY_KEY), show=True)
+    await watched.ask("alice", 2)
+    bob = await watched.ask("bob", 10)
+    [refused] = watched.top.report()["now"]["refused"]
+    clock.advance(60_000)
+    await watched.ask("carol", 1)
+
+    assert {"principal": bob, "name": "bob", "rule": "rule", "refusals": 7, "at_most_too_many": 0} == refused
+    assert {"alice", "bob", "carol"} == names(watched.top)
+
+
+async def test_names_are_kept_for_those_in_the_tables_only(clock: FakeClock) -> None:
+    """Whoever is pushed out is forgotten, and nobody waits for a batch to be full."""
+    watched = Watched(clock, per_minute(1, principal=BY_KEY), show=True, keys_max=50)
+    for number in range(500):
+        await watched.ask(f"key-{number}", 2)
+    shown = names(watched.top)
+
+    assert 50 <= len(shown) <= 100
+    assert shown >= {"key-499"}
+    assert len(watched.top._admitted._names) == len(watched.top._refused._names) == 50
+    assert {} == watched.top._names
+
+
+async def test_a_policy_that_forbids_names_has_them_forgotten(clock: FakeClock) -> None:
+    """At its reload, and also of those that are not counted yet."""
+    rule = per_minute(3, principal=BY_KEY)
+    watched = Watched(clock, rule, show=True)
+    await watched.ask("alice", 5)
+    watched.top.report()
+    await watched.ask("bob", 5)
+    watched.limiter.swap(Policy((rule,)))
+    await watched.ask("carol", 5)
+
+    assert {None} == names(watched.top)
+
+
+async def test_no_credential_is_a_name(clock: FakeClock) -> None:
+    """A bearer token that nobody has verified stays a digest; addresses have no secret."""
+    watched = Watched(clock, per_minute(principal=(parse_source("bearer"), CLIENT)), show=True)
+    await watched.limiter.decide(request(headers=[("authorization", "Bearer s3cret")]))
+    await watched.limiter.decide(request(peer="192.0.2.7"))
+
+    assert {None, "192.0.2.7"} == names(watched.top)

@@ -37,6 +37,22 @@ def test_both_minutes_are_one_table() -> None:
     assert 5 == len(table(report, 2))
 
 
+def test_names_stand_beside_the_digests() -> None:
+    """Of those whom the listener names; and a terminal is told nothing but text, whatever somebody calls himself."""
+    report = {
+        "begun_ms": 1_800_000_000_000,
+        "span_ms": 60_000,
+        "before": part(heaviest=(("bb", 1),)),
+        "now": part(("aa", 2)),
+    }
+    report["now"]["refused"][0]["name"] = "m\u00e4x \x1b[2J\u202e"  # type: ignore[index]
+    lines = table(report, 20)
+
+    assert ["RULE", "PRINCIPAL", "REFUSED", "UNITS", "NAME"] == lines[2].split()
+    assert lines[3].endswith("0  m\u00e4x \\x1b[2J\\x202e")
+    assert ["rule", "bb", "0", "1"] == lines[4].split()
+
+
 async def test_it_is_what_the_listener_tells(capsys: pytest.CaptureFixture[str]) -> None:
     """From a decision to a line on the terminal."""
     around = Around()

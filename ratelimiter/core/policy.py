@@ -233,6 +233,7 @@ class Policy:
         ambiguous_paths: refuse a path that two readers could read differently with 400 (only asked if a rule looks at
             paths), or match whatever the application was given.
         method_override: also apply the rules of the method that an `X-HTTP-Method-Override` header asks for.
+        show_principals: whether the admin listener shows who the heaviest principals are, and not only their digests.
         json_bytes_max: bytes of a body that a rule looks into, 1,024 to 1,048,576; a longer one meets every rule that
             would.
         secret: key of the principals' digests, at most 64 bytes; the same wherever a store is shared.
@@ -256,6 +257,7 @@ class Policy:
     local_share: float = 1.0
     ambiguous_paths: AmbiguousPaths = AmbiguousPaths.REFUSE
     method_override: bool = False
+    show_principals: bool = False
     json_bytes_max: int = 65_536
     secret: bytes = field(default=b"", repr=False)
     identity: IdentityPolicy | None = None
@@ -462,6 +464,20 @@ class Planner:
     def _hits(self, request: Request) -> tuple[Hit, ...]:
         """The charges of *request*; see `Plan.hits`."""
         return self.plan(request).hits(request)
+
+    def names(
+        self, hits: Iterable[Hit], request: Request, verified: Iterable[tuple[str, str]] = ()
+    ) -> dict[bytes, str]:
+        """Whom *hits* of *request* are about, for people, by key; without those whom nobody may be shown.
+
+        Args:
+            hits: charges of *request*.
+            request: what they are of.
+            verified: source and principal of each of its credentials that was verified.
+        """
+        name = self.reader.name
+        found = {hit.key: name(hit.rule.principal, request.headers, request.peer, verified) for hit in hits}
+        return {key: text for key, text in found.items() if text}
 
     def plan(self, request: Request) -> Plan:
         """The rules that *request* meets.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 HOPS_MAX = 32  # addresses read from the right of a forwarding header; more is an attack, not a path
 IPV6_PREFIX = 64  # one subscriber's network at least (RFC 6177 section 2), so rotating within it is no escape
 DIGEST_BYTES = 16
+NAME_CHARACTERS_MAX = 64  # of what people are shown of a principal
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052 section 2.1: the IPv4 address is in the last 32 bits
 
@@ -256,6 +257,21 @@ class PrincipalReader:
             else:
                 break
         return "client", client_id(self.client(headers, peer), self._trust.ipv6_prefix).encode()
+
+    def name(
+        self,
+        sources: Iterable[Source],
+        headers: Iterable[tuple[bytes, bytes]],
+        peer: str | None,
+        names: Iterable[tuple[str, str]] = (),
+    ) -> str:
+        """What `find` finds as people may be shown it: its first `NAME_CHARACTERS_MAX` characters. Empty for a token
+        that nobody has verified, with which whoever sees it could ask.
+        """
+        source, value = self.find(sources, headers, peer, names)
+        if source == "bearer" and all(verified != source for verified, _ in names):
+            return ""
+        return value.decode("utf-8", "backslashreplace")[:NAME_CHARACTERS_MAX]
 
     def client(self, headers: Iterable[tuple[bytes, bytes]], peer: str | None) -> Address | None:
         """The client's address, as far as the trusted proxies say; None on a unix socket."""

@@ -13,6 +13,7 @@ from ratelimiter.core.principal import (
     CLIENT,
     EVERYONE,
     HOPS_MAX,
+    NAME_CHARACTERS_MAX,
     ORG,
     Principal,
     PrincipalReader,
@@ -416,3 +417,26 @@ def test_headers_are_named_in_any_case() -> None:
     """A source or a trusted header that is written as in the documentation is the one that servers send."""
     assert Source("header", "x-api-key") == Source("header", "X-API-Key")
     assert "x-forwarded-for" == Trust(header="X-Forwarded-For").header
+
+
+@pytest.mark.parametrize(
+    ("sources", "headers", "verified", "expected"),
+    [
+        ("header:x-key", [("X-Key", "alice")], (), "alice"),
+        ("header:x-key", [("X-Key", "a" * 100)], (), "a" * NAME_CHARACTERS_MAX),
+        ("header:x-key", [("X-Key", b"\xff\xfe")], (), "\\xff\\xfe"),
+        ("bearer", [("Authorization", "Bearer t0ken")], (), ""),
+        ("bearer", [("Authorization", "Bearer t0ken")], (("bearer", "alice@example.org"),), "alice@example.org"),
+        ("everyone", [], (), ""),
+        ("client", [], (), "192.0.2.1"),
+    ],
+)
+def test_a_name_is_what_people_may_be_shown(
+    sources: str, headers: list[tuple[str, str | bytes]], verified: tuple[tuple[str, str], ...], expected: str
+) -> None:
+    """Short, text whatever the bytes, and never a token that whoever sees it could use."""
+    source = parse_source(sources)
+    reader = PrincipalReader([source], Trust(), verified=[source] if verified else [])
+    sent = [(name.encode(), text.encode() if isinstance(text, str) else text) for name, text in headers]
+
+    assert expected == reader.name([source], sent, "192.0.2.1", verified)
