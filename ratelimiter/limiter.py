@@ -145,6 +145,8 @@ class Limiter:
 
     def _plan(self, policy: Policy) -> None:
         self._planner = Planner(policy, self.orders, now_ms=self._clock(), noted=_note_unknown_plan)
+        self._prices = any(rule.cost_from and rule.cost_from.where == REQUEST_HEADER for rule in policy.rules)
+        self._hits: Callable[[Request], Sequence[Hit]] = self._priced_hits if self._prices else self._planner.hits
         # Bound here, so that those whose rules are obeyed do not pay for the question.
         self._conclude: Callable[[Sequence[Hit], Receipt], Decision] = decide
         if self.orders.shadow:
@@ -158,20 +160,22 @@ class Limiter:
         self._identifier = Identifier(policy, self._identifier, clock=self._clock) if self.identifies else None
         # For good: what was decided under one policy may be answered under the next.
         self.settles = self.settles or any(rule.settles for rule in policy.rules)
-        self._prices = any(rule.cost_from and rule.cost_from.where == REQUEST_HEADER for rule in policy.rules)
         self._named = (
             self._observer.named if policy.show_principals and isinstance(self._observer, NamesObserver) else None
         )
         if isinstance(self._observer, PolicyObserver):
             self._observer.loaded(policy)
 
-    def hits(self, request: Request) -> tuple[Hit, ...]:
+    def hits(self, request: Request) -> Sequence[Hit]:
         """What *request* would be charged.
 
         Raises:
             MalformedRequest: its path or a header that names a principal can be read in two ways.
         """
-        return self._planner.hits(request)
+        return self._hits(request)
+
+    def _priced_hits(self, request: Request) -> Sequence[Hit]:
+        return priced(self._planner.hits(request), request, self.policy.trust)
 
     def body_wanted(self, request: Request) -> int:
         """How many bytes of the body of *request* are to be read before it is judged; 0 if none are."""
@@ -214,12 +218,10 @@ class Limiter:
         started_s = 0.0 if observer is None else self._stopwatch()
         try:
             if self._identifier is None:
-                hits = self._planner.hits(request)
+                hits = self._hits(request)
             else:
                 identity = identity or await self.identified(request)
                 hits, requirements = self._met(self._identifier, request, identity)
-            if self._prices:
-                hits = priced(hits, request, self.policy.trust)
         except MalformedRequest as fault:
             decision = malformed(self._clock(), fault.field, fault.issue)
         except BlockedError as block:
@@ -227,10 +229,13 @@ class Limiter:
         else:
             if charged:
                 hits = _less(hits, charged)
-            if self.settles:
+            if not hits:
+                decision = unmatched(self._clock())
+            elif self.settles:
                 hits = _leased(hits)
-            charge = self._charge_followed if self.settles else self.store.charge
-            decision = self._conclude(hits, await charge(hits)) if hits else unmatched(self._clock())
+                decision = self._conclude(hits, await self._charge_followed(hits))
+            else:
+                decision = self._conclude(hits, await self.store.charge(hits))
             uncharged = decision.reason == SUSPENDED
             if requirements and identity is not None and decision.allowed:
                 decision = self._required(decision, request, requirements, identity)
@@ -249,7 +254,8 @@ class Limiter:
         if identity is AMBIGUOUS:
             identifier.identify(request)  # raises what it has raised before
         plan = self._planner.plan(request)
-        return plan.hits_of(request, identity), plan.requirements
+        hits = plan.hits_of(request, identity)
+        return (priced(hits, request, self.policy.trust) if self._prices else hits), plan.requirements
 
     def _required(
         self, decision: Decision, request: Request, requirements: Sequence[Requirement], identity: Identity
