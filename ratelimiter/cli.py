@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -130,9 +132,32 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--every", metavar="SECONDS", type=_count, default=2, help="default: %(default)s")
     top.add_argument("--once", action="store_true", help="print the table once and exit")
 
-    schema = command("schema", _schema, "print the JSON Schema of policy or dialect files, for editors")
-    schema.add_argument("kind", choices=["policy", "dialect"], nargs="?", default="policy", help="default: %(default)s")
+    _add_keys(command("keys", _keys, "make API keys, or hash them, for the key file of a policy"))
+
+    schema = command("schema", _schema, "print the JSON Schema of policy, dialect or key files, for editors")
+    schema.add_argument(
+        "kind", choices=["policy", "dialect", "keys"], nargs="?", default="policy", help="default: %(default)s"
+    )
     return parser
+
+
+def _add_keys(command: argparse.ArgumentParser) -> None:
+    verbs = command.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
+    new = verbs.add_parser("new", help="print a new key, once, and its entry for the key file", allow_abbrev=False)
+    new.add_argument("--principal", metavar="NAME", required=True, help="who is charged")
+    new.add_argument("--plan", metavar="PLAN", help="by which limits may differ")
+    new.add_argument("--scope", metavar="SCOPE", action="append", help="may be given several times")
+    new.add_argument("--kind", metavar="KIND", help="of the credential, like user, org or service")
+    new.add_argument("--org", metavar="NAME", help="the organisation that it belongs to")
+    new.add_argument("--expires", metavar="MOMENT", help="like 2027-01-01T00:00:00Z")
+    new.add_argument("--prefix", metavar="TEXT", default="rl_", help="what it begins with; default: %(default)s")
+    hashing = verbs.add_parser("hash", help="hash the key on stdin, as the key file holds it", allow_abbrev=False)
+    for verb in (new, hashing):
+        verb.add_argument(
+            "--secret-file",
+            metavar="FILE",
+            help="the policy's secret, if it has one; without this flag RATELIMITER_SECRET counts",
+        )
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
@@ -250,5 +275,34 @@ def _top(admin: str, every: int, *, once: bool) -> None:
     top_table.run(admin, every_s=every, once=once)
 
 
+def _keys(verb: str, secret_file: str | None, **said: Any) -> None:
+    from ratelimiter.identity.giving_out import give_out, hash_line
+
+    secret = _secret(secret_file)
+    if verb == "hash":
+        print(hash_line(sys.stdin.buffer.read(4096), secret))
+        return
+    prefix, scopes = said.pop("prefix"), said.pop("scope")
+    entry = {name: value for name, value in {**said, "scopes": scopes}.items() if value is not None}
+    key, lines = give_out(entry, secret=secret, prefix=prefix)
+    print(f"The key, which nobody can show again:\n\n{key}\n\nIts entry for the list keys of the key file:\n")
+    print(*lines, sep="\n")
+
+
+def _secret(file: str | None) -> bytes:
+    """The secret that a policy digests with: of a file, else of the environment, else none."""
+    from ratelimiter.settings import read_secret, read_secret_file
+
+    try:
+        if file is not None:
+            return read_secret_file(Path(file))
+        stated = os.environ.get("RATELIMITER_SECRET")
+        return read_secret(stated.encode()) if stated else b""
+    except ValueError as fault:
+        msg = f"{'RATELIMITER_SECRET' if file is None else '--secret-file'}: {fault}"
+        raise ConfigError(msg) from None
+
+
 def _schema(kind: str) -> None:
-    print(resources.files("ratelimiter").joinpath(f"{kind}.schema.json").read_text(encoding="utf-8"), end="")
+    file = "identity/keys" if kind == "keys" else kind
+    print(resources.files("ratelimiter").joinpath(f"{file}.schema.json").read_text(encoding="utf-8"), end="")
