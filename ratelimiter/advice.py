@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 
 from ratelimiter import documents
 from ratelimiter.core.policy import REQUEST_HEADER, OnStoreError
+from ratelimiter.core.principal import CLIENT
+from ratelimiter.identity.reading import unsafe_url
 from ratelimiter.notation import spell_window
 from ratelimiter.stores.bridge import PREFIX, WEAKNESS
 from ratelimiter.stores.guarded import local_limit, outage_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.core.principal import Source
     from ratelimiter.documents import Document, Path
 
 _FORWARDING = frozenset(
@@ -26,6 +29,7 @@ def warnings(policy: Policy, document: Document | None = None) -> list[str]:
     told = [
         *_coverage_warnings(policy),
         *_credential_warnings(policy),
+        *_identity_warnings(policy),
         *_twin_warnings(policy),
         *_header_warnings(policy, document),
         *_share_warnings(policy),
@@ -67,15 +71,38 @@ def _coverage_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
 
 def _credential_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
     """Rules whose principal the caller makes up, where nothing is counted against an address."""
-    anchored = [rule for rule in policy.rules if rule.principal[0].kind in ("client", "everyone")]
+    verified = frozenset() if policy.identity is None else policy.identity.verified
+    made_up = {rule.name: _made_up(rule, verified) for rule in policy.rules}
+    anchored = [rule for rule in policy.rules if made_up[rule.name] is None]
     for index, rule in enumerate(policy.rules):
         if rule in anchored or any(other.match.everything or other.match == rule.match for other in anchored):
             continue
         text = (
-            f"rules[{index}]: {rule.principal[0]} is not verified, so who sends a new one each time meets no limit; "
+            f"rules[{index}]: {made_up[rule.name]} is not verified, so who sends a new one each time meets no limit; "
             "add a rule with principal: [client]"
         )
         yield ("rules", index), text
+
+
+def _made_up(rule: Rule, verified: Container[Source]) -> Source | None:
+    """The source by which a caller escapes *rule* with a name of his own making; None if there is none."""
+    first = next((source for source in rule.principal if source not in verified), CLIENT)
+    return None if first.kind in ("client", "everyone") else first
+
+
+def _identity_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
+    """What is verified by keys that somebody on the way could put in, or looked for and never charged."""
+    identity = policy.identity
+    if identity is None:
+        return
+    if identity.tokens is not None and unsafe_url(identity.tokens):
+        text = (
+            "identity.jwt.keys: whoever is on the way can put in keys of his own; write a URL that begins with https://"
+        )
+        yield ("identity", "jwt", "keys"), text
+    charged = {source for rule in policy.rules for source in rule.principal}
+    for source in sorted(identity.verified - charged, key=str):
+        yield ("identity",), f"identity: no rule charges {source}; write it into principal, before client"
 
 
 def _twin_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:

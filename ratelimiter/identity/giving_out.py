@@ -65,4 +65,4 @@ def _yaml(value: Any) -> str:
     """*value*, text or a list of texts, in quotes that every YAML reader takes alike."""
     if isinstance(value, list):
         return f"[{', '.join(map(_yaml, value))}]"
-    return "'" + value.replace("'", "''") + "'"
+    return "'{}'".format(str(value).replace("'", "''"))

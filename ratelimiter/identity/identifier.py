@@ -31,9 +31,12 @@ class Identifier:
         policy: how callers are identified.
         before: the identifier of the policy before this one; keys that it has fetched are not fetched again.
         clock: Unix time in milliseconds.
+        offline: ask no identity provider; then its tokens are UNAVAILABLE.
     """
 
-    def __init__(self, policy: Policy, before: Identifier | None = None, *, clock: Clock = unix_ms) -> None:
+    def __init__(
+        self, policy: Policy, before: Identifier | None = None, *, clock: Clock = unix_ms, offline: bool = False
+    ) -> None:
         identity = policy.identity or IdentityPolicy()
         self._secret = policy.secret
         self._clock = clock
@@ -46,9 +49,9 @@ class Identifier:
         self._of: object = None  # where those come from, and what bounds them
         self._waited: Future[None] | None = None
         if self._tokens is not None:
-            self._read(self._tokens, before)
+            self._read(self._tokens, before, offline=offline)
 
-    def _read(self, tokens: Tokens, before: Identifier | None) -> None:
+    def _read(self, tokens: Tokens, before: Identifier | None, *, offline: bool) -> None:
         # Imported here because the package that they need is an extra.
         from ratelimiter.identity.key_sets import Bounds, FetchedKeys  # noqa: PLC0415
         from ratelimiter.identity.tokens import TokenVerifier, parse_key_set  # noqa: PLC0415
@@ -56,6 +59,8 @@ class Identifier:
         self._verifier = TokenVerifier(tokens)
         if not tokens.fetched:
             self._of_file = parse_key_set(tokens.key_set, tokens.algorithms)
+            return
+        if offline:
             return
         bounds = Bounds(tokens.refresh_ms, tokens.keep_ms, tokens.cooldown_ms, tokens.timeout_ms)
         self._of = (tokens.keys, tokens.algorithms, bounds)
@@ -110,7 +115,8 @@ class Identifier:
     def _of_token(self, token: bytes, *, waited: bool) -> Identity:
         fetched = self._fetched
         if fetched is None:
-            assert self._of_file is not None  # noqa: S101  # there is one or the other
+            if self._of_file is None:
+                return NOT_NOW
             return self._verifier.verify(token, self._of_file, self._clock() / 1000).identity
         fetching = fetched.wanted()
         if fetching is not None and not waited:

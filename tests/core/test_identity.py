@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimiter.core.identity import (
+    BEARER,
+    NOBODY,
+    TELLABLE,
+    ApiKeys,
+    Identity,
+    IdentityPolicy,
+    Teller,
+    Tokens,
+)
+from ratelimiter.core.principal import CLIENT, PrincipalReader, Source, Trust
+
+KEY = Source("header", "X-API-Key")
+TELLER = Teller([(what, f"X-Auth-{what.title()}") for what in TELLABLE])
+printable = st.text(st.characters(codec="utf-8"), max_size=20)
+
+
+@given(principal=printable, plan=printable, scopes=st.frozensets(printable.filter(bool), max_size=3))
+def test_what_is_told_is_visible_and_can_be_read_back(principal: str, plan: str, scopes: frozenset[str]) -> None:
+    """No value ends a line or begins another, whatever it is; and none is lost."""
+    told = dict(TELLER.headers(Identity(principal=principal, plan=plan, scopes=scopes)))
+
+    assert all(re.fullmatch(rb"[\x21-\x7e]+( [\x21-\x7e]+)*", value) for value in told.values())
+    assert unquote(told.get(b"x-auth-principal", b"").decode()) == principal
+    assert unquote(told.get(b"x-auth-plan", b"").decode()) == plan
+    assert {unquote(word) for word in told.get(b"x-auth-scopes", b"").decode().split(" ")} - {""} == scopes
+
+
+@given(st.lists(st.tuples(st.text("xXaAuUtThH-_pPlLnN", max_size=12), st.binary(max_size=3)), max_size=8))
+def test_nothing_of_a_client_is_left_under_our_names(sent: list[tuple[str, bytes]]) -> None:
+    """In no case and with no hyphens as underscores; all else stays as it was, in its order."""
+    teller = Teller([("plan", "X-Auth-Plan")])
+    headers = [*((name.encode(), value) for name, value in sent), (b"X-AUTH_pLAN", b"forged")]
+    replaced = teller.replaced(headers, NOBODY)
+
+    assert not [name for name, _ in replaced if name.lower().replace(b"_", b"-") == b"x-auth-plan"]
+    assert replaced == [header for header in headers if header[0].lower().replace(b"_", b"-") != b"x-auth-plan"]
+
+
+def test_of_whom_nothing_is_known_nothing_is_told() -> None:
+    """No empty headers."""
+    assert TELLER.headers(NOBODY) == []
+
+
+TOKENS = Tokens("https://id.example/", ("api",), "https://id.example/jwks.json")
+
+
+@pytest.mark.parametrize(
+    ("policy", "verified", "files"),
+    [
+        (IdentityPolicy(), set(), ()),
+        (IdentityPolicy(TOKENS), {BEARER}, ()),
+        (IdentityPolicy(api_keys=ApiKeys(KEY, "k", {})), {KEY}, ("k",)),
+        (IdentityPolicy(Tokens("i", ("a",), "/j.json"), ApiKeys(BEARER, "k", {})), {BEARER}, ("k", "/j.json")),
+    ],
+)
+def test_what_a_policy_verifies_and_reads(
+    policy: IdentityPolicy, verified: set[Source], files: tuple[str, ...]
+) -> None:
+    """A URL is no file to watch."""
+    assert (policy.verified, policy.files) == (verified, files)
+
+
+def test_a_verified_source_names_nobody_by_itself() -> None:
+    """What the header says is nothing; what was verified is charged, under a key of the source and the name."""
+    reader = PrincipalReader([KEY, BEARER, CLIENT], Trust(), verified={KEY})
+    headers = [(b"x-api-key", b"k1"), (b"authorization", b"Bearer t1")]
+
+    def read(*names: tuple[str, str], sources: tuple[Source, ...] = (KEY, CLIENT)) -> tuple[str, str]:
+        principal = reader.read(sources, headers, "203.0.113.7", names)
+        return principal.source, principal.digest
+
+    assert read()[0] == "client"
+    assert read(("bearer", "alice"))[0] == "client"
+    assert read(("header:x-api-key", "alice"))[0] == "header:x-api-key"
+    assert read(("header:x-api-key", "alice")) == read(("bearer", "x"), ("header:x-api-key", "alice"))
+    assert read(("header:x-api-key", "alice")) != read(("header:x-api-key", "bob"))
+    assert read(sources=(KEY, BEARER))[0] == "bearer"  # which this reader does not have verified
+    assert b"x-api-key" not in reader.watched
