@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ratelimiter import documents
 from ratelimiter.core.policy import REQUEST_HEADER, OnStoreError
-from ratelimiter.core.principal import CLIENT
+from ratelimiter.core.principal import CLIENT, ORG
 from ratelimiter.identity.reading import unsafe_url
 from ratelimiter.notation import spell_window
 from ratelimiter.stores.bridge import PREFIX, WEAKNESS
@@ -101,7 +101,8 @@ def _identity_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
         )
         yield ("identity", "jwt", "keys"), text
     charged = {source for rule in policy.rules for source in rule.principal}
-    for source in sorted(identity.verified - charged, key=str):
+    required = any(requirement.credentials for requirement in policy.requirements)
+    for source in sorted(identity.verified - charged - {ORG}, key=str) if not required else ():
         yield ("identity",), f"identity: no rule charges {source}; write it into principal, before client"
 
 

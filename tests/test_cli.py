@@ -307,7 +307,7 @@ def test_an_unknown_dialect_is_no_traceback(capsys: pytest.CaptureFixture[str]) 
     assert "did you mean intrace?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["policy"], ["dialect"]])
+@pytest.mark.parametrize("arguments", [[], ["policy"], ["dialect"], ["keys"]])
 def test_schemas_are_printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """What is printed is JSON Schema and nothing else, so that it can be redirected into a file."""
     assert 0 == main(["schema", *arguments])

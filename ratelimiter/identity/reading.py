@@ -158,7 +158,7 @@ class Reader:
         return tuple((what, value[what]) for what in TELLABLE if what in value)
 
     def _file(self, stated: str) -> str:
-        return os.path.join(self._folder, os.path.normpath(stated))
+        return os.path.normpath(os.path.join(self._folder, stated))
 
     def _requirement(self, path: Path, item: Mapping[str, Any]) -> Requirement | None:
         if not item.keys() - {"match", "format"}:
