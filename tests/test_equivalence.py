@@ -159,6 +159,18 @@ async def test_the_same_requests_get_the_same_answers(policy: str) -> None:
         assert theirs == ours, ask
 
 
+async def test_where_no_rule_looks_at_paths_none_is_refused(tmp_path: Path) -> None:
+    """However its readers may read it: an encoded slash is part of a key or a scoped package's name."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(json.dumps({"rules": [{"name": "all", "limit": "4/minute"}]}))
+    targets = ["/v1/lookup%2f7", "/@scope%2Fname", "/a%ff", "/..%5cb", "/v1/items"]
+    asks = with_id([Ask("GET", target) for target in targets])
+    expected = await by_middleware(asks, str(file))
+
+    assert [200] * 4 + [429] == [told.status for told in expected]
+    assert expected == await by_sidecar(asks, str(file))
+
+
 def written(body: bytes, *headers: tuple[str, str], path: str = "/v1/lookup") -> Ask:
     return Ask("POST", path, (("X-API-Key", "k"), *headers), body=body)
 
