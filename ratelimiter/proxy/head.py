@@ -64,7 +64,6 @@ _OF_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"con
 _OF_RESPONSES = frozenset({b"content-length", b"transfer-encoding", b"connection", b"upgrade"})
 
 OF_CONNECTION = frozenset({b"close", b"keep-alive", b"upgrade"})  # options that are no names of fields
-_SIMPLE_OPTIONS = {b"keep-alive": [b"keep-alive"], b"close": [b"close"]}  # by far most of what Connection says
 
 Roles = re.Pattern[bytes]  # finds the field lines of a response that are not passed on as they are
 REMEMBERED_MAX = 2048  # bytes of header fields that a connection may remember to know them again
@@ -376,8 +375,11 @@ def _without_authority(target: bytes, fields: Fields) -> tuple[bytes, Fields]:
 
 def roles(ours: frozenset[bytes]) -> Roles:
     """What `parse_response` needs to know of field names, given those that are *ours* to say."""
-    names = b"|".join([re.escape(name) for name in sorted(HOP_BY_HOP | _OF_RESPONSES | ours)])
-    return re.compile(rb"\r\n((?i:" + names + rb")):([^\r]*+)(?=\r\n)")
+    names = sorted(HOP_BY_HOP | _OF_RESPONSES | ours)
+    initials = bytes({name[0] for name in names})  # most lines differ in these, which is quicker to see
+    any_initial = re.escape(initials + initials.upper())
+    any_name = b"|".join([re.escape(name) for name in names])
+    return re.compile(rb"\r\n(?=[" + any_initial + rb"])((?i:" + any_name + rb")):([^\r]*+)(?=\r\n)")
 
 
 def parse_response(head: bytes, bounds: Bounds, known: Roles) -> ResponseHead:
@@ -419,7 +421,8 @@ def _read_response_fields(response: ResponseHead, pieces: list[bytes]) -> None:
                 raise HeadError(502, "has a Transfer-Encoding other than chunked", "response")
             response.chunked = True
         elif name == b"connection":
-            options += _SIMPLE_OPTIONS.get(value) or _options(value)
+            if value != b"keep-alive" or response.http_1_0:  # which changes nothing
+                options += _options(value)
         elif name == b"upgrade":
             response.upgrade = value.lower()
     if response.chunked and response.length is not None:

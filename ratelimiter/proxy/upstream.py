@@ -314,7 +314,8 @@ class UpstreamConnection(asyncio.Protocol):
         if surplus or head is None or not head.keep_alive or not self._sent_all:
             self.close()
         else:
-            self.resume()
+            if self._paused:
+                self.resume()
             self._pool.keep(self)
 
     def _fail(self, issue: str) -> None:
