@@ -1,15 +1,21 @@
-"""What the sidecar costs per proxied request, beside nginx with limit_req and a proxy that does nothing else.
+"""What the sidecar costs per proxied request, beside nginx with limit_req, Envoy that asks a limiter over gRPC, and a
+proxy that does nothing else.
 
-    python -m tests.benchmarks.sidecar [CONNECTIONS] [ROUNDS]
+    python -m tests.benchmarks.sidecar [CONNECTIONS] [ROUNDS] [--envoy PATH]
 
-Needs `nginx`, `wrk`, `redis-server` and two cores: what is measured has one to itself, the load, the upstream and Redis
-share the other. CPU is what counts, not throughput, as the other core is the busier one; Redis's own is part of it.
+Needs `nginx`, `wrk`, `redis-server` and two cores: what is measured has one to itself, the load, the upstream, Redis
+and Envoy's limiter share the other. CPU is what counts, not throughput, as the other core is the busier one; that of
+Redis and of the limiter is part of it. Without an Envoy its rows are left out, and that is said.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import importlib.util
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,12 +25,15 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.benchmarks import envoy
+from tests.stores.redis_server import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SECONDS = 2
-FIRST_PORT = 18200
-UPSTREAM_PORT, REDIS_PORT = FIRST_PORT - 1, FIRST_PORT - 2
+UPSTREAM_PORT, REDIS_PORT = free_port(), free_port()
+LEAN, GRPCIO = "Envoy + lean gRPC limiter", "Envoy + grpcio limiter"
 PLENTY = "1000000000/minute"
 CLIENT = ["-H", "X-API-Key: k", "-H", "User-Agent: benchmark/1.0", "-H", "Accept: application/json"]
 
@@ -68,7 +77,11 @@ def process(core: int, *words: str) -> Iterator[subprocess.Popen[bytes]]:
         yield started
     finally:
         started.terminate()
-        started.wait()
+        try:
+            started.wait(10)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
 
 
 @contextmanager
@@ -85,20 +98,20 @@ def nginx(core: int, port: int, location: str, rate: str = "1000000r/s") -> Iter
 def listening(port: int) -> None:
     """Wait until somebody listens there."""
     for _ in range(200):
-        lines = Path("/proc/net/tcp").read_text().splitlines()
-        if any(f":{port:04X} 00000000:0000 0A" in line for line in lines):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
     sys.exit(f"nobody listens on port {port}")
 
 
 def cpu_s(pids: tuple[int, ...]) -> float:
-    """CPU time of these processes so far."""
-    total = 0.0
+    """CPU time of these processes so far, with all their threads."""
+    total = 0
     for pid in pids:
-        # The scheduler's count is in nanoseconds; that of /proc/PID/stat in hundredths of a second.
-        total += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-    return total
+        # The scheduler counts in nanoseconds, by thread; /proc/PID/stat is in hundredths of a second.
+        for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            total += int(file.read_text().split()[0])
+    return total / 1e9
 
 
 def burst(contestant: Contestant, connections: int) -> tuple[float, float]:
@@ -127,19 +140,42 @@ def sidecar(stack: ExitStack, port: int, *flags: str) -> int:
     return started.pid
 
 
-def contestants(stack: ExitStack) -> list[Contestant]:
-    """All programs, running."""
+def envoys(stack: ExitStack, executable: str) -> list[Contestant]:
+    """Envoy as a plain proxy, and asking a limiter about each request: the leanest there can be, and one by grpcio."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    made = []
+    for name, module in (("Envoy", None), (LEAN, "grpc_limiter"), (GRPCIO, "grpcio_limiter")):
+        pids: tuple[int, ...] = ()
+        asked = None
+        if module is not None:
+            if module == "grpcio_limiter" and importlib.util.find_spec("grpc") is None:
+                print("There is no grpcio here, so its row is left out; the extra `bench` has it.")
+                continue
+            asked = free_port()
+            words = (sys.executable, "-m", f"tests.benchmarks.{module}", str(asked))
+            pids = (stack.enter_context(process(1, *words)).pid,)
+            listening(asked)
+        port = free_port()
+        file = Path(folder, f"{port}.json")
+        file.write_text(envoy.configuration(port, UPSTREAM_PORT, asked))
+        started = stack.enter_context(process(0, *envoy.words(executable, file)))
+        listening(port)
+        made.append(Contestant(name, port, (started.pid, *pids), "2xx"))
+    return made
+
+
+def contestants(stack: ExitStack, executable: str | None) -> list[Contestant]:
+    """All programs, running; the first one is what the others are compared with."""
     stack.enter_context(nginx(1, UPSTREAM_PORT, ANSWERING))
     redis = stack.enter_context(process(1, "redis-server", "--port", str(REDIS_PORT), "--save", "")).pid
     listening(REDIS_PORT)
-    ports = iter(range(FIRST_PORT, FIRST_PORT + 20))
     made = []
-    port = next(ports)
+    port = free_port()
     made.append(Contestant("nginx limit_req", port, (stack.enter_context(nginx(0, port, LIMITING)),), "2xx"))
-    port = next(ports)
+    port = free_port()
     refusing = LIMITING.replace("burst=1000000 nodelay", "")
     made.append(Contestant("nginx, refusing", port, (stack.enter_context(nginx(0, port, refusing, "1r/m")),), "4xx"))
-    port = next(ports)
+    port = free_port()
     bare = stack.enter_context(
         process(0, sys.executable, "-m", "tests.benchmarks.bare_proxy", str(port), str(UPSTREAM_PORT))
     )
@@ -152,42 +188,64 @@ def contestants(stack: ExitStack) -> list[Contestant]:
         ("sidecar, Redis", ("--limit", PLENTY, "--store", f"redis://127.0.0.1:{REDIS_PORT}/0"), "2xx"),
         ("sidecar, Redis, refusing", ("--limit", "1/hour", "--store", f"redis://127.0.0.1:{REDIS_PORT}/1"), "4xx"),
     ):
-        port = next(ports)
+        port = free_port()
         watched = () if "--admin" in flags else ("--admin", "127.0.0.1:0")
         pid = sidecar(stack, port, *watched, *flags)
         made.append(Contestant(name, port, (pid, redis) if "Redis" in name else (pid,), status))
-    return made
+    return made + (envoys(stack, executable) if executable else [])
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says; ends with what is missing."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sidecar")
+    parser.add_argument("connections", nargs="?", type=int, default=64)
+    parser.add_argument("rounds", nargs="?", type=int, default=5)
+    parser.add_argument("--envoy", metavar="PATH", help="an Envoy, if it is neither a package nor on the PATH")
+    args = parser.parse_args()
+    missing = [name for name in ("nginx", "wrk", "redis-server") if not shutil.which(name)]
+    if missing:
+        parser.error(f"missing: {', '.join(missing)}")
+    try:
+        args.envoy = envoy.found(args.envoy)
+    except FileNotFoundError as fault:
+        parser.error(str(fault))
+    if args.envoy is None:
+        print(f"There is no Envoy here, so its rows are left out; give it by {envoy.SOURCES}.")
+    return args
+
+
+def table(seen: dict[str, list[tuple[float, float]]]) -> None:
+    """Print CPU per request of every contestant, and its ratios to nginx and to Envoy with each limiter in the same round."""
+    floors = [("vs nginx", next(iter(seen.values())))]
+    floors += [(title, seen[name]) for title, name in (("vs lean", LEAN), ("vs grpcio", GRPCIO)) if name in seen]
+    titles = "".join(f"  {title:>9}" for title, _ in floors)
+    print(f"{'':30}  {'CPU us/request':>14}{titles}  {'least':>6}{titles}  {'requests/s':>10}")
+    for name, values in seen.items():
+        middle = median(used for used, _ in values)
+        least = min(used for used, _ in values)
+        rate = median(rate for _, rate in values)
+        of_middle = of_least = ""
+        for _, floor in floors:
+            ratio = median(used / theirs for (used, _), (theirs, _) in zip(values, floor, strict=True))
+            of_middle += f"  {ratio:9.2f}"
+            of_least += f"  {least / min(theirs for theirs, _ in floor):9.2f}"
+        print(f"{name:30}  {middle:14.1f}{of_middle}  {least:6.1f}{of_least}  {rate:10,.0f}")
 
 
 def main() -> None:
-    """Print CPU per request of every contestant, and its ratio to nginx in the same round."""
-    missing = [name for name in ("nginx", "wrk", "redis-server") if not shutil.which(name)]
-    if missing:
-        sys.exit(f"missing: {', '.join(missing)}")
-    connections = int(sys.argv[1]) if len(sys.argv) > 1 else 64
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    """Measure every contestant in turn, round after round, and print the table."""
+    args = arguments()
     with ExitStack() as stack:
-        running = contestants(stack)
+        running = contestants(stack, args.envoy)
         for each in running:
             command = ["wrk", "-t1", "-c8", "-d1", *CLIENT, f"http://127.0.0.1:{each.port}/"]
             subprocess.run(command, capture_output=True, check=True)
         seen: dict[str, list[tuple[float, float]]] = {each.name: [] for each in running}
-        for _ in range(rounds):
+        for _ in range(args.rounds):
             for each in running:
-                seen[each.name].append(burst(each, connections))
-    floor = [used for used, _ in seen[running[0].name]]
-    print(
-        f"{connections} connections, medians of {rounds} rounds; least is of all rounds, on a machine with other work"
-    )
-    print(f"{'':28}  {'CPU us/request':>14}  {'vs nginx':>8}  {'least':>6}  {'vs nginx':>8}  {'requests/s':>10}")
-    for name, values in seen.items():
-        ratio = median(used / theirs for (used, _), theirs in zip(values, floor, strict=True))
-        rate = median(rate for _, rate in values)
-        least = min(used for used, _ in values)
-        print(
-            f"{name:28}  {median(used for used, _ in values):14.1f}  {ratio:8.2f}"
-            f"  {least:6.1f}  {least / min(floor):8.2f}  {rate:10,.0f}"
-        )
+                seen[each.name].append(burst(each, args.connections))
+    print(f"{args.connections} connections; medians of {args.rounds} rounds, and the least of all of them")
+    table(seen)
 
 
 if __name__ == "__main__":

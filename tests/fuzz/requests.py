@@ -44,7 +44,8 @@ async def check(data: bytes) -> None:
     if not disputed(raw):
         said = requests_by_h11(raw)
         _compare(told, said)
-        if all(each.start[0] in METHODS for each in said):
+        # Of what asks for an upgrade llhttp's binding reads no body. It does not see that behind us: we pass none on.
+        if all(each.start[0] in METHODS and not (each.says_length and each.values(b"upgrade")) for each in said):
             _compare(told, requests_by_llhttp(raw))
     whole = await exchange([raw])
     uncut = requests_by_h11(whole[0])
