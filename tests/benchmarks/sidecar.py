@@ -215,7 +215,7 @@ def arguments() -> argparse.Namespace:
 
 
 def table(seen: dict[str, list[tuple[float, float]]]) -> None:
-    """Print CPU per request of every contestant, and its ratios to nginx and to Envoy with each limiter in the same round."""
+    """Print CPU per request of every contestant, and its ratios to nginx and to Envoy in the same round."""
     floors = [("vs nginx", next(iter(seen.values())))]
     floors += [(title, seen[name]) for title, name in (("vs lean", LEAN), ("vs grpcio", GRPCIO)) if name in seen]
     titles = "".join(f"  {title:>9}" for title, _ in floors)
