@@ -125,6 +125,7 @@ class Seen(NamedTuple):
     median_s: float
     longest_s: float
     held: int  # connections of the attack that were open at its end
+    lasted_s: int  # until then: an attack without connections is over
 
     @property
     def disturbed(self) -> bool:
@@ -153,10 +154,13 @@ def attack(port: int, flags: tuple[str, ...], seconds: int) -> Seen:
     told = subprocess.run([tool, *flags, *general], capture_output=True, text=True, check=False).stdout
     took_s = traffic.end()
     proper = [each for each in took_s if each is not None] or [PATIENCE_S]
-    counts = re.findall(r"connected:\D*?(?:\x1b\[[0-9;]*m)?\s*(\d+)", told)
-    if not counts:
+    connected = re.findall(r"connected:\D*?(?:\x1b\[[0-9;]*m)?\s*(\d+)", told)
+    ended = re.search(r"Test ended on (\d+)", told)
+    if not connected or not ended:
         sys.exit(f"slowhttptest did not say how it went:\n{told}")
-    return Seen(len(took_s), took_s.count(None), median(proper), max(proper), int(counts[-1]))
+    # What it counts is a few seconds old, but it ends when none is left.
+    held = 0 if "No open connections left" in told else int(connected[-1])
+    return Seen(len(took_s), took_s.count(None), median(proper), max(proper), held, int(ended[1]))
 
 
 @contextmanager
@@ -214,7 +218,9 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     wrong = []
-    print(f"{'':18}  {'':26}  {'asked':>5}  {'failed':>6}  {'median ms':>9}  {'longest ms':>10}  {'held':>5}")
+    print(
+        f"{'':18}  {'':25}  {'asked':>5}  {'failed':>6}  {'median ms':>9}  {'longest ms':>10}  {'held':>5}  {'over at s':>9}"
+    )
     for title, flags in ATTACKS.items():
         for name in (HELD, AS_IT_COMES, UNCAPPED):
             with ExitStack() as stack:
@@ -232,8 +238,8 @@ def main() -> None:
                 port = stack.enter_context(contestant(name, upstream, folder))
                 seen = attack(port, flags, args.seconds)
             print(
-                f"{title:18}  {name:26}  {seen.asked:5}  {seen.failed:6}  {seen.median_s * 1000:9.1f}"
-                f"  {seen.longest_s * 1000:10.1f}  {seen.held:5}",
+                f"{title:18}  {name:25}  {seen.asked:5}  {seen.failed:6}  {seen.median_s * 1000:9.1f}"
+                f"  {seen.longest_s * 1000:10.1f}  {seen.held:5}  {seen.lasted_s:9}",
                 flush=True,
             )
             if seen.disturbed is not (name == HELD):
