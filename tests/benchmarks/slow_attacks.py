@@ -218,9 +218,8 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     wrong = []
-    print(
-        f"{'':18}  {'':25}  {'asked':>5}  {'failed':>6}  {'median ms':>9}  {'longest ms':>10}  {'held':>5}  {'over at s':>9}"
-    )
+    titles = ("asked", 5), ("failed", 6), ("median ms", 9), ("longest ms", 10), ("held", 5), ("over at s", 9)
+    print(f"{'':18}  {'':25}" + "".join(f"  {title:>{width}}" for title, width in titles))
     for title, flags in ATTACKS.items():
         for name in (HELD, AS_IT_COMES, UNCAPPED):
             with ExitStack() as stack:
