@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.window import Receipt
     from ratelimiter.stores.base import StoreObserver
+    from ratelimiter.stores.script import Settling
 
 REQUESTS_MAX = 128  # of one batch; half a millisecond of the server's time
 REQUESTS_WORTH = 16  # so many are worth a batch of their own while another could share them
@@ -30,7 +31,9 @@ class Waiting:
 
     __slots__ = ("due_s", "future", "group", "hits")
 
-    def __init__(self, hits: Sequence[Hit], group: int, future: asyncio.Future[Receipt], due_s: float) -> None:
+    def __init__(
+        self, hits: Sequence[Hit] | Settling, group: int, future: asyncio.Future[Receipt], due_s: float
+    ) -> None:
         self.hits = hits
         self.group = group
         self.future = future
@@ -100,11 +103,11 @@ class Batcher:
         """Requests that wait for a batch."""
         return len(self._queue)
 
-    def join(self, hits: Sequence[Hit], group: int = 0) -> asyncio.Future[Receipt]:
+    def join(self, hits: Sequence[Hit] | Settling, group: int = 0) -> asyncio.Future[Receipt]:
         """Queue a request. Cancelling the future harms nobody else; the hits are charged then if their batch has left.
 
         Args:
-            hits: what is charged.
+            hits: what is charged, or settled.
             group: only requests of one group travel together.
 
         Raises:

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlunsplit
 
 from ratelimiter.clock import unix_ms
+from ratelimiter.core.quota import Quota
 from ratelimiter.core.window import NEVER, STORE, Receipt, Tally
 from ratelimiter.errors import (
     ConfigError,
@@ -156,7 +157,7 @@ class BridgedStore:
             raise _meant(error) from error
 
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
-        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
+        """Do nothing: `check` refuses the rules of which anything would be settled, as a storage takes nothing back."""
 
     async def close(self) -> None:
         """Let go of connections. A closed store may be used again and opens them anew."""
@@ -231,9 +232,19 @@ def check(policy: Policy) -> None:
     """Refuse a policy that these stores cannot keep.
 
     Raises:
-        ConfigError: a window is not a whole number of seconds.
+        ConfigError: a limit is not one of a window, a window is not a whole number of seconds, or what is charged is
+            only known later.
     """
     for rule in policy.rules:
+        if rule.quota.kind != Quota.kind:
+            msg = f"store: {rule.name} is a limit of another kind ({rule.quota.kind}), which {PREFIX} cannot keep"
+            raise ConfigError(f"{msg}; write redis:// or memory://")
+        if rule.settles:
+            msg = f"store: {rule.name} is settled when the response is there, and {PREFIX} takes nothing back"
+            raise ConfigError(f"{msg}; write redis:// or memory://")
+        for _, quota in rule.plans:
+            if quota is not None:
+                seconds(quota)
         seconds(rule.quota)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from binascii import crc_hqx
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
-from ratelimiter.core.window import STORE, Receipt, last_instant
+from ratelimiter.core.settlement import settlement_of
+from ratelimiter.core.window import STORE, Receipt
 from ratelimiter.errors import Kind, StoreError, StoreUnavailable
 from ratelimiter.stores import script
 from ratelimiter.stores.address import OPTIONS, PORT, entry_of, hosts_of, options_of
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from ratelimiter.clock import Clock
     from ratelimiter.core.policy import Hit
-    from ratelimiter.core.quota import Quota
     from ratelimiter.core.settlement import Settlement
     from ratelimiter.core.window import Tally
     from ratelimiter.stores.address import Address
@@ -110,8 +110,23 @@ class ClusterStore:
             spread.add_done_callback(self._forget)
             return await asyncio.shield(spread)
 
-    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
-        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:  # noqa: ARG002 - its own
+        """Take note of what charged hits turned out to cost, each where its key is; see
+        `ratelimiter.stores.base.Store`.
+
+        Raises:
+            StoreError: of one slot; the others may have taken note.
+        """
+        self._belong_here()
+        groups: dict[int, list[Settlement]] = {}
+        for settlement in settlements:
+            groups.setdefault(slot_of(settlement.key), []).append(settlement)
+        async with Deadline(self._timeout_ms):
+            calls = [self._charge_group(slot, script.Settling(group)) for slot, group in groups.items()]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
 
     async def command(self, key: bytes, *words: str | bytes) -> object:
         """Send one command to the node that serves *key*; see `ratelimiter.stores.books.Commanded`.
@@ -146,7 +161,7 @@ class ClusterStore:
         if not spread.cancelled():
             spread.exception()  # the caller has it, or has given up
 
-    async def _charge_group(self, slot: int, hits: Sequence[Hit]) -> Receipt:
+    async def _charge_group(self, slot: int, hits: Sequence[Hit] | script.Settling) -> Receipt:
         """Charge hits of one slot, wherever that is now, within the deadline."""
         return await self._ask_slot(slot, lambda node, asking: node.charge(hits, -1 - slot if asking else slot))
 
@@ -209,13 +224,13 @@ class ClusterStore:
         """Undo what *receipt* says was charged; the receipt as if it had never been."""
         withheld = {hit.rule.name for hit, tally in zip(hits, receipt.tallies, strict=True) if tally.retry_after_ms}
         charged = {
-            index: script.returned(hit, last_instant(cast("Quota", hit.quota), receipt.now_ms))
+            index: settlement_of(hit, 0, receipt.now_ms)
             for index, hit in enumerate(hits)
             if receipt.admitted and hit.cost and hit.rule.name not in withheld
         }
         if not charged:
             return receipt
-        after = await self._charge_group(slot, list(charged.values()))
+        after = await self._charge_group(slot, script.Settling(charged.values()))
         tallies = list(receipt.tallies)
         for index, tally in zip(charged, after.tallies, strict=True):
             tallies[index] = tally

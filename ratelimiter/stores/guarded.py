@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 from typing import TYPE_CHECKING
 
 from ratelimiter.core.policy import Hit, OnStoreError
-from ratelimiter.core.quota import Quota
+from ratelimiter.core.quota import Bucket, Quota
 from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, STORE, Receipt, Tally
 from ratelimiter.errors import StoreError, StoreFault, StoreOverloaded
 from ratelimiter.stores.breaker import Breaker
@@ -101,11 +102,21 @@ class GuardedStore:
             self._until_warm -= 1
             if not self._until_warm:
                 self._until_warm = WARM_EVERY
-                self._without_store(hits)
+                self._warm_up(hits)
         return receipt
 
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
-        """Pass *settlements* on to who keeps the hits. Never raises a StoreError."""
+        """Pass *settlements* on to who keeps the hits; while the store is not asked, its leases lapse by themselves."""
+        if source == LOCAL:
+            ours = [each for each in settlements if each.rule.on_store_error is OnStoreError.LOCAL]
+            self._local.settle_now([each._replace(quota=self._share_of(each.quota)) for each in ours])
+        elif source == STORE and not self._breaker.open:
+            try:
+                await self._store.settle(settlements)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # nobody is there who could do anything about it
+                self._note(error, probing=False)
 
     async def close(self) -> None:
         """Close the guarded store."""
@@ -135,10 +146,16 @@ class GuardedStore:
         if self._observer is not None:
             self._observer.degraded(degraded=self.degraded)
 
+    def _warm_up(self, hits: Sequence[Hit]) -> None:
+        """Decide what the store has decided; but for what will be settled, as that would stay here as charged."""
+        lasting = [hit for hit in hits if not hit.rule.settles]
+        if lasting:
+            self._without_store(lasting)
+
     def _without_store(self, hits: Sequence[Hit]) -> Receipt:
         modes = {hit.rule.on_store_error for hit in hits if not hit.rule.shadow}
         now_ms = self._local.now_ms()
-        if OnStoreError.DENY in modes:
+        if OnStoreError.DENY in modes or any(hit.cost < 0 for hit in hits):  # nobody else can keep a top-up
             return Receipt(now_ms, False, [Tally(0, 0, 0)] * len(hits), FAIL_CLOSED)
         ours = [self._local_hit(hit) for hit in hits if hit.rule.on_store_error is OnStoreError.LOCAL]
         if not ours:
@@ -156,11 +173,13 @@ class GuardedStore:
         return Receipt(receipt.now_ms, receipt.admitted, seen, source)
 
     def _local_hit(self, hit: Hit) -> Hit:
-        share = self._shares.get(hit.quota)
+        return hit._replace(quota=self._share_of(hit.quota))
+
+    def _share_of(self, quota: AnyQuota) -> AnyQuota:
+        share = self._shares.get(quota)
         if share is None:
-            share = Quota(local_limit(hit.quota, self._local_share), hit.quota.window_ms)
-            self._shares[hit.quota] = share
-        return hit._replace(quota=share)
+            share = self._shares[quota] = local_quota(quota, self._local_share)
+        return share
 
     def _as_of_the_whole(self, hit: Hit, ours: Hit, tally: Tally) -> Tally:
         """A tally of our share as one of the whole limit, with the same number remaining."""
@@ -171,6 +190,22 @@ class GuardedStore:
             left += hit.rule.burst - ours.quota.limit + local_limit(hit.rule.quota, self._local_share)
         never_fits = ours.quota.limit < hit.cost <= hit.quota.limit
         return Tally(hit.quota.limit - left, tally.reset_ms, COME_BACK_MS if never_fits else tally.retry_after_ms)
+
+
+def local_quota(quota: AnyQuota, local_share: float) -> AnyQuota:
+    """What one process counts by without the store: its share of *quota*, in whole units, rounded up."""
+    limit = local_limit(quota, local_share)
+    match quota:
+        case Quota():
+            return Quota(limit, quota.window_ms)
+        case Bucket():
+            refill = _shared(quota.refill, local_share)
+            try:
+                return Bucket(limit, refill, quota.window_ms)
+            except ValueError:  # numbers with nothing in common are too large: then all of what comes back
+                return replace(quota, limit=limit)
+        case _:
+            return replace(quota, limit=limit)
 
 
 def local_limit(quota: AnyQuota, local_share: float) -> int:

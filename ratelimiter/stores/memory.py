@@ -1,18 +1,21 @@
-"""The embedded store: the window of the core, in this process, in bounded memory, without a timer."""
+"""The embedded store: the states of the core, in this process, in bounded memory, without a timer."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ratelimiter.clock import Clock, unix_ms
-from ratelimiter.core.window import STORE, Receipt, Window, charge, charge_one
+from ratelimiter.core.account import Account
+from ratelimiter.core.policy import Hit
+from ratelimiter.core.quota import Quota
+from ratelimiter.core.states import STATES, settle
+from ratelimiter.core.window import STORE, Receipt, State, Window, charge, charge_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.policy import Hit
     from ratelimiter.core.settlement import Settlement
 
 KEYS_MAX = 100_000  # about 1.4 kB each at 60 live entries, 0.5 kB at one (tests/benchmarks/memory.py)
@@ -30,6 +33,22 @@ class _Entry(Window):
         self.refused_until_ms = 0
 
 
+class _Kept:
+    """What is kept of a key whose quota is no window."""
+
+    __slots__ = ("ends_ms", "refused_until_ms", "state")
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+        self.ends_ms = 0  # when nothing of it counts any more
+        self.refused_until_ms = 0
+
+    @property
+    def may_go(self) -> bool:
+        """Whether it may make room for others: not while there are leases on it, and a balance never."""
+        return not isinstance(self.state, Account) or (not self.state.leases and bool(self.state.start_ms))
+
+
 class MemoryStore:
     """Tallies in this process, for one process and for the tests.
 
@@ -37,10 +56,10 @@ class MemoryStore:
     matter; so the keys to drop are always in front, and every charge drops a few.
 
     When *keys_max* live keys are reached, the least charged of a sample of the oldest makes room. A key that is being
-    refused never does: whoever has spent his limit cannot buy it back by flooding the store with other names. If
-    nothing can make room, newcomers share one window per rule, as strict as one principal's. Beyond *keys_max* the
-    limit is therefore not strict for everybody: a key that made room, and a newcomer that gets a window of its own
-    after all, begin anew.
+    refused never does: whoever has spent his limit cannot buy it back by flooding the store with other names. Nor does
+    one with open leases, or a balance. If nothing can make room, newcomers share one state per rule, as strict as one
+    principal's. Beyond *keys_max* the limit is therefore not strict for everybody: a key that made room, and a newcomer
+    that gets a state of its own after all, begin anew.
 
     Args:
         keys_max: keys held at most, at least 1.
@@ -59,6 +78,8 @@ class MemoryStore:
         self._shelves: dict[int, OrderedDict[bytes, _Entry]] = {}  # by window_ms
         self._held: OrderedDict[bytes, tuple[int, _Entry]] = OrderedDict()  # refused keys met while looking for room
         self._overflow: dict[tuple[str, int], _Entry] = {}  # by rule and window_ms
+        self._others: OrderedDict[bytes, _Kept] = OrderedDict()  # keys whose quota is no window
+        self._others_overflow: dict[tuple[str, str], _Kept] = {}  # by rule and kind
         self._size = 0
         self.beside: dict[str, object] = {}  # what else is kept in this process as long as the tallies, by policy
 
@@ -85,8 +106,9 @@ class MemoryStore:
                 return receipt
         return self.charge_now(hits)
 
-    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
-        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:  # noqa: ARG002 - its own
+        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`. Never raises."""
+        self.settle_now(settlements)
 
     async def close(self) -> None:
         """Do nothing: there is nothing to let go of."""
@@ -98,19 +120,89 @@ class MemoryStore:
     def charge_now(self, hits: Sequence[Hit]) -> Receipt:
         """Like `charge`, for callers that cannot wait."""
         now_ms = self._clock()
-        entries = [self._entry(hit, hits, now_ms) for hit in hits]
-        receipt = charge(hits, entries, now_ms)
+        entries = [self._place(hit, hits, now_ms) for hit in hits]
+        receipt = charge(hits, [_state_of(entry) for entry in entries], now_ms)
         for hit, entry, tally in zip(hits, entries, receipt.tallies, strict=True):
             if tally.retry_after_ms > 0:
                 entry.refused_until_ms = now_ms + tally.retry_after_ms
             elif receipt.admitted:
-                self._shelve(hit, entry, now_ms)
+                self._keep_charged(hit, entry, now_ms)
         return receipt
+
+    def settle_now(self, settlements: Sequence[Settlement]) -> None:
+        """Like `settle`, for callers that cannot wait."""
+        now_ms = self._clock()
+        for settlement in settlements:
+            key, quota, charged, _, rule, lease, _ = settlement
+            hit = Hit(key, quota, charged, rule, lease)
+            entry = self._place(hit, (hit,), now_ms)
+            settle(settlement, _state_of(entry), now_ms)
+            # Whoever was refused may have room now, so that the key needs no more protection than any other.
+            entry.refused_until_ms = 0
+            self._keep_charged(hit, entry, now_ms)
 
     def erase(self, keys: Sequence[bytes]) -> None:
         """Forget what *keys* were charged."""
         for key in keys:
             self._taken_from_elsewhere(key)
+            if key in self._others:
+                self._drop_other(key)
+
+    def _place(self, hit: Hit, hits: Sequence[Hit], now_ms: int) -> _Entry | _Kept:
+        return self._entry(hit, hits, now_ms) if hit.quota.kind == Quota.kind else self._kept(hit, hits, now_ms)
+
+    def _keep_charged(self, hit: Hit, entry: _Entry | _Kept, now_ms: int) -> None:
+        if isinstance(entry, _Entry):
+            self._shelve(hit, entry, now_ms)
+        else:
+            self._keep_other(hit, entry, now_ms)
+
+    # --- Keys whose quota is no window
+
+    def _kept(self, hit: Hit, hits: Sequence[Hit], now_ms: int) -> _Kept:
+        """What is kept of the hit's key; of a key not seen before, a new one that is not kept yet."""
+        entry = self._others.get(hit.key)
+        if entry is not None:
+            return entry
+        if self._held:
+            self._release(now_ms)
+        fresh = _Kept(STATES[hit.quota.kind]())
+        if self._size + len(hits) > self.keys_max and not self._make_room(hits, now_ms):
+            return self._others_overflow.setdefault((hit.rule.name, hit.quota.kind), fresh)
+        return fresh
+
+    def _keep_other(self, hit: Hit, entry: _Kept, now_ms: int) -> None:
+        """Keep a charged key while something of it counts, and drop some of which nothing does."""
+        ttl_ms = entry.state.ttl_ms(hit.quota, now_ms)
+        entry.ends_ms = now_ms + ttl_ms
+        if entry is self._others_overflow.get((hit.rule.name, hit.quota.kind)):
+            return
+        if ttl_ms and hit.key not in self._others:
+            self._others[hit.key] = entry
+            self._size += 1
+        elif not ttl_ms and hit.key in self._others:
+            self._drop_other(hit.key)
+        for key, other in list(islice(self._others.items(), 2)):  # one comes, two may go
+            if other.ends_ms <= now_ms:
+                self._drop_other(key)
+            else:
+                self._others.move_to_end(key)
+
+    def _drop_other(self, key: bytes) -> None:
+        del self._others[key]
+        self._size -= 1
+
+    def _forget_other(self, ours: set[bytes], now_ms: int) -> bool:
+        """Forget a key that may go, of a sample, each time another one; whether one was found."""
+        for key, entry in list(islice(self._others.items(), SAMPLE)):
+            self._others.move_to_end(key)
+            refused = entry.refused_until_ms > now_ms
+            if key not in ours and (entry.ends_ms <= now_ms or (entry.may_go and not refused)):
+                self._drop_other(key)
+                return True
+        return False
+
+    # --- Windows
 
     def _entry(self, hit: Hit, hits: Sequence[Hit], now_ms: int) -> _Entry:
         """The state of the hit's key; of a key not seen before, a new one that is not kept yet."""
@@ -171,6 +263,8 @@ class MemoryStore:
             for window_ms, shelf in sorted(self._shelves.items(), key=lambda item: -len(item[1])):
                 if self._forget_one(window_ms, shelf, ours, now_ms):
                     return True
+            if self._forget_other(ours, now_ms):
+                return True
         return False
 
     def _release(self, now_ms: int) -> None:
@@ -200,6 +294,10 @@ class MemoryStore:
         del shelf[least]
         self._size -= 1
         return True
+
+
+def _state_of(entry: _Entry | _Kept) -> State:
+    return entry if isinstance(entry, _Entry) else entry.state
 
 
 def _useless(entry: _Entry, window_ms: int, now_ms: int) -> bool:

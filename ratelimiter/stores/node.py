@@ -49,7 +49,7 @@ def _ignore(_: object) -> None:
 class _Call(NamedTuple):
     connection: Connection
     batch: Batch
-    requests: Sequence[Sequence[Hit]]
+    requests: script.Requests
     nonce: bytes
     attempt: int  # from 1
     text: bool  # whether the script's text went with it
@@ -99,11 +99,11 @@ class Node:
         """The event loop that this node belongs to."""
         return self._loop
 
-    def charge(self, hits: Sequence[Hit], group: int = 0) -> asyncio.Future[Receipt]:
+    def charge(self, hits: Sequence[Hit] | script.Settling, group: int = 0) -> asyncio.Future[Receipt]:
         """Charge *hits* with the next batch; the future fails with a `StoreError`, at the latest at the deadline.
 
         Args:
-            hits: what is charged.
+            hits: what is charged, or settled.
             group: only requests of one group share a script call; one below 0 is for a slot that this node is about to
                 take over.
 

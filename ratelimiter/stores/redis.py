@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from ratelimiter.core.window import STORE
 from ratelimiter.stores.address import address_of
 from ratelimiter.stores.node import Node
+from ratelimiter.stores.script import Settling
 from ratelimiter.stores.sentinel import sentinels_of
 
 if TYPE_CHECKING:
@@ -78,8 +79,13 @@ class RedisStore:
         """
         return await self._here().charge(hits)
 
-    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
-        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:  # noqa: ARG002 - its own
+        """Take note of what charged hits turned out to cost, with the next batch; see `ratelimiter.stores.base.Store`.
+
+        Raises:
+            StoreError: as `charge`.
+        """
+        await self._here().charge(Settling(settlements))
 
     async def command(self, key: bytes, *words: str | bytes) -> object:  # noqa: ARG002  # one server serves all keys
         """Send one command; see `ratelimiter.stores.books.Commanded`.

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ratelimiter.clock import Clock, monotonic_ms
+from ratelimiter.core.quota import Balance, Slots
 from ratelimiter.core.window import NEVER, REMEMBERED, STORE, Receipt, Tally
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ REMEMBERED_MAX = 8192  # refusals, about 1 kB each
 HOLD_MS_MAX = 1000  # so that what an operator resets or overrides works everywhere within a second, unannounced
 
 _Keys: TypeAlias = tuple[bytes, ...]  # of one request
+
+
+# Kinds of which more may be there at any moment: others return slots, and an operator tops up.
+_ANY_MOMENT = frozenset({Slots.kind, Balance.kind})
 
 
 class _Refusal(NamedTuple):
@@ -39,7 +44,8 @@ class RememberingStore:
       could say nothing new of itself;
     * after a second, in which an operator or another process may have changed something;
     * when this process is admitted elsewhere and charges one of its keys, which leaves less of that one. The refusal
-      would stand, but not its numbers.
+      would stand, but not its numbers;
+    * when this process settles one of its keys.
 
     All of that only makes it end early. So it refuses nothing that the store would have admitted, but for what others
     did in the last second to make room: a reset, or what a store takes back itself.
@@ -91,7 +97,14 @@ class RememberingStore:
         return receipt
 
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
-        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`."""
+        """Pass *settlements* on, and forget the refusals of their keys: there may be room now.
+
+        Raises:
+            StoreError: of the store behind.
+        """
+        for settlement in settlements:
+            self._forget_concerned(settlement.key)
+        await self._store.settle(settlements, source)
 
     def forget_refusals(self) -> None:
         """Remember nothing of what was; see `ratelimiter.stores.base.Forgetful`."""
@@ -106,7 +119,9 @@ class RememberingStore:
     def _remember(self, hits: tuple[Hit, ...], asked_ms: int, receipt: Receipt) -> None:
         if not any(tally.retry_after_ms > 0 for tally in receipt.tallies):
             return  # what can never fit is refused at any time, and whether it still can never is the store's to say
-        first_ms = min(tally.reset_ms for tally in receipt.tallies if tally.reset_ms)
+        if any(hit.lease or hit.quota.kind in _ANY_MOMENT for hit in hits):
+            return
+        first_ms = min(ms for _, *waits in receipt.tallies for ms in waits if ms > 0)
         # From before the question, so that it is never too long; less one, as both clocks show whole milliseconds and
         # the store's may be ahead of ours by a part of one.
         until_ms = asked_ms + min(first_ms - 1, HOLD_MS_MAX)
@@ -122,9 +137,12 @@ class RememberingStore:
 
     def _forget_charged(self, hits: Sequence[Hit]) -> None:
         for hit in hits:
-            if hit.cost and hit.key in self._concerned:
-                for keys in list(self._concerned[hit.key]):
-                    self._forget(keys)
+            if hit.cost:
+                self._forget_concerned(hit.key)
+
+    def _forget_concerned(self, key: bytes) -> None:
+        for keys in list(self._concerned.get(key, ())):
+            self._forget(keys)
 
     def _forget(self, keys: _Keys) -> None:
         if self._refusals.pop(keys, None) is None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ratelimiter.core.policy import Hit
+from ratelimiter.clock import unix_ms
+from ratelimiter.core.calendar import around
+from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.settlement import Settlement
 from ratelimiter.core.window import STORE, Receipt, Tally, new
 from ratelimiter.errors import Kind, StoreFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ratelimiter.core.policy import Hit
 
 TEXT = files(__package__ or "ratelimiter.stores").joinpath("charge.lua").read_bytes()
 SHA = hashlib.sha1(TEXT, usedforsecurity=False).hexdigest().encode()  # what EVALSHA calls it by
@@ -21,63 +26,98 @@ REQUESTS_MAX = 255  # of one batch: each may have a form of its own, and a form'
 FOREIGN = -1  # the script's verdict on a request that has a key with somebody else's value
 
 
-class _Entry(NamedTuple):
-    """In the place of a hit's quota: where its units were added."""
+class Settling(tuple[Settlement, ...]):
+    """A request of its own: settlements, each for itself, in the place of hits."""
 
-    limit: int  # the entry's instant, Unix ms
-    window_ms: int
-    resolution_ms: int
+    __slots__ = ()
 
 
-def returned(hit: Hit, instant: int) -> Hit:
-    """A hit that gives back what *hit* was charged, to the entry at *instant* (Unix ms).
+Requests: TypeAlias = "Sequence[Sequence[Hit] | Settling]"
 
-    Nothing is given back if that entry has left the window, or has fewer units.
-    """
-    quota: Any = hit.quota
-    entry: Any = _Entry(instant, quota.window_ms, quota.resolution_ms)
-    return Hit(hit.key, entry, -hit.cost, hit.rule)
+_KINDS = {
+    kind: number for number, kind in enumerate((Quota.kind, Bucket.kind, Period.kind, Slots.kind, Balance.kind), 1)
+}
 
 
-def arguments(
-    requests: Sequence[Sequence[Hit]], nonce: bytes, now_ms: int | None = None
-) -> tuple[list[bytes], list[bytes]]:
+def arguments(requests: Requests, nonce: bytes, now_ms: int | None = None) -> tuple[list[bytes], list[bytes]]:
     """The KEYS and the ARGV of one call; charge.lua says what they mean.
 
     Args:
         requests: at most `REQUESTS_MAX`, each with at least one hit and no key twice.
         nonce: what the reply must begin with.
-        now_ms: Unix time; the server's own when None.
+        now_ms: Unix time; the server's own when None. The periods that it chooses among are those around ours then.
     """
     keys: list[bytes] = []
     numbers: dict[object, int] = {}  # of the forms
     forms: list[bytes] = []
     spelled = bytearray()
+    hits: Any
     for hits in requests:
         # Quotas and rules outlive this call, so that their identity will do: their hashes cost more than all the rest.
         form: object
-        if len(hits) == 1:
-            key, quota, cost, rule, _ = hits[0]
+        if hits.__class__ is Settling:
+            keys += [settlement.key for settlement in hits]
+            form = id(hits)
+        elif len(hits) == 1:
+            key, quota, cost, rule, lease = hits[0]
             keys.append(key)
-            form = (id(quota), cost, rule.shadow)
+            form = (id(quota), cost, rule.shadow, lease)
         else:
             keys += [hit.key for hit in hits]
-            form = tuple([(id(hit.quota), hit.cost, id(hit.rule) if hit.rule.shadow else 0) for hit in hits])
+            form = tuple([(id(hit.quota), hit.cost, id(hit.rule) if hit.rule.shadow else 0, hit.lease) for hit in hits])
         number = numbers.get(form)
         if number is None:
-            forms.append(_form(hits))
+            forms.append(_form(hits, now_ms))
             number = numbers[form] = len(forms)
         spelled.append(number)
     return keys, [nonce, b"" if now_ms is None else b"%d" % now_ms, bytes(spelled), *forms]
 
 
-def _form(hits: Sequence[Any]) -> bytes:
+def _form(hits: Sequence[Any], now_ms: int | None) -> bytes:
+    if hits.__class__ is Settling:
+        return b"s" + b" ".join([_settlement(settlement, now_ms) for settlement in hits])
     shadows = {name: number for number, name in enumerate(dict.fromkeys(h.rule.name for h in hits if h.rule.shadow), 1)}
-    return b" ".join(
-        b"%d %d %d %d %d"
-        % (quota.limit, quota.window_ms, quota.resolution_ms, cost, shadows[rule.name] if rule.shadow else 0)
-        for _, quota, cost, rule, _ in hits
+    if all(hit.quota.kind == Quota.kind for hit in hits):
+        return b" ".join(
+            [
+                b"%d %d %d %d %d"
+                % (quota.limit, quota.window_ms, quota.resolution_ms, cost, shadows[rule.name] if rule.shadow else 0)
+                for _, quota, cost, rule, _ in hits
+            ]
+        )
+    return b"m" + b" ".join(
+        [
+            b"%d %d %d %d %d 0 %b"
+            % (
+                _KINDS[quota.kind],
+                quota.limit,
+                cost,
+                shadows[rule.name] if rule.shadow else 0,
+                lease,
+                _terms(quota, now_ms),
+            )
+            for _, quota, cost, rule, lease in hits
+        ]
     )
+
+
+def _settlement(settlement: Settlement, now_ms: int | None) -> bytes:
+    _, quota, charged, due, _, lease, charged_at_ms = settlement
+    numbers = (_KINDS[quota.kind], quota.limit, charged, due, lease, charged_at_ms, _terms(quota, now_ms))
+    return b"%d %d %d %d %d %d %b" % numbers
+
+
+def _terms(quota: AnyQuota, now_ms: int | None) -> bytes:
+    """What only quotas of its kind have."""
+    match quota:
+        case Quota():
+            return b"%d %d" % (quota.window_ms, quota.resolution_ms)
+        case Bucket():
+            return b"%d %d %d" % (quota.weight, quota.drain, quota.debt_max)
+        case Period():
+            return b"%d %d %d %d %d %d" % (quota.lease_ttl_ms, *around(quota, unix_ms() if now_ms is None else now_ms))
+        case _:
+            return b"%d" % quota.lease_ttl_ms
 
 
 def packed(keys: Sequence[bytes], argv: Sequence[bytes], *, text: bool = False) -> bytes:
@@ -90,7 +130,7 @@ def packed(keys: Sequence[bytes], argv: Sequence[bytes], *, text: bool = False) 
     )
 
 
-def receipts(requests: Sequence[Sequence[Hit]], nonce: bytes, reply: object) -> list[Receipt | StoreFault]:
+def receipts(requests: Requests, nonce: bytes, reply: object) -> list[Receipt | StoreFault]:
     """What the script answered to each of *requests*.
 
     Raises:
@@ -105,6 +145,7 @@ def receipts(requests: Sequence[Sequence[Hit]], nonce: bytes, reply: object) -> 
     now_ms = reply[1]
     at = 2
     answers: list[Receipt | StoreFault] = []
+    hits: Any
     for hits in requests:
         verdict = reply[at]
         at += 1

@@ -19,21 +19,36 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ratelimiter.core.policy import LONG_WINDOWS
-from ratelimiter.core.quota import PRECISION, Quota
+from ratelimiter.core.policy import LONG_WINDOWS, Hit
+from ratelimiter.core.quota import PRECISION, Balance, Quota, Slots
+from ratelimiter.core.settlement import Settlement, settlement_of, topup
 from ratelimiter.core.window import NEVER, Receipt, Tally
 from ratelimiter.testing import FakeClock
 from tests.exact_log import ExactLog
-from tests.reference_store import START_MS, ReferenceStore, costs, gaps_ms, hits_of, rule_of, starts_ms
+from tests.reference_store import (
+    START_MS,
+    ReferenceStore,
+    costs,
+    gaps_ms,
+    hits_of,
+    kinds,
+    mixed_requests,
+    rule_of,
+    rule_with,
+    settlements,
+    starts_ms,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from ratelimiter.clock import Clock
-    from ratelimiter.core.policy import Hit, Rule
+    from ratelimiter.core.policy import Rule
     from ratelimiter.stores.base import Store
 
 _principals = itertools.count()
+
+NOON_MS = START_MS // 86_400_000 * 86_400_000 + 43_200_000 + 1_000_000  # no period ends soon, in any zone
 
 # The store outlives an example, and every example has keys of its own. One property runs for several stores, so what
 # failed for one is not kept to be tried on another.
@@ -258,6 +273,81 @@ class StoreContract:
             assert 0 < refused.tallies[0].retry_after_ms <= 2 * 1000 + rule.quota.resolution_ms - 1
             clock.advance(refused.tallies[0].retry_after_ms)
             assert (await store.charge(hits_of(rule, principal=principal, cost=limit))).admitted
+
+    # --- other kinds than windows, and what is settled
+
+    @shared_store
+    @given(st.data())
+    async def test_all_kinds_agree_with_the_core(self, store: Store, clock: FakeClock, data: st.DataObject) -> None:
+        """Requests over all kinds, and their settlements: receipts are those of the core, number for number."""
+        reference, principal = ReferenceStore(), fresh()
+        # So long that nothing lapses by a server's own clock before it does by ours.
+        quotas = data.draw(st.lists(kinds((600_000, 3_600_000), (600_000, 3_600_000)), min_size=1, max_size=4))
+        rules = [rule_with(q, f"rule-{n}", shadow=data.draw(st.integers(0, 3)) == 0) for n, q in enumerate(quotas)]
+        charged: list[Settlement] = []
+        clock.now_ms = NOON_MS
+        for lease in range(1, data.draw(st.integers(1, 10)) + 1):
+            clock.advance(data.draw(st.sampled_from([0, 1, 1000, 60_000])))
+            if charged and data.draw(st.integers(0, 2)) == 0:
+                one = charged.pop(data.draw(st.integers(0, len(charged) - 1)))
+                expected = reference.settle_at([one], clock.now_ms)[0]
+                await store.settle([one])
+                looked = await store.charge([Hit(one.key, one.quota, 0, one.rule)])
+                assert expected == plain(looked).tallies[0]
+                continue
+            hits = [
+                hit._replace(key=hit.key.replace(b"{p}", b"{%b}" % principal.encode()))
+                for hit in data.draw(mixed_requests(rules, lease))
+            ]
+            expected_receipt = reference.charge_at(hits, clock.now_ms)
+            assert plain(expected_receipt) == plain(await store.charge(hits))
+            if expected_receipt.admitted:
+                seen = zip(hits, expected_receipt.tallies, strict=True)
+                fitted = [hit for hit, tally in seen if hit.cost and not tally.retry_after_ms]
+                charged += data.draw(settlements(fitted, clock.now_ms))
+
+    async def test_a_crowd_never_exceeds_slots_and_balance(self, store: Store) -> None:
+        """Of 60 concurrent requests 7 get a slot, of 60 others 30 find the balance covers them; what is given back and
+        settled for less is there for the next ones.
+        """
+        slots, credits_ = rule_with(Slots(7), "slots"), rule_with(Balance(300), "credits")
+        keys = [f"{{{fresh()}}}:{rule.name}".encode() for rule in (slots, credits_)]
+        seats = [Hit(keys[0], slots.quota, 1, slots, lease) for lease in range(1, 61)]
+        receipts = await asyncio.gather(*(store.charge([hit]) for hit in seats))
+        taken = [hit for hit, receipt in zip(seats, receipts, strict=True) if receipt.admitted]
+        assert 7 == len(taken)
+        await asyncio.gather(*(store.settle([settlement_of(hit, 0, START_MS)]) for hit in taken[:3]))
+        again = await asyncio.gather(*(store.charge([hit._replace(lease=99 + hit.lease)]) for hit in seats))
+        assert 3 == sum(receipt.admitted for receipt in again)
+
+        calls = [Hit(keys[1], credits_.quota, 10, credits_, lease) for lease in range(1, 61)]
+        receipts = await asyncio.gather(*(store.charge([hit]) for hit in calls))
+        paid = [hit for hit, receipt in zip(calls, receipts, strict=True) if receipt.admitted]
+        assert 30 == len(paid)
+        await store.settle([settlement_of(paid[0], 4, receipts[0].now_ms)])
+        await asyncio.gather(*(store.settle([settlement_of(hit, 25, receipts[0].now_ms)]) for hit in paid[1:]))
+        looked = await store.charge([calls[0]._replace(cost=0)])
+        assert 300 == looked.tallies[0].used
+
+    async def test_a_top_up_is_credited_exactly(self, store: Store) -> None:
+        """Spent, refused without a wait, topped up above the limit, and spent again to the last credit."""
+        rule = rule_with(Balance(100), "credits")
+        hit = Hit(f"{{{fresh()}}}:credits".encode(), rule.quota, 60, rule)
+        assert [True, False] == [(await store.charge([hit])).admitted for _ in range(2)]
+        credited = await store.charge([topup(hit.key, rule.quota, 500, rule)])
+        assert (True, Tally(-440, 0, 0)) == (credited.admitted, plain(credited).tallies[0])
+        assert [True] * 9 + [False] == [(await store.charge([hit])).admitted for _ in range(10)]
+
+    async def test_failures_only(self, store: Store) -> None:
+        """Charged before and given back after a success, failures alone count, up to the limit."""
+        rule = rule_with(Quota(3, 3_600_000), count=frozenset({"401"}))
+        hit = Hit(f"{{{fresh()}}}:r:0".encode(), rule.quota, 1, rule)
+        for failed in (False, True, False, False, True, False, True):
+            receipt = await store.charge([hit])
+            assert receipt.admitted
+            await store.settle([settlement_of(hit, int(failed), receipt.now_ms)])
+        refused = await store.charge([hit])
+        assert (False, 3) == (refused.admitted, refused.tallies[0].used)
 
     async def test_works_again_after_close(self, store: Store) -> None:
         """A closed store may be used again."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tests.reference_store import ReferenceStore
+from ratelimiter.core.bucket import BucketState
+from ratelimiter.core.window import Window
+from tests.reference_store import ReferenceStore, facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.policy import Hit
-    from ratelimiter.core.window import Receipt
+    from ratelimiter.core.settlement import Settlement
+    from ratelimiter.core.window import Receipt, Tally
 
 
 class StoredReference(ReferenceStore):
@@ -32,5 +35,25 @@ class StoredReference(ReferenceStore):
                 self.states[hit.key] = twin.states[hit.key]
         return receipt
 
-    def stored(self) -> dict[bytes, tuple[list[int], list[int], int]]:
-        return {key: state for key, state in self.state().items() if state[2]}
+    def settle_at(self, settlements: Sequence[Settlement], now_ms: int) -> list[Tally]:
+        """Likewise, a settlement that changes nothing writes nothing."""
+        tallies = []
+        for settlement in settlements:
+            before, after = self.copy(), self.copy()
+            before.state_of(settlement).forget(settlement.quota, now_ms)
+            tallies += ReferenceStore.settle_at(after, [settlement], now_ms)
+            if after.state() != before.state():
+                self.states[settlement.key] = after.states[settlement.key]
+        return tallies
+
+    def stored(self) -> dict[bytes, tuple[Any, ...]]:
+        return {key: facts(state) for key, state in self.states.items() if counts(state)}
+
+
+def counts(state: Any) -> bool:
+    """Whether a state is of any use."""
+    if isinstance(state, Window):
+        return bool(state.used)
+    if isinstance(state, BucketState):
+        return bool(state.debt)
+    return bool(state.spent or state.leases)
