@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.decision import OVER_CAPACITY, OVER_LIMIT, STORE_ERROR, WITHIN_LIMIT, Decision, decide
 from ratelimiter.core.policy import Hit, OnStoreError, Policy, Rule
-from ratelimiter.core.quota import Quota
-from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, STORE, Receipt
+from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.settlement import Settlement, settlement_of, topup
+from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt
 from ratelimiter.errors import (
     Kind,
     StoreError,
@@ -26,16 +29,24 @@ from ratelimiter.errors import (
 )
 from ratelimiter.middleware import RateLimitMiddleware
 from ratelimiter.stores.breaker import FAILURES_MAX, PROBE_MS, Breaker
-from ratelimiter.stores.guarded import COME_BACK_MS, WARM_EVERY, GuardedStore, local_limit, outage_limit
+from ratelimiter.stores.guarded import COME_BACK_MS, WARM_EVERY, GuardedStore, local_limit, local_quota, outage_limit
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.asgi import get
-from tests.reference_store import START_MS, hits_of, rule_of
+from tests.reference_store import START_MS, hits_of, rule_of, rule_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MINUTE_MS = 60_000
+BUCKETS = st.builds(
+    lambda limit, refill, window_ms: Bucket(
+        min(limit, max(1, 2**40 // window_ms), max(1, refill // 9)), refill, window_ms
+    ),
+    st.integers(1, 10**9),
+    st.integers(1, 10**6),
+    st.integers(1, 366 * 86_400_000),
+)
 WHAT_THEN = "each rule does what its on_store_error says"
 AVAILABILITY = [StoreUnavailable("refused"), StoreTimeout("late"), StoreMisconfigured("who are you?")]
 
@@ -47,6 +58,7 @@ class Frail:
         self.behind = MemoryStore(clock=clock)
         self.error: BaseException | None = None
         self.asked = 0
+        self.settled = 0
         self.closed = 0
 
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
@@ -54,6 +66,12 @@ class Frail:
         if self.error is not None:
             raise self.error
         return self.behind.charge_now(hits)
+
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
+        self.settled += 1
+        if self.error is not None:
+            raise self.error
+        self.behind.settle_now(settlements)
 
     async def close(self) -> None:
         self.closed += 1
@@ -516,3 +534,89 @@ async def test_a_shadow_does_not_hide_that_a_rule_let_everybody_go(store: Frail,
     receipt = await guarded.charge(hits_of(ruled(1, "allow", name="open"), watched))
 
     assert (FAIL_OPEN, True) == (receipt.source, receipt.admitted)
+
+
+# Other kinds than windows, and settlements
+
+
+def seat(lease: int, mode: str = "local", limit: int = 2) -> Hit:
+    rule = replace(rule_with(Slots(limit), mode), on_store_error=OnStoreError(mode))
+    return Hit(b"seats", rule.quota, 1, rule, lease)
+
+
+async def test_settlements_go_to_who_charged(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+    """What the store charged it settles; what was charged locally is settled locally, when the store is back, too; of
+    what was let through nothing is kept.
+    """
+    ours, theirs = seat(7), seat(8)
+    assert STORE == (await guarded.charge([theirs])).source
+    await break_down(guarded, store)
+    assert LOCAL == (await guarded.charge([ours])).source
+    assert LOCAL == (await guarded.charge([seat(9)])).source
+    assert not (await guarded.charge([seat(10)])).admitted
+    store.error = None
+    for source in (FAIL_OPEN, FAIL_CLOSED, REMEMBERED):
+        await guarded.settle([settlement_of(ours, 0, clock())], source)
+    store.error = StoreTimeout("late")
+    assert not (await guarded.charge([seat(10)])).admitted
+    await guarded.settle([settlement_of(ours, 0, clock())], LOCAL)
+    assert (await guarded.charge([seat(10)])).admitted
+    assert 1 == store.behind.charge_now([theirs._replace(cost=0)]).tallies[0].used
+
+
+async def test_a_settlement_never_raises(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+    """A store that fails is noted, and one that is out is not asked."""
+    await guarded.charge([seat(7)])
+    store.error = StoreTimeout("late")
+    await guarded.settle([settlement_of(seat(7), 0, clock())])
+    assert 1 == guarded.faults["timeout"]
+    await break_down(guarded, store)
+    asked = store.settled
+    await guarded.settle([settlement_of(seat(7), 0, clock())])
+    assert asked == store.settled
+
+
+async def test_leases_are_not_warmed_up(store: Frail, clock: FakeClock) -> None:
+    """What will be settled with the store is not charged here as well, where nothing would ever settle it."""
+    local = MemoryStore(clock=clock)
+    guarded = GuardedStore(store, local=local)
+    for lease in range(1, 3 * WARM_EVERY):
+        await guarded.charge([seat(lease, limit=1000)])
+
+    assert 0 == len(local)
+
+
+@pytest.mark.parametrize(
+    ("quota", "share", "expected"),
+    [
+        (Bucket(10, 5, 1000), 0.5, Bucket(5, 3, 1000)),
+        (Bucket(1, 1, 1000), 0.1, Bucket(1, 1, 1000)),
+        (Bucket(10**9, 86_400_000, 86_400_000), 0.25, Bucket(250_000_000, 21_600_000, 86_400_000)),
+        (Bucket(10**6, 86_400_000, 86_400_000), 0.7, Bucket(700_000, 60_480_000, 86_400_000)),
+        (Bucket(10**9, 10**8, 86_400_000), 0.999999, Bucket(999_999_000, 99_999_900, 86_400_000)),
+        (Period(100, "month", "Europe/Berlin"), 0.25, Period(25, "month", "Europe/Berlin")),
+        (Slots(3, 5000), 0.5, Slots(2, 5000)),
+    ],
+)
+def test_the_local_share_of_every_kind(quota: AnyQuota, share: float, expected: AnyQuota) -> None:
+    """A share of the units, and of a bucket of what comes back, too; in whole units, rounded up."""
+    assert expected == local_quota(quota, share)
+
+
+@given(BUCKETS, st.sampled_from([0.001, 0.1, 0.3333, 0.5, 0.999999]))
+def test_every_bucket_has_a_share(bucket: Bucket, share: float) -> None:
+    """Whatever the numbers, an outage finds a bucket that can be reckoned with."""
+    ours = local_quota(bucket, share)
+    assert isinstance(ours, Bucket)
+    assert ceil(bucket.limit * Fraction(str(share))) >= ours.limit >= 1
+    assert ours.refill <= bucket.refill
+
+
+async def test_nobody_else_credits_a_top_up(guarded: GuardedStore, store: Frail) -> None:
+    """Without the store a top-up is refused, even where the rule would let requests through."""
+    rule = rule_with(Balance(5), "allow")
+    rule = replace(rule, on_store_error=OnStoreError.ALLOW)
+    await break_down(guarded, store)
+
+    assert FAIL_CLOSED == (await guarded.charge([topup(b"k", rule.quota, 5, rule)])).source
+    assert FAIL_OPEN == (await guarded.charge([Hit(b"k", rule.quota, 5, rule)])).source

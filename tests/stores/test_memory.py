@@ -11,17 +11,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from ratelimiter.core.policy import Hit
+from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.settlement import settlement_of
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.exact_log import ExactLog
-from tests.reference_store import START_MS, hits_of, rule_of
+from tests.reference_store import START_MS, hits_of, rule_of, rule_with
 from tests.stores.contract import StoreContract, admissions, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimiter.clock import Clock
-    from ratelimiter.core.policy import Hit
 
 MINUTE_MS = 60_000
 
@@ -354,3 +356,61 @@ class MemoryStoreMachine(RuleBasedStateMachine):
 
 TestMemoryStoreMachine = MemoryStoreMachine.TestCase
 TestMemoryStoreMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# --- other kinds than windows
+
+
+def crowd(store: MemoryStore, quota: AnyQuota, count: int, start: int = 0, lease: int = 0) -> list[bool]:
+    """Whether each of *count* newcomers is admitted."""
+    rule = rule_with(quota)
+    keys = [f"newcomer-{quota.kind}-{number}".encode() for number in range(start, start + count)]
+    return [store.charge_now([Hit(key, quota, 1, rule, lease)]).admitted for key in keys]
+
+
+@pytest.mark.parametrize("quota", [Slots(2), Balance(5)], ids=lambda quota: quota.kind)
+def test_leases_and_balances_make_no_room(clock: FakeClock, quota: AnyQuota) -> None:
+    """A flood of newcomers of whatever kind neither frees a taken slot nor restores a spent balance."""
+    store = MemoryStore(keys_max=50, clock=clock)
+    hit = Hit(b"precious", quota, quota.limit, rule_with(quota), 7 if quota.kind == "slots" else 0)
+    assert store.charge_now([hit]).admitted
+    for flood in (Quota(1, MINUTE_MS), Bucket(1, 1, MINUTE_MS), Period(1, "month")):
+        crowd(store, flood, 500)
+
+    assert len(store) <= 50
+    assert quota.limit == store.charge_now([hit._replace(cost=0, lease=0)]).tallies[0].used
+
+
+def test_newcomers_share_a_state_when_nothing_makes_room(clock: FakeClock) -> None:
+    """Full of open leases, a store is as strict to all newcomers together as to one, and stays of its size."""
+    store = MemoryStore(keys_max=20, clock=clock)
+    assert all(crowd(store, Slots(3), 20, lease=7))
+    assert 3 == sum(crowd(store, Slots(3), 30, start=20, lease=8))
+    assert 20 == len(store)
+    clock.advance(30_000)
+    assert all(crowd(store, Slots(3), 20, start=50, lease=9))
+    assert 20 == len(store)
+
+
+def test_what_no_longer_counts_is_dropped(clock: FakeClock) -> None:
+    """Settled slots go at once, drained buckets and ended periods as others come."""
+    store = MemoryStore(clock=clock)
+    slots = Hit(b"s", Slots(1), 1, rule_with(Slots(1)), 7)
+    store.charge_now([slots])
+    store.settle_now([settlement_of(slots, 0, clock())])
+    assert 0 == len(store)
+    crowd(store, Bucket(1, 1, 1000), 100)
+    clock.advance(1000)
+    crowd(store, Period(1, "hour"), 100)
+    assert 101 >= len(store)
+    clock.advance(3_600_000)
+    crowd(store, Balance(1), 60)
+    assert 61 >= len(store)
+
+
+def test_what_was_erased_begins_anew(clock: FakeClock) -> None:
+    """Also of other kinds than windows."""
+    store = MemoryStore(clock=clock)
+    assert [[True], [False]] == [crowd(store, Balance(1), 1) for _ in range(2)]
+    store.erase([b"newcomer-balance-0"])
+    assert [True] == crowd(store, Balance(1), 1)
