@@ -17,7 +17,7 @@ from ratelimiter.core.identity import (
     Teller,
     Tokens,
 )
-from ratelimiter.core.principal import CLIENT, PrincipalReader, Source, Trust
+from ratelimiter.core.principal import CLIENT, ORG, PrincipalReader, Source, Trust
 
 KEY = Source("header", "X-API-Key")
 TELLER = Teller([(what, f"X-Auth-{what.title()}") for what in TELLABLE])
@@ -66,8 +66,8 @@ TOKENS = Tokens("https://id.example/", ("api",), "https://id.example/jwks.json")
 def test_what_a_policy_verifies_and_reads(
     policy: IdentityPolicy, verified: set[Source], files: tuple[str, ...]
 ) -> None:
-    """A URL is no file to watch."""
-    assert (policy.verified, policy.files) == (verified, files)
+    """A URL is no file to watch; an organisation is only ever what credentials say."""
+    assert (policy.verified, policy.files) == (verified | {ORG}, files)
 
 
 def test_a_verified_source_names_nobody_by_itself() -> None:
