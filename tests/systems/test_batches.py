@@ -1,4 +1,4 @@
-"""Goal: a client that does as it is told finishes its batch, and one that does not gains nothing.
+"""Goal: a client that does as it is told finishes its batch, one that does not gains nothing, and no outage helps.
 
 Method: the scripted client of the transcripts, against copies of the policy files in which a minute is shorter, and
 nothing else is different.
@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import io
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from ratelimiter.config import load
+from tests.stores.redis_server import wait_until
 from tests.systems.client import make_batch
+from tests.systems.documented import DOCUMENTED, filled
 from tests.systems.scene import Scene
 from tests.systems.serving import WAYS
 from tests.systems.system import SYSTEMS
@@ -88,3 +92,33 @@ def test_batches(scene: Scene) -> None:
     assert {200: short.calls} == rude.statuses
     assert rude.unheeded > polite.refused
     assert not rude.waits_s
+
+
+def test_redis_stops_in_the_middle_of_a_batch(scene: Scene) -> None:
+    """Nobody gets a 5xx of ours for it, but where the policy says deny, as of credits: a 503 with Retry-After in the
+    words of the API. Who is over the limit is refused meanwhile, too. When Redis is back, so is everything.
+    """
+    name = scene.system.name
+    denied = any(rule.quota.credits for rule in load(scene.deployment.policy).rules)
+    admitted = DOCUMENTED[name].admitted
+    caller = scene.caller()
+    before = [scene.call(caller).status_code for _ in range(10)]
+    scene.redis.kill()
+    during = [scene.call(caller) for _ in range(20 if denied or name == "tracefinance-v1" else admitted + 5)]
+    scene.redis.start()
+    wait_until(lambda: scene.call(scene.caller()).status_code == 200, "all is well again", within_s=5)
+
+    assert [200] * 10 == before
+    statuses = Counter(response.status_code for response in during)
+    if denied:
+        assert set(statuses) <= {503, 200}
+        assert statuses[503] >= 15
+        assert all("retry-after" in response.headers for response in during if response.status_code == 503)
+        assert {"service_unavailable"} == {response.json()["error"] for response in during[-15:]}
+    elif name == "tracefinance-v1":
+        assert {200} == set(statuses)  # one after the other
+    else:
+        assert {200, 429} == set(statuses)
+        assert 1 <= statuses[429]
+        refusal = next(response for response in during if response.status_code == 429)
+        assert filled(DOCUMENTED[name].refusal, refusal) == refusal.json()

@@ -8,12 +8,15 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
+
+from ratelimiter.identity.api_keys import hash_key
+from tests.systems.credentials import SECRET
+from tests.systems.scene import fresh_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import httpx
 
     from tests.systems.scene import Scene
 
@@ -176,3 +179,150 @@ def test_no_spelling_gets_around_the_limit_on_deep_lookups(scene: Scene, body: b
         assert 200 == caller.post("/v1/lookup", content=content, headers=headers).status_code
 
     assert 429 == caller.post("/v1/lookup", content=body, headers=headers).status_code
+
+
+# Credentials
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+BAD_CREDENTIALS = {
+    "none": "credentials_missing",
+    "another-scheme": "credentials_missing",
+    "expired": "token_expired",
+    "another-issuer": "token_invalid",
+    "another-audience": "token_invalid",
+    "another-signature": "token_invalid",
+    "unsigned": "token_invalid",
+    "no-token": "token_invalid",
+    "unknown-key": "api_key_invalid",
+    "revoked-key": "api_key_invalid",
+}
+
+
+def bad_credentials(scene: Scene, what: str) -> dict[str, str]:
+    issuer = scene.deployment.issuer
+    if what == "another-signature":
+        signed, _, _ = issuer.token(sub="mallory").rpartition(".")
+        return bearer(f"{signed}.{issuer.token(sub='alice').rpartition('.')[2]}")
+    return {
+        "none": dict,
+        "another-scheme": lambda: {"Authorization": "Basic eDp5"},
+        "expired": lambda: bearer(issuer.token(sub="alice", exp=1_700_000_000)),
+        "another-issuer": lambda: bearer(issuer.token(sub="alice", iss="https://id.elsewhere.example/")),
+        "another-audience": lambda: bearer(issuer.token(sub="alice", aud="elsewhere")),
+        "unsigned": lambda: bearer("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9."),
+        "no-token": lambda: bearer("made-up"),
+        "unknown-key": lambda: {"X-API-Key": "made-up"},
+        "revoked-key": lambda: scene.deployment.headers("revoked"),
+    }[what]()
+
+
+@pytest.mark.parametrize("what", BAD_CREDENTIALS)
+def test_bad_credentials(scene: Scene, what: str) -> None:
+    """Each kind of fault is a 401 with its documented code; what would do is told as HTTP has it, and no wait is."""
+    response = scene.stranger(bad_credentials(scene, what)).get("/v1/status")
+
+    assert (401, BAD_CREDENTIALS[what]) == (response.status_code, error(response)["code"])
+    assert "bearer" in response.headers["www-authenticate"].lower()
+    assert "retry-after" not in response.headers
+    assert [] == error(response)["details"]
+
+
+@pytest.mark.parametrize("by", ["key", "token"])
+def test_a_role_may_not_grant_access(scene: Scene, by: str) -> None:
+    """403 at what needs a scope, for who has it not; a key or a token that has it is let in."""
+    without, within = scene.deployment.headers(), scene.deployment.headers("auditor")
+    if by == "token":
+        without, within = (
+            bearer(scene.deployment.issuer.token(sub=f"{way}-{scene.way}", scope=way)) for way in ("lookup", "x audit")
+        )
+    refusal = scene.stranger(without).get("/v1/audit")
+
+    assert (403, "insufficient_scope") == (refusal.status_code, error(refusal)["code"])
+    assert 200 == scene.stranger(within).get("/v1/audit").status_code
+
+
+def test_a_user_is_charged_for_all_tokens(scene: Scene) -> None:
+    """Per user: a second token, or a second address, is no second limit."""
+    user = f"alice-{scene.way}"
+    tokens = [scene.deployment.issuer.token(sub=user, jti=str(number)) for number in range(2)]
+    first, second = (scene.stranger(bearer(token)) for token in tokens)
+    for _ in range(LIMIT + BURST):
+        assert 200 == scene.call(first).status_code
+
+    assert 429 == scene.call(second).status_code
+    assert 200 == scene.call(scene.stranger(bearer(scene.deployment.issuer.token(sub=f"bob-{scene.way}")))).status_code
+
+
+def test_keys_are_hashed_with_a_secret(scene: Scene) -> None:
+    """What is on disk gives no key away, and without the secret not even a guess can be tried."""
+    key = scene.deployment.headers()["X-API-Key"]
+    file = (scene.deployment.policy.parent / "keys" / "intrace.yaml").read_text()
+
+    assert key not in file
+    assert hash_key(key.encode(), SECRET.encode()).hex() in file
+    assert hash_key(key.encode()).hex() not in file
+
+
+# Attacks
+
+
+def test_the_application_is_told_who_is_there_and_by_nobody_else(scene: Scene) -> None:
+    """What a client says in those headers, in whatever spelling, does not get through."""
+    user = f"carol-{scene.way}"
+    headers = bearer(scene.deployment.issuer.token(sub=user, scope="lookup"))
+    forged = {"X-Auth-Principal": "root", "x_auth_principal": "root", "X-AUTH-SCOPES": "audit", "X-Auth_Scopes": "all"}
+    told = scene.stranger(headers | forged).get("/v1/status").json()
+
+    assert {"status": "ok", "x-auth-principal": user, "x-auth-scopes": "lookup"} == told
+
+
+def test_made_up_keys_meet_a_limit_on_their_address(scene: Scene) -> None:
+    """Another one each time is a 401 each time, until its address has had as many requests as one principal may make;
+    who has a good key at the same address is not affected.
+    """
+    address = fresh_address()
+    guesser = scene.stranger(address=address)
+    statuses = [guesser.get("/v1/status", headers={"X-API-Key": f"guess-{n}"}).status_code for n in range(80)]
+
+    assert [401] * (LIMIT + BURST) + [429] * (80 - LIMIT - BURST) == statuses
+    assert 200 == scene.call(scene.caller(address=address)).status_code
+
+
+def test_many_principals_at_one_address_meet_its_limit(scene: Scene) -> None:
+    """Who has many accounts is no ten callers."""
+    address = fresh_address()
+    issuer, client = scene.deployment.issuer, scene.stranger(address=address)
+    statuses = []
+    for user in range(12):
+        headers = bearer(issuer.token(sub=f"clone-{user}-{scene.way}"))
+        statuses += [client.get("/v1/status", headers=headers).status_code for _ in range(55)]
+
+    assert [200] * PER_ADDRESS + [429] * (len(statuses) - PER_ADDRESS) == statuses
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("X-API-Key", "KEY"), ("X-API-Key", "other")],
+        [("X-API-Key", "KEY"), ("X_API_Key", "other")],
+    ],
+    ids=["twice", "underscores"],
+)
+def test_two_keys_are_none(scene: Scene, headers: list[tuple[str, str]]) -> None:
+    """Which of them the application reads is anybody's guess: 400."""
+    key = scene.deployment.headers()["X-API-Key"]
+    sent = [(name, value.replace("KEY", key)) for name, value in headers]
+    response = scene.stranger().get("/v1/status", headers=httpx.Headers(sent))
+
+    assert (400, "request_malformed") == (response.status_code, error(response)["code"])
+
+
+def test_a_good_key_does_not_vouch_for_a_bad_token(scene: Scene) -> None:
+    """Which of the two the application believes is not known: both must be good."""
+    headers = scene.deployment.headers() | bearer("made-up")
+
+    assert 401 == scene.stranger(headers).get("/v1/status").status_code

@@ -1,0 +1,111 @@
+"""Goal: the files in config/ say the documented numbers. Method: the numbers are read off them, and minutes, hours and
+months pass on a clock that the test moves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ratelimiter.cli import main
+from ratelimiter.config import load
+from ratelimiter.core.headers import x_ratelimit
+from ratelimiter.core.identity import API_KEY, Identity, named
+from ratelimiter.core.request import Request
+from ratelimiter.limiter import Limiter
+from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.testing import FakeClock
+from tests.systems.system import CONFIG, SYSTEMS
+
+if TYPE_CHECKING:
+    from ratelimiter.core.decision import Decision
+
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+
+
+class World:
+    """A policy file, an embedded store and a clock that stands still unless it is told."""
+
+    def __init__(self, name: str) -> None:
+        self.clock = FakeClock()
+        self.limiter = Limiter(load(CONFIG / f"{name}.yaml"), MemoryStore(clock=self.clock), clock=self.clock)
+
+    async def ask(self, method: str = "GET", path: str = "/x", *, plan: str = "", body: bytes = b"") -> Decision:
+        """What becomes of a request of one principal, with a plan if the key says one."""
+        name = "7d3f6b0e-4c1a-4f5e-9b57-2d1c8a9e0f36"
+        sources = [str(source) for rule in self.limiter.policy.rules for source in rule.principal]
+        identity = Identity(sources[0], name, plan, method=API_KEY, org="acme", email_verified=True)
+        identity = identity._replace(verified=named(sources[0], name, "acme"))
+        headers = [(b"x-tenant-id", name.encode())]
+        request = Request(method, path.encode(), headers, "192.0.2.1", "", None, body)
+        decision, _ = await self.limiter.decide(request, identity=identity)
+        return decision
+
+    async def admitted(self, times: int, method: str = "GET", path: str = "/x", *, plan: str = "") -> int:
+        """How many of so many requests are admitted."""
+        return sum([(await self.ask(method, path, plan=plan)).allowed for _ in range(times)])
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_check_config_has_nothing_to_say(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No problem, and no doubt."""
+    assert 0 == main(["check-config", str(CONFIG / f"{name}.yaml")])
+    assert [f"{CONFIG / name}.yaml: ok"] == [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_files_are_of_their_dialect(name: str) -> None:
+    """Each answers in its own words, keeps its keys to itself, and speaks of its limit in X-RateLimit-*."""
+    policy = load(CONFIG / f"{name}.yaml")
+
+    assert (name, name, ("x-ratelimit",)) == (policy.name, policy.dialect, policy.headers)
+
+
+async def test_intrace_admits_610_in_ten_minutes() -> None:
+    """Sixty a minute, and a burst of ten that is granted once in ten windows, however hard somebody tries."""
+    world = World("intrace")
+    first = await world.admitted(200)
+    admitted = first
+    for _ in range(10 * 60 - 1):
+        world.clock.advance(1000)
+        admitted += await world.admitted(3)
+
+    assert (70, 610) == (first, admitted)
+
+
+async def test_intrace_admits_ten_deep_lookups_a_minute() -> None:
+    """The eleventh is told when the first will have left; a millisecond earlier it is refused again."""
+    world = World("intrace")
+    deep = {"method": "POST", "path": "/v1/lookup", "body": b'{"depth": "deep"}'}
+    for _ in range(10):
+        assert (await world.ask(**deep)).allowed
+        world.clock.advance(1000)
+    refusal = await world.ask(**deep)
+    assert 50_000 == refusal.retry_after_ms
+    world.clock.advance(49_999)
+    assert not (await world.ask(**deep)).allowed
+    world.clock.advance(1)
+    assert (await world.ask(**deep)).allowed
+
+
+async def test_sentinel_admits_1000_an_hour() -> None:
+    """Thirty a minute go on for 33 minutes; then the hour refuses, and the headers still speak of the thirty."""
+    world = World("sentinel")
+    admitted = 0
+    for _ in range(40):
+        admitted += await world.admitted(40)
+        world.clock.advance(MINUTE_MS)
+    refusal = await world.ask()
+    limit, remaining, reset = (int(value) for _, value in x_ratelimit(refusal))
+
+    assert 1000 == admitted
+    assert refusal.retry_after_ms is not None
+    assert (30, 0) == (limit, remaining)
+    assert reset == -(-(world.clock() + refusal.retry_after_ms) // 1000)
+    assert 19 * MINUTE_MS < refusal.retry_after_ms < 21 * MINUTE_MS
+    world.clock.advance(refusal.retry_after_ms - 1)
+    assert not (await world.ask()).allowed
+    world.clock.advance(1)
+    assert (await world.ask()).allowed
