@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ratelimiter import documents, schema, settings
+from ratelimiter import documents, environment, schema, settings
 from ratelimiter.core.matching import Match
 from ratelimiter.core.policy import (
     LONG_WINDOWS,
@@ -118,7 +118,7 @@ def build(
     Args:
         limit: one limit or several, like `60/minute`; each a rule on every request.
         config: a policy file; or a `Policy`, to which arguments apply but no environment, as it leaves nothing open.
-        environ: the environment; that of the process by default.
+        environ: the environment; that of the process by default. A file may refer to any of its variables.
         others: any other field of a policy file by its name, and `secret`: text or bytes; None is not given.
 
     Raises:
@@ -150,7 +150,7 @@ def build(
         variables["limit"] = named_limit
     layers.append(_read_environment(variables))
     if config is not None:
-        layers.append(_read_policy_file(config))
+        layers.append(_read_policy_file(config, environ))
     layers.append(_read_arguments(given))
     problems = [line for layer in reversed(layers) for line in layer.told()]
     if limit is None and named_limit is None and config is None:
@@ -232,8 +232,8 @@ def _without_path(problem: Problem) -> str:
     return problem.text.removeprefix(prefix)
 
 
-def _read_policy_file(path: str | os.PathLike[str]) -> _Layer:
-    document = documents.examine_file(path)
+def _read_policy_file(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> _Layer:
+    document = environment.filled(documents.examine_file(path), os.environ if environ is None else environ)
     layer = _Layer(document, problems=list(document.problems))
     if document.readable:
         _read(layer, _file_schema(), FilePath(path).parent)

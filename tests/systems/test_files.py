@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ratelimiter.cli import main
-from ratelimiter.config import load
+from ratelimiter.config import build, load
 from ratelimiter.core.headers import x_ratelimit
 from ratelimiter.core.identity import API_KEY, Identity, named
 from ratelimiter.core.request import Request
@@ -73,6 +73,18 @@ async def test_intrace_admits_610_in_ten_minutes() -> None:
         admitted += await world.admitted(3)
 
     assert (70, 610) == (first, admitted)
+
+
+def test_intrace_takes_its_numbers_from_the_documented_variables() -> None:
+    """Where a deployment sets them; the others keep their defaults."""
+    names = ("REQUESTS_PER_MINUTE", "BURST", "DEEP_LOOKUPS_PER_MINUTE")
+    environ = {f"RATE_LIMIT_{name}": str(number) for number, name in enumerate(names, 7)}
+    policies = [build(config=CONFIG / "intrace.yaml", environ=found) for found in ({}, environ)]
+    rules = [{rule.name: rule for rule in policy.rules} for policy in policies]
+
+    assert [(60, 10, 10), (7, 8, 9)] == [
+        (of["per-minute"].quota.limit, of["per-minute"].burst, of["deep-lookups"].quota.limit) for of in rules
+    ]
 
 
 async def test_intrace_admits_ten_deep_lookups_a_minute() -> None:
