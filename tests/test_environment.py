@@ -13,6 +13,7 @@ from ratelimiter.errors import ConfigError
 
 SET = {"LIMIT": "90", "EMPTY": "", "WORDS": "a: [b]\n", "NESTED": "${LIMIT}", "LATIN": "caf\udce9", "PATH_1": "/x"}
 
+EXAMPLES = "60/minute, 1000 per hour or 5 per 2 seconds"
 NONE = "has a reference that is none; write ${NAME} or ${NAME:-default}, the name in capitals"
 
 
@@ -47,7 +48,7 @@ def value_of(text: str) -> Any:
     ],
 )
 def test_references(text: str, expected: Any) -> None:
-    """A variable's text, or the default where it is unset or empty; a number where that is all there is. What a variable
+    """A variable's text, or its default where it is unset or empty; a number where that is all there is. What one
     holds is not looked into again.
     """
     assert expected == value_of(text)
@@ -93,6 +94,6 @@ def test_a_policy_file_refers_to_the_environment(tmp_path: Any) -> None:
 
     assert [(60, 10), (5, 0)] == [(policy.rules[0].quota.limit, policy.rules[0].burst) for policy in (default, other)]
     assert [
-        f"{file}:2:12: rules[0].limit: 'many/minute' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds",
+        f"{file}:2:12: rules[0].limit: 'many/minute' is not a limit; write one like {EXAMPLES}",
         f"{file}:3:12: rules[0].burst: '-1' is not a number of requests from 0 to 1000000000; write 10",
     ] == list(caught.value.problems)
