@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ratelimiter.core.matching import Match
 from ratelimiter.core.policy import RESPONSE_HEADER, CostFrom, Policy, Rule
 from ratelimiter.core.principal import EVERYONE
-from ratelimiter.core.quota import Balance, Period, Quota
+from ratelimiter.core.quota import Balance, Period, Quota, Slots
+from ratelimiter.core.requirement import Requirement
 from ratelimiter.middleware import RateLimitMiddleware
 from ratelimiter.stores.memory import MemoryStore
 from tests.asgi import get
-from tests.settling.service import Service
+from tests.settling.service import ALL, Service
 from tests.settling.ways import WAYS, ask, connected, limited, raw
 
 if TYPE_CHECKING:
@@ -192,6 +194,28 @@ async def test_a_call_without_an_answer_costs_nothing(way: str, redis_server: Re
         while (await ask(port, "/work?cost=0")).status == 402:
             assert time.monotonic() < end_s
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_we_refuse_ourselves_counts_as_well(way: str, redis_server: RedisServer) -> None:
+    """A 401 of the limiter is one like the service's, and gives back what it will not cost; who only tries keys meets a
+    limit.
+    """
+    here, work = (EVERYONE,), Match(path="/work")
+    rules = (
+        Rule("failures", Quota(3, 60_000), principal=here, match=work, count=frozenset({"401"})),
+        Rule("slots", Slots(1, lease_ttl_ms=3_600_000), principal=here),
+        Rule("credits", Balance(50), principal=here, cost=50, cost_from=TOLD),
+    )
+    lacking = Requirement(credentials=True, match=work)
+    policy = Policy(rules, requirements=(lacking,), store=redis_server.url, decision_timeout_ms=1000)
+    service = Service()
+    async with limited(way, service, policy) as port:
+        tried = [(await ask(port, "/work")).status for _ in range(4)]
+        free = (await ask(port, "/login?password=right")).status
+
+    assert ([401] * 3 + [429], 200) == (tried, free)
+    assert {"login", ALL} == service.done.keys()
 
 
 async def test_two_limiters_in_one_stack_settle_once() -> None:
