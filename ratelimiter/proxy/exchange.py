@@ -177,6 +177,8 @@ class Exchange:
 
     def abandon(self) -> None:
         """The client is gone."""
+        if self.state is CONNECTION:
+            self._connecting.cancel()
         self.state = OVER
         if self._upstream is not None:
             self._upstream.close()

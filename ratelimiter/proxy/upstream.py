@@ -354,6 +354,11 @@ class Pool:
         """Connections open now."""
         return len(self._all)
 
+    @property
+    def waiting(self) -> int:
+        """Requests in line for a connection now."""
+        return len(self._line)
+
     def say(self, replaced: frozenset[bytes]) -> None:
         """Name the response fields that are ours to say, from now on."""
         self.replaced = replaced
@@ -401,13 +406,14 @@ class Pool:
         try:
             return await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it has come, but too late
-                connection = turn.result()
-                if connection is None:
-                    self._opening -= 1
-                    self._let_open()
-                else:
-                    self.keep(connection)
+            if turn.cancelled():
+                with contextlib.suppress(ValueError):
+                    self._line.remove(turn)  # near its head: who came first gives up first
+            elif (connection := turn.result()) is not None:  # it has come, but too late
+                self.keep(connection)
+            else:
+                self._opening -= 1
+                self._let_open()
             raise
 
     def _next_in_line(self) -> asyncio.Future[UpstreamConnection | None] | None:

@@ -513,6 +513,7 @@ async def test_who_waits_too_long_is_told_503() -> None:
             first.send(get())
             await until(lambda: upstream.open, "the only one is taken")
             assert 503 == (await second.exchange(get())).status
+            assert 0 == proxy.service.pool.waiting
             second.send(get())
             let.set()
             assert [200, 200] == [(await first.response()).status, (await second.response()).status]
@@ -539,10 +540,11 @@ async def test_a_place_in_line_is_passed_on_when_its_client_has_gone() -> None:
         await until(lambda: upstream.open, "the only one is taken")
         async with proxy.client() as gone:
             gone.send(get())
-            await until(lambda: len(proxy.service) == 3, "it is in line")
+            await until(lambda: proxy.service.pool.waiting == 1, "it is in line")
+            last.send(get())
+            await until(lambda: proxy.service.pool.waiting == 2, "the other is behind it")
             gone.writer.transport.abort()
-        last.send(get())
-        await until(lambda: len(proxy.service) == 2, "it is gone")
+            await until(lambda: proxy.service.pool.waiting == 1, "it has left")
         let.set()
         assert [200, 200] == [(await first.response()).status, (await last.response()).status]
 
