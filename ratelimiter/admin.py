@@ -98,17 +98,23 @@ def admin_app(
 
     pages = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz, "/policy": effective, "/top": heaviest}
     inner = Starlette(routes=[Route(path, page, methods=["GET"]) for path, page in pages.items()])
-    return _OwnNames(inner, hosts) if hosts else inner
+    return OwnNames(inner, hosts) if hosts else inner
 
 
-class _OwnNames:
-    """Answers only requests for a host of one of our names."""
+class OwnNames:
+    """Answers only requests for a host of one of our names, as web pages can have a browser ask for any other.
+
+    Args:
+        app: answers them.
+        hosts: our names, without port.
+    """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope."""
         if scope["type"] == "http":
             named = [value for name, value in scope["headers"] if name == b"host"]
             if len(named) != 1 or _host(named[0]) not in self._hosts:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ratelimiter import __version__
-from ratelimiter.errors import ConfigError
+from ratelimiter import __version__, operator_cli
+from ratelimiter.errors import ConfigError, StoreError
+from ratelimiter.tables import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # What a command needs is imported inside of it: `--version` and `--help` wait for none of it.
 # ruff: noqa: PLC0415
 
+FAILED = 1  # exit status when the store gave no answer
 UNUSABLE = 2  # exit status when a file or an argument cannot be used; argparse's own, too
 EXAMPLE = """\
 example:
@@ -34,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; *arguments* are those of the process by default.
 
     Returns:
-        The exit status: 0, or 2 when a file or an argument cannot be used, of which every problem is on stderr.
+        The exit status: 0; 1 when the store gave no answer; or 2 when a file or an argument cannot be used, of which
+        every problem is on stderr.
     """
     flags = vars(_parser().parse_args(arguments))
     run = flags.pop("run")
@@ -44,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as fault:
         print(*fault.problems, sep="\n", file=sys.stderr)
         return UNUSABLE
+    except StoreError as fault:
+        print(f"store: {fault} ({fault.kind}); whether anything was done is not known", file=sys.stderr)
+        return FAILED
     except BrokenPipeError:  # whoever read the output has seen enough
         sys.stderr.close()
         return 0
@@ -96,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     proxy.add_argument(
         "--access-log", metavar="FILE", help="append a JSON line for each request, or - for standard output"
     )
+    proxy.add_argument("--operator", metavar="HOST:PORT", help="listen for the operator's verbs; default: nowhere")
+    proxy.add_argument(
+        "--operator-token-file", metavar="FILE", help="a line NAME:TOKEN for each who may use --operator"
+    )
     proxy.add_argument("--tls-cert", metavar="FILE", help="a certificate: listen with TLS")
     proxy.add_argument("--tls-key", metavar="FILE", help="its key, if it is in a file of its own")
 
@@ -133,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--once", action="store_true", help="print the table once and exit")
 
     _add_keys(command("keys", _keys, "make API keys, or hash them, for the key file of a policy"))
+
+    operator_cli.add_commands(command)
 
     schema = command("schema", _schema, "print the JSON Schema of policy, dialect or key files, for editors")
     schema.add_argument(
@@ -217,6 +229,7 @@ def _check_config(file: str, processes: int) -> None:
 
 
 def _explain(*, config: str, method: str, url: str, header: Sequence[str], data: str, peer: str) -> None:
+    from ratelimiter.clock import unix_ms
     from ratelimiter.config import load
     from ratelimiter.core.request import Request
     from ratelimiter.explanation import explain
@@ -224,7 +237,7 @@ def _explain(*, config: str, method: str, url: str, header: Sequence[str], data:
     policy = load(config)
     body = data.encode("utf-8", "surrogateescape")
     request = Request(method, _target(url), tuple(map(_header, header)), None if peer == "none" else peer, body=body)
-    print(*explain(policy, request), sep="\n")
+    print(*explain(policy, request, unix_ms()), sep="\n")
 
 
 def _target(url: str) -> bytes:
@@ -256,17 +269,11 @@ def _dialects(name: str | None) -> None:
             print(f"{known:<16} {dialect_files.load(known).about}")
         return
     answers = dialect_files.load(name).answers.values()
-    _print_table(("STATUS", "ANSWER", "CODE", "MESSAGE"), [_row(answer) for answer in answers])
+    print_table(("STATUS", "ANSWER", "CODE", "MESSAGE"), [_row(answer) for answer in answers])
 
 
 def _row(answer: Answer) -> tuple[str, ...]:
     return str(answer.status), answer.name, answer.code, " ".join((answer.message or answer.cause).split())
-
-
-def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _top(admin: str, every: int, *, once: bool) -> None:

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ratelimiter import documents, environment, schema, settings
+from ratelimiter import documents, environment, overrides, schema, settings
 from ratelimiter.core.matching import Match
 from ratelimiter.core.policy import (
     LONG_WINDOWS,
@@ -34,13 +34,13 @@ from ratelimiter.core.quota import WINDOW_MS_MAX, Slots
 from ratelimiter.documents import Document, Path, Problem, shown, shown_path
 from ratelimiter.errors import ConfigError
 from ratelimiter.identity.reading import Reader
-from ratelimiter.notation import parse_limit, spell_window
+from ratelimiter.notation import UNLIMITED, parse_limit, spell_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ratelimiter.core.json_body import Field
-    from ratelimiter.core.quota import Quota
+    from ratelimiter.core.quota import AnyQuota
 
 Value = TypeVar("Value")
 
@@ -223,7 +223,7 @@ class _Draft:
     """A rule before it has taken over what it does not say."""
 
     name: str
-    quota: Quota
+    quota: AnyQuota
     stated: dict[str, Any]
 
 
@@ -295,10 +295,10 @@ def _file_schema() -> dict[str, Any]:
 def _argument_schema() -> dict[str, Any]:
     """The schema of arguments: a policy's, with limits in place of rules."""
     policy = policy_schema()
-    for name in ("rules", "proxy", "identity", "require"):
+    for name in ("rules", "proxy", "identity", "require", "plan", "overrides", "overrides_file"):
         del policy["properties"][name]
     del policy["required"]
-    limit = policy["$defs"]["rule"]["properties"]["limit"]
+    limit = policy["$defs"]["limit"]
     policy["properties"]["limit"] = {
         "title": "a limit or a list of limits",
         "examples": limit["examples"],
@@ -323,6 +323,12 @@ def _read(layer: _Layer, wanted: Mapping[str, Any], folder: FilePath) -> None:
     elif "limit" in layer.fields:
         limits = layer.fields.pop("limit")
         layer.rules = [_Draft("", quota, {}) for quota in limits]
+    _check_plans(layer)
+    if not layer.problems and "overrides" in layer.fields:
+        for path, text in overrides.faults(
+            layer.fields["overrides"], _assemble(layer.fields, layer.rules, whole=False)
+        ):
+            layer.refuse(path, text)
 
 
 def _readers(layer: _Layer, folder: FilePath) -> dict[str, Callable[[Any], Any]]:
@@ -342,6 +348,9 @@ def _readers(layer: _Layer, folder: FilePath) -> dict[str, Callable[[Any], Any]]
         "proxy": lambda value: _proxy(layer, value),
         "identity": lambda value: _identity(layer, folder).identity(value),
         "require": lambda value: _identity(layer, folder).requirements(value),
+        "plan": overrides.read_plan,
+        "overrides": lambda value: overrides.read_overrides(value, ("overrides",), layer.refuse),
+        "overrides_file": lambda value: _overrides_file(layer, overrides.path_in(folder, value)),
         "secret_file": lambda value: settings.read_secret_file(folder / value),
         "limit": lambda value: _each(layer, ("limit",), value, parse_limit),
     }
@@ -432,6 +441,12 @@ def _proxy(layer: _Layer, value: Mapping[str, Any]) -> dict[str, Any]:
     return bounds
 
 
+def _overrides_file(layer: _Layer, path: str) -> str:
+    listed = overrides.read_overrides_file(FilePath(path), layer.foreign)
+    layer.fields["overrides"] = (*layer.fields.get("overrides", ()), *listed)
+    return path
+
+
 def _identity(layer: _Layer, folder: FilePath) -> Reader:
     return Reader(folder, layer.refuse, layer.foreign)
 
@@ -487,9 +502,11 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
             layer.refuse((*path, name), str(fault))
             return None
 
-    quota = part("limit", parse_limit)
+    limits = part("limit", lambda value: _limits(layer, (*path, "limit"), value, parse_limit))
+    quota, plans = limits or (None, ())
     stated = {
         "burst": part("burst", int),
+        "plans": plans or None,
         "cost": part("cost", int),
         "cost_from": part("cost_from", settings.read_cost_from),
         "count": part("count", settings.read_count),
@@ -504,7 +521,8 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
         return None
     stated = {name: value for name, value in stated.items() if value is not None}
     if layer.sound((*path, "burst")) and layer.sound((*path, "cost")):
-        _check_numbers(layer, path, quota, stated)
+        for each in {quota, *(other for _, other in plans if other is not None)}:
+            _check_numbers(layer, path, each, stated)
     for name in ("count", "cost_from"):
         if name in stated and isinstance(quota, Slots):
             text = (
@@ -512,6 +530,58 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
             )
             layer.refuse((*path, name), text, at_key=True)
     return _Draft(rule.get("name", ""), quota, stated)
+
+
+def _limits(
+    layer: _Layer, path: Path, value: Any, convert: Callable[[str], AnyQuota]
+) -> tuple[AnyQuota, tuple[tuple[str, AnyQuota | None], ...]] | None:
+    """The limit, and those of the plans; None if one of them was refused."""
+    if not isinstance(value, dict):
+        return convert(value), ()
+    plans: dict[str, AnyQuota | None] = {}
+    for plan, text in value.items():
+        try:
+            plans[plan] = None if text == UNLIMITED else convert(text)
+        except ValueError as fault:
+            layer.refuse((*path, plan), str(fault))
+    limited = [quota for quota in plans.values() if quota is not None]
+    if len(plans) < len(value):
+        return None
+    if not limited:
+        msg = "no plan has a limit here; leave the rule out, or write one like 60/minute"
+        raise ValueError(msg)
+    if len({quota.kind for quota in limited}) > 1:
+        msg = "the plans have limits of different kinds; write limits of one kind, and a rule for each"
+        raise ValueError(msg)
+    choice = layer.fields.get("plan")
+    default = None if choice is None else plans.get(choice.default)
+    return default or limited[0], tuple(plans.items())
+
+
+def _check_plans(layer: _Layer) -> None:
+    """Refuse rules that do not have all plans, the default among them."""
+    stated = layer.document.value.get("rules") if isinstance(layer.document.value, dict) else None
+    limits = [rule.get("limit") for rule in stated if isinstance(rule, dict)] if isinstance(stated, list) else []
+    known = {
+        plan: index for index, limit in reversed(list(enumerate(limits))) if isinstance(limit, dict) for plan in limit
+    }
+    choice = layer.fields.get("plan")
+    for index, limit in enumerate(limits):
+        path: Path = ("rules", index, "limit")
+        if not isinstance(limit, dict) or not layer.sound(path):
+            continue
+        if "plan" not in layer.document.value:
+            what = f"write plan: {{default: {next(iter(limit))}}}, too"
+            layer.refuse(path, f"is by plan, and nothing says which plan a request is on; {what}")
+            continue
+        for plan, where in ({} if choice is None else {choice.default: -1} | known).items():
+            if plan not in limit:
+                who = (
+                    "is the default" if choice is not None and plan == choice.default else f"has one in rules[{where}]"
+                )
+                layer.refuse(
+                    path, f"has no limit for plan {shown(plan)}, which {who}; write it, or {plan}: {UNLIMITED}"
+                )
 
 
 def _refuse_settling(layer: _Layer, path: Path, stated: Mapping[str, Any]) -> None:
@@ -522,7 +592,7 @@ def _refuse_settling(layer: _Layer, path: Path, stated: Mapping[str, Any]) -> No
             layer.refuse((*path, name), text, at_key=True)
 
 
-def _check_numbers(layer: _Layer, path: Path, quota: Quota, stated: Mapping[str, Any]) -> None:
+def _check_numbers(layer: _Layer, path: Path, quota: AnyQuota, stated: Mapping[str, Any]) -> None:
     burst, cost = stated.get("burst", 0), stated.get("cost", 1)
     if burst and quota.window_ms * LONG_WINDOWS > WINDOW_MS_MAX:
         spans = f"a burst spans {LONG_WINDOWS} windows, and that is over 366 days"
@@ -572,8 +642,8 @@ def _json_fields(layer: _Layer, path: Path, value: Mapping[str, Any]) -> tuple[F
     return tuple(fields.values())
 
 
-def _assemble(fields: Mapping[str, Any], drafts: Sequence[_Draft]) -> Policy:
-    """The policy of *fields*, every one of which is sound."""
+def _assemble(fields: Mapping[str, Any], drafts: Sequence[_Draft], *, whole: bool = True) -> Policy:
+    """The policy of *fields*, every one of which is sound; if not *whole*, without its overrides."""
     common = {name: fields[name] for name in ("principal", "mode", "on_store_error") if name in fields}
     ignore_case = fields.get("path_case") == "insensitive"
     rules = []
@@ -583,12 +653,20 @@ def _assemble(fields: Mapping[str, Any], drafts: Sequence[_Draft]) -> Policy:
             stated["match"] = replace(stated["match"], ignore_case=True)
         rules.append(Rule(name, draft.quota, **stated))
     others = _of_policy(fields)
+    drafted = others.pop("overrides", ())
     if ignore_case and "requirements" in others:
         others["requirements"] = tuple(
             replace(requirement, match=replace(requirement.match, ignore_case=True))
             for requirement in others["requirements"]
         )
-    return Policy(tuple(rules), **others)
+    policy = Policy(tuple(rules), **others)
+    if not whole or not drafted:
+        return policy
+    try:
+        return replace(policy, overrides=overrides.made(drafted, policy))
+    except ValueError as fault:  # in its own file, and told of there; but rules may come from elsewhere
+        msg = f"overrides: {fault}"
+        raise ConfigError(msg) from None
 
 
 def _of_policy(fields: Mapping[str, Any]) -> dict[str, Any]:

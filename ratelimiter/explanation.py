@@ -8,35 +8,44 @@ from ratelimiter import dialect_files
 from ratelimiter.core.decision import refused_for, unmatched
 from ratelimiter.core.identity import UNAVAILABLE, Identity, IdentityPolicy
 from ratelimiter.core.json_body import read_fields
+from ratelimiter.core.orders import FOR_EVER
 from ratelimiter.core.policy import Planner, key_of
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
 from ratelimiter.identity.identifier import Identifier
-from ratelimiter.notation import spell_limit
+from ratelimiter.notation import UNLIMITED, spell_limit, spell_moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ratelimiter.core.orders import Override
     from ratelimiter.core.policy import Policy, Rule
     from ratelimiter.core.request import Request
 
 WIDTH = 10  # of the labels
 
 
-def explain(policy: Policy, request: Request) -> list[str]:
-    """Lines for a person to read. No principal's value is among them."""
-    return list(_lines(policy, request))
+def explain(policy: Policy, request: Request, now_ms: int = 0) -> list[str]:
+    """Lines for a person to read. No principal's value is among them.
+
+    Args:
+        policy: in force; what operators have ordered at run time is not asked for.
+        request: what is explained.
+        now_ms: Unix time: overrides that have ended by then are left out.
+    """
+    return list(_lines(policy, request, now_ms))
 
 
-def _lines(policy: Policy, request: Request) -> Iterator[str]:
-    planner = Planner(policy)
+def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
+    planner = Planner(policy, now_ms=now_ms)
     headers = tuple(request.headers)
     try:
         paths = planner.paths(request)
         rules = planner.plan(request).rules
         identity = Identifier(policy, offline=True).identify(request, waited=True)
-        read = planner.reader.read
-        principals = [read(rule.principal, headers, request.peer, identity.verified) for rule in rules]
+        find = planner.reader.find
+        found = [find(rule.principal, headers, request.peer, identity.verified) for rule in rules]
+        plan = "" if planner.terms is None else planner.terms.plan(headers, request.peer, identity.plan)
     except MalformedRequest as fault:
         yield _line("refused", f"400, {fault}")
         return
@@ -53,12 +62,31 @@ def _lines(policy: Policy, request: Request) -> Iterator[str]:
         "rules",
         f"{len(rules)} of {len(policy.rules)} match" if rules else "none matches: admitted, and charged to nobody",
     )
-    for rule, principal in zip(rules, principals, strict=True):
+    if plan:
+        yield _line("plan", plan)
+    for stated, (source, value) in zip(rules, found, strict=True):
+        principal = planner.reader.principal(source, value)
+        rule: Rule | None = stated
+        override = None
+        if planner.terms is not None:
+            rule = planner.terms.rule(stated, principal, value, plan)
+            override = planner.terms.override(stated, principal, value)
         yield ""
-        yield _rule(rule)
+        yield f"{stated.name}: {UNLIMITED}" if rule is None else _rule(rule)
         yield _line("  charged", f"{principal.source} {principal.digest}")
-        for index, quota in enumerate(rule.quotas):
-            yield _line("  key", f"{key_of(policy, rule, principal, index).decode()} holds {spell_limit(quota)}")
+        if override is not None:
+            yield _line("  override", _override(override))
+        for index, quota in enumerate(() if rule is None else rule.quotas):
+            yield _line("  key", f"{key_of(policy, stated, principal, index).decode()} holds {spell_limit(quota)}")
+
+
+def _override(override: Override) -> str:
+    what = f"plan {override.plan}" if override.plan else UNLIMITED
+    if override.quota is not None:
+        what = spell_limit(override.quota)
+    who = "this principal" if override.pattern is None else "a pattern that fits"
+    until = "" if override.until_ms == FOR_EVER else f", until {spell_moment(override.until_ms)}"
+    return f"{what}, for {who}{until}"
 
 
 def _identity(identity: Identity, identified: IdentityPolicy) -> str:

@@ -16,6 +16,7 @@ from ratelimiter.limiter import Limiter
 from ratelimiter.overhearing import overheard
 from ratelimiter.peeking import peek
 from ratelimiter.reload import Reloader, Reloading, ReloadObserver
+from ratelimiter.standing_orders import StandingOrders
 from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.opening import store_for
 
@@ -121,7 +122,7 @@ class RateLimitMiddleware:
         if store is None or isinstance(store, str):
             store = store_for(policy, observer if isinstance(observer, StoreObserver) else None)
         self.limiter = Limiter(policy, store, observer=observer)
-        self._read(policy)
+        self._standing = StandingOrders(self.limiter)
         file = configuration.file_of(limit, config) if reload else None
         self._reloading = None
         if file is not None:
@@ -134,6 +135,7 @@ class RateLimitMiddleware:
                     observer=observer if isinstance(observer, ReloadObserver) else None,
                 )
             )
+        self._read(policy)
 
     def swap(self, policy: Policy) -> None:
         """Judge and answer under *policy* from the next request on; what is counted stays.
@@ -147,6 +149,7 @@ class RateLimitMiddleware:
 
     def _read(self, policy: Policy) -> None:
         self.dialect = dialect_files.load(policy.dialect)
+        self._timed = self._reloading is not None or self._standing.needs_time
         self._ids = self.dialect.request_ids
         id_header = self._ids.header if self._ids is not None else None
         # What the application says of these is dropped: a response has one of each, and it is ours.
@@ -157,8 +160,8 @@ class RateLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope; anything but http and websocket is the application's own."""
         kind = scope["type"]
-        if self._reloading is not None:
-            self._reloading.begin()
+        if self._timed:
+            self._begin()
         if kind not in ("http", "websocket"):
             await self.app(scope, receive, self._behind_settlements(send) if kind == "lifespan" else send)
             return
@@ -195,6 +198,13 @@ class RateLimitMiddleware:
         finally:
             if follower is not None:
                 follower.ended()
+
+    def _begin(self) -> None:
+        """See to it that what changes by itself is looked after on the running event loop."""
+        if self._reloading is not None:
+            self._reloading.begin()
+        if self._standing.needs_time:
+            self._standing.start()
 
     def _refusal(self, decision: Decision, hits: Sequence[Hit], exchange: Exchange) -> Reply:
         """The reply to what is not let through."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from difflib import get_close_matches
 
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
 
+UNLIMITED = "unlimited"  # instead of a limit, where some have one and others none
 TEXT_MAX = 64  # characters of a limit or a duration
 
 SECOND_MS = 1000
@@ -95,6 +97,30 @@ def spell_window(window_ms: int) -> str:
         if count and not rest:
             return unit if count == 1 else f"{count} {unit}s"
     return f"{window_ms} ms"
+
+
+def spell_moment(ms: int) -> str:
+    """A Unix time in milliseconds as `2027-01-01T00:00:00Z`, whole seconds upward."""
+    return datetime.fromtimestamp(-(-ms // 1000), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_moment_ms(text: str) -> int:
+    """Read a moment with its time zone, like `2027-01-01T00:00:00Z`.
+
+    Returns:
+        Unix time in milliseconds, at least 1.
+
+    Raises:
+        ValueError: it is none; says what would do.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        noun = "a moment" if moment is None else "a moment everywhere, as it has no time zone"
+        raise _refusal(text, noun, "write one like 2027-01-01T00:00:00Z")
+    return max(1, int(moment.timestamp() * 1000))
 
 
 def _limit_meant(parts: re.Match[str] | None) -> str:

@@ -13,12 +13,15 @@ from ratelimiter import config as configuration
 from ratelimiter.access_log import REFUSALS_PER_S, AccessLog
 from ratelimiter.errors import ConfigError
 from ratelimiter.gate import Gate
+from ratelimiter.operator_tokens import Tokens
 from ratelimiter.proxy import server
 from ratelimiter.proxy.address import parse_listen, parse_upstream
 from ratelimiter.proxy.bounds import Bounds
 from ratelimiter.proxy.descriptors import make_room
 from ratelimiter.proxy.service import Service
 from ratelimiter.proxy.workers import supervise
+from ratelimiter.standing_orders import StandingOrders
+from ratelimiter.stores.books import innermost
 from ratelimiter.stores.opening import store_for
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from ratelimiter.proxy.judging import Exchanged, Observer
     from ratelimiter.proxy.upstream import Target
     from ratelimiter.proxy_metrics import ProxyMetrics
+    from ratelimiter.stores.base import Store
     from ratelimiter.top import Top
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read when its library is imported, so set before that
@@ -50,6 +54,8 @@ class _Plan(NamedTuple):
     via: bytes
     tls: ssl.SSLContext | None
     admin: socket.socket | None
+    operator: socket.socket | None
+    tokens: Tokens | None  # of operators; None without a listener for them
     access_log: AccessLog | None
 
 
@@ -62,6 +68,8 @@ def run(
     tls_cert: str | None = None,
     tls_key: str | None = None,
     access_log: str | None = None,
+    operator: str | None = None,
+    operator_token_file: str | None = None,
     **settings: Any,
 ) -> int:
     """Serve as a sidecar until SIGTERM.
@@ -75,6 +83,8 @@ def run(
         tls_key: file of its key; without one it is in the same file.
         access_log: file to which a JSON line for each request is appended, or `-` for standard output; what the policy
             file says by default.
+        operator: `HOST:PORT` for the operator's verbs; none by default.
+        operator_token_file: of `ratelimiter.operator_tokens`: who may use them.
         settings: what `ratelimiter.config.build` takes.
 
     Returns:
@@ -94,22 +104,43 @@ def run(
     target = parse_upstream(upstream)
     tls = None if tls_cert is None else server.tls_context(tls_cert, tls_key)
     places = parse_listen(listen)
-    watched = None if admin is None or admin == "none" else server.bind(parse_listen(admin, "--admin"), "--admin")
-    try:
+    tokens = _tokens(policy, operator, operator_token_file, workers)
+    with ExitStack() as stack:  # closes what was bound if something else cannot be
+        watched = operated = None
+        if admin is not None and admin != "none":
+            watched = stack.enter_context(server.bind(parse_listen(admin, "--admin"), "--admin"))
+        if operator is not None:
+            operated = stack.enter_context(server.bind(parse_listen(operator, "--operator"), "--operator"))
         sockets = server.bind_all(places, workers)
-    except ConfigError:
-        if watched is not None:
-            watched.close()
-        raise
+        stack.pop_all()
     bounds = make_room(Bounds(**of_proxy))
-    plan = _Plan(policy, settings, file, target, bounds, families, via, tls, watched, written)
+    plan = _Plan(policy, settings, file, target, bounds, families, via, tls, watched, operated, tokens, written)
     scheme = "http" if tls is None else "https"
     told = f", admin http://{server.name_of(watched)}" if watched is not None else ""
+    told += f", operator http://{server.name_of(operated)}" if operated is not None else ""
     print(f"{scheme}://{server.name_of(sockets[0][0])} -> {upstream.rpartition('@')[2]}{told}", flush=True)
     if workers == 1:
         server.run(_serve(plan, sockets[0]))
         return 0
     return _run_several(plan, sockets)
+
+
+def _tokens(policy: Policy, operator: str | None, token_file: str | None, workers: int) -> Tokens | None:
+    """Who may use the operator listener; None if there is none.
+
+    Raises:
+        ConfigError: something is missing for it.
+    """
+    if operator is None and token_file is None:
+        return None
+    if operator is None or token_file is None:
+        missing = "--operator" if operator is None else "--operator-token-file"
+        msg = f"{missing}: is missing; an operator listener needs an address and a file of tokens"
+        raise ConfigError(msg)
+    if workers > 1 and policy.store.lower().startswith("memory:"):
+        msg = "--operator: memory:// is counted by each worker alone, and only one would obey; write a redis:// URL"
+        raise ConfigError(msg)
+    return Tokens(token_file)
 
 
 def _run_several(plan: _Plan, sockets: list[list[socket.socket]]) -> int:
@@ -179,6 +210,9 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
     service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
     serving = server.Server(service, sockets, plan.tls)
 
+    store = innermost(gate.limiter.store)
+    standing = StandingOrders(gate.limiter)
+
     def swap(policy: Policy) -> None:
         gate.swap(policy)
         service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
@@ -192,6 +226,10 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
             )
             reloading = asyncio.create_task(reloader.run())
             stack.callback(reloading.cancel)
+        standing.start()
+        stack.push_async_callback(standing.stop)
+        if plan.operator is not None and plan.tokens is not None:
+            await stack.enter_async_context(_operated(plan.operator, plan.tokens, gate, store, standing))
         if plan.admin is not None:
             await stack.enter_async_context(_watched(plan.admin, gate, serving, metrics, top))
         if plan.access_log is not None:
@@ -222,6 +260,21 @@ class _Exchanges:
 def _exchanges_told(written: AccessLog | None, counted: ProxyMetrics | None) -> Observer | None:
     """Whom a proxy tells of its exchanges."""
     return _Exchanges(written, counted) if written is not None and counted is not None else written or counted
+
+
+def _operated(
+    listener: socket.socket, tokens: Tokens, gate: Gate, store: Store, standing: StandingOrders
+) -> AbstractAsyncContextManager[str]:
+    """The operator listener of a worker."""
+    from ratelimiter.admin import OwnNames, hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
+    from ratelimiter.operator_api import operator_app  # noqa: PLC0415  # and starlette
+    from ratelimiter.verbs import Operator, audit_to_stderr  # noqa: PLC0415
+
+    audit_to_stderr()
+    operator = Operator(lambda: gate.policy, store, "nobody", done=standing.poll)
+    hosts = hosts_for(listener.getsockname()[0])
+    app = operator_app(operator, tokens)
+    return serve_admin(OwnNames(app, hosts) if hosts else app, listener)
 
 
 def _watched(

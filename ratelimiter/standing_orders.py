@@ -7,19 +7,17 @@ import json
 import logging
 import random
 import weakref
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.clock import Clock, unix_ms
 from ratelimiter.core.orders import FOR_EVER, NO_ORDERS, Block, Orders, Override, parse_pattern
-from ratelimiter.core.principal import DIGEST_BYTES
 from ratelimiter.core.terms import override_fault
 from ratelimiter.errors import Kind, StoreError
-from ratelimiter.notation import parse_limit
-from ratelimiter.stores.books import MemoryBook
+from ratelimiter.notation import UNLIMITED, parse_limit
+from ratelimiter.stores.books import MemoryBook, book_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.limiter import Limiter
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 POLL_S = 0.5  # what is ordered is obeyed everywhere within a second
 READ_AGAIN_MS = 60_000  # though nothing has changed: our clock may have, against the store's
 DRIFT_MS = 100  # of a clock, that is of no account
-UNLIMITED = "unlimited"
 NOTED_MAX = 100  # orders that make no sense here, each told of once
 
 log = logging.getLogger("ratelimiter.orders")
@@ -45,11 +42,6 @@ def field_of_override(who: str, rule: str) -> str:
 
 
 SHADOW = "shadow"  # the field of the kill switch
-
-
-def pattern_digest(source: str, pattern: str) -> str:
-    """What stands for a pattern where it must not be read."""
-    return "~" + blake2b(f"{source}={pattern}".encode(), digest_size=DIGEST_BYTES, person=b"pattern").hexdigest()
 
 
 def override_from(entry: dict[str, Any], until_ms: int) -> Override:
@@ -70,27 +62,56 @@ def override_from(entry: dict[str, Any], until_ms: int) -> Override:
     return Override(frozenset({who}), pattern, str(entry.get("source", "")), rule, quota, plan, until_ms)
 
 
+def orders_of(page: Page, policy: Policy, ahead_ms: int, noted: Callable[[str, str], None]) -> Orders:
+    """What *page* orders under *policy*.
+
+    Args:
+        page: of a book.
+        policy: that they are about; what means nothing to it is left out.
+        ahead_ms: how much the store's clock is ahead of the one whose moments are wanted.
+        noted: is told of the fields that are left out, and why.
+    """
+    overrides, blocks, shadow, shadow_until_ms = [], [], False, FOR_EVER
+    for field, (until_ms, text) in sorted(page.fields.items()):
+        ours_ms = until_ms - ahead_ms if until_ms else FOR_EVER
+        kind, _, rest = field.partition(":")
+        if kind == "block":
+            blocks.append(Block(rest, ours_ms))
+        elif field == SHADOW:
+            shadow, shadow_until_ms = True, ours_ms
+        else:
+            try:
+                override = override_from(json.loads(text), ours_ms)
+                fault = override_fault(policy, override)
+            except ValueError as error:
+                fault = str(error)
+            if fault:
+                noted(field, fault)
+            else:
+                overrides.append(override)
+    return Orders(page.version, tuple(overrides), tuple(blocks), shadow, shadow_until_ms)
+
+
 class StandingOrders:
-    """Has one limiter obey what its store's book says, as long as both are there.
+    """Has one limiter obey what the book of its store and policy says, as long as it is there.
 
     A change is looked for every *poll_s*; while the book cannot be read, the last orders stand until they end. Their
     ends are the store's moments, however wrong our clock is.
 
     Args:
-        limiter: that obeys.
-        book: what it obeys; None where none is kept: then only overrides of the policy come to their end.
+        limiter: that obeys. Where its store keeps no book, only overrides of the policy come to their end.
         clock: the limiter's; Unix time in milliseconds.
         poll_s: seconds between two looks, at most.
     """
 
-    def __init__(self, limiter: Limiter, book: Book | None, *, clock: Clock = unix_ms, poll_s: float = POLL_S) -> None:
+    def __init__(self, limiter: Limiter, *, clock: Clock = unix_ms, poll_s: float = POLL_S) -> None:
         # Weakly, so that an application that is let go of is not held by its own timer.
         self._limiter = weakref.ref(limiter)
-        self._book = book
         self._clock = clock
         self._poll_s = poll_s
         self._orders = NO_ORDERS
         self._policy = limiter.policy
+        self._name = ""
         self._page: Page | None = None
         self._read_ms = 0  # when
         self._ahead_ms = 0  # how much the store's clock is, of ours
@@ -99,9 +120,17 @@ class StandingOrders:
         self._noted: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._book: Book | None = None
         self._set_next_end(limiter)
-        if isinstance(book, MemoryBook):
-            book.listeners.append(self._written)
+        self._open(limiter)
+
+    def _open(self, limiter: Limiter) -> None:
+        self._page, self._orders, self._name = None, NO_ORDERS, limiter.policy.name
+        self._book = book_of(limiter.store, self._name)
+        if isinstance(self._book, MemoryBook):
+            self._book.listeners.append(self._written)
+            if self._book.page().version:
+                self._written()
 
     @property
     def needs_time(self) -> bool:
@@ -128,6 +157,8 @@ class StandingOrders:
         if limiter is None:
             return
         changed = False
+        if limiter.policy.name != self._name:
+            self._open(limiter)
         if self._book is not None:
             try:
                 changed = await self._look(self._book)
@@ -181,7 +212,7 @@ class StandingOrders:
         if limiter.policy is not self._policy:
             self._policy, self._orders, changed = limiter.policy, NO_ORDERS, True
         if self._orders is NO_ORDERS and self._page is not None:
-            self._orders = self._read(self._page, limiter.policy)
+            self._orders = orders_of(self._page, limiter.policy, self._ahead_ms, self._note_senseless)
         ended = bool(self._next_end_ms) and now_ms >= self._next_end_ms
         orders = self._orders.at(now_ms)
         if changed or ended or orders != limiter.orders:
@@ -192,39 +223,6 @@ class StandingOrders:
         now_ms = self._clock()
         moments = (*self._orders.ends_ms, *(override.until_ms for override in limiter.policy.overrides))
         self._next_end_ms = min((moment for moment in moments if moment > now_ms), default=0)
-
-    def _read(self, page: Page, policy: Policy) -> Orders:
-        """What *page* orders, its moments by our clock."""
-        overrides, blocks, shadow, shadow_until_ms = [], [], False, FOR_EVER
-        for field, until_ms, entry in self._entries(page):
-            ours_ms = until_ms - self._ahead_ms if until_ms else FOR_EVER
-            kind, _, rest = field.partition(":")
-            if kind == "block":
-                blocks.append(Block(rest, ours_ms))
-            elif field == SHADOW:
-                shadow, shadow_until_ms = True, ours_ms
-            elif kind == "override":
-                try:
-                    override = override_from(entry, ours_ms)
-                    fault = override_fault(policy, override)
-                except ValueError as error:
-                    fault = str(error)
-                if fault:
-                    self._note_senseless(field, fault)
-                else:
-                    overrides.append(override)
-        return Orders(page.version, tuple(overrides), tuple(blocks), shadow, shadow_until_ms)
-
-    def _entries(self, page: Page) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        for field, (until_ms, text) in sorted(page.fields.items()):
-            try:
-                entry = json.loads(text)
-            except ValueError:
-                entry = None
-            if isinstance(entry, dict):
-                yield field, until_ms, entry
-            else:
-                self._note_senseless(field, "is not the JSON of an order")
 
     def _note_senseless(self, field: str, fault: str) -> None:
         if field not in self._noted and len(self._noted) < NOTED_MAX:

@@ -43,7 +43,7 @@ def parse_pattern(text: str) -> Pattern | None:
     """
     encoded = text.encode()
     if len(encoded) > PATTERN_BYTES_MAX or encoded.count(b"*") > WILDCARDS_MAX:
-        msg = f"a pattern has at most {PATTERN_BYTES_MAX} bytes and {WILDCARDS_MAX} wildcards"
+        msg = f"a pattern has at most {PATTERN_BYTES_MAX} bytes and {WILDCARDS_MAX} wildcards; write a shorter one"
         raise ValueError(msg)
     parts = tuple(encoded.split(b"*"))
     return Pattern(parts) if len(parts) > 1 else None

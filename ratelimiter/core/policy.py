@@ -241,6 +241,7 @@ class Policy:
         requirements: what requests must bring beside room within their limits; asked in this order.
         plan: where to find which plan a request is on; None if there are no plans.
         overrides: what is different for some principals; of two that are equally exact the first prevails.
+        overrides_file: that some of them were read from; empty for none.
 
     Raises:
         ValueError: two rules share a name, or a value is outside its range; or a plan or an override does not fit.
@@ -264,6 +265,7 @@ class Policy:
     requirements: tuple[Requirement, ...] = ()
     plan: PlanChoice | None = None
     overrides: tuple[Override, ...] = ()
+    overrides_file: str = ""
 
     def __post_init__(self) -> None:
         names = [rule.name for rule in self.rules]
@@ -291,7 +293,8 @@ class Policy:
     def files(self) -> tuple[str, ...]:
         """The files that it was made of, beside its own."""
         dialect = (self.dialect,) if "/" in self.dialect else ()
-        return dialect if self.identity is None else (*dialect, *self.identity.files)
+        overrides = (self.overrides_file,) if self.overrides_file else ()
+        return (*dialect, *overrides, *(() if self.identity is None else self.identity.files))
 
     @property
     def catch_all(self) -> bool:

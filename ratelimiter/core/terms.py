@@ -180,9 +180,9 @@ def override_fault(policy: Policy, override: Override) -> str:
     """Why *override* means nothing to *policy*; empty when it means something."""
     rules = [rule for rule in policy.rules if override.rule in ("", rule.name)]
     if not rules:
-        return f"{override.rule!r} is no rule; write one of {', '.join(rule.name for rule in policy.rules)}"
+        return f"{override.rule!r} is no rule; write {' or '.join(rule.name for rule in policy.rules)}"
     if override.plan and override.plan not in plans_of(policy):
-        known = ", ".join(plans_of(policy)) or "limits by plan into the rules first"
+        known = " or ".join(plans_of(policy)) or "limits by plan into the rules first"
         return f"{override.plan!r} is no plan; write {known}"
     if override.quota is None:
         return ""
@@ -199,7 +199,9 @@ def _quota_fault(rule: Rule, quota: AnyQuota) -> str:
     except ValueError as fault:
         return str(fault)
     most = variant.quotas[0].limit
-    return f"the cost of {rule.cost} never fits a limit of {most}" if rule.cost > most else ""
+    return (
+        f"the cost of {rule.cost} never fits a limit of {most}; write at least {rule.cost}" if rule.cost > most else ""
+    )
 
 
 def with_quota(rule: Rule, quota: AnyQuota) -> Rule:

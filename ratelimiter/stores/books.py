@@ -222,10 +222,16 @@ def _in_force(fields: dict[str, tuple[int, str]], now_ms: int) -> dict[str, tupl
     return {field: value for field, value in fields.items() if not value[0] or now_ms < value[0]}
 
 
-def book_of(store: Store, name: str) -> Book | None:
-    """Where the orders for policy *name* are kept beside what *store* counts; None if it can keep none."""
+def innermost(store: Store) -> Store:
+    """The store behind whatever stands in for it."""
     while isinstance(store, RememberingStore | GuardedStore):
         store = store.behind
+    return store
+
+
+def book_of(store: Store, name: str) -> Book | None:
+    """Where the orders for policy *name* are kept beside what *store* counts; None if it can keep none."""
+    store = innermost(store)
     if isinstance(store, MemoryStore):
         book = store.beside.setdefault(name, MemoryBook(store))
         return book if isinstance(book, MemoryBook) else None

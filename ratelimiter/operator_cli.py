@@ -1,0 +1,291 @@
+"""The operator's verbs on the command line: flags in, a table or JSON out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ratelimiter.errors import ConfigError
+from ratelimiter.tables import print_table
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from ratelimiter.verbs import Operator, Wanted
+
+    Verb = Callable[[Operator], Awaitable[Any]]
+    AddCommand = Callable[..., argparse.ArgumentParser]
+
+# What a verb needs is imported when it runs: `--help` waits for none of it.
+# ruff: noqa: PLC0415
+
+TIMEOUT_MS = 3000  # a person waits longer than a request
+STDIN_MAX = 4096
+WHO = "header:NAME=VALUE, client=ADDRESS, bearer=NAME or digest=HEX; - for VALUE, or for all of it, reads it from stdin"
+
+
+def add_commands(command: AddCommand) -> None:
+    """Add the verbs to the commands of a parser."""
+    peek = command("peek", _peek, "say what is counted of a principal, and what is ordered for it; changes nothing")
+    _add_principal(peek)
+    peek.add_argument("--plan", metavar="PLAN", default="", help="show the limits of this plan; default: the default's")
+
+    reset = command("reset", _reset, "forget what is counted of a principal")
+    _add_principal(reset)
+    reset.add_argument("--rule", metavar="NAME", default="", help="of this rule; default: of all but balances")
+    reset.add_argument("--balances", action="store_true", help="fill balances again, too, less what was topped up")
+
+    block = command("block", _block, "refuse a principal whatever it asks for")
+    _add_principal(block)
+    _add_until(block)
+
+    unblock = command("unblock", _unblock, "let a blocked principal in again")
+    _add_principal(unblock)
+
+    override = command("override", _override_list, "give a principal another limit or plan than the policy does")
+    verbs = override.add_subparsers(required=True, metavar="VERB")
+    set_ = verbs.add_parser(
+        "set", allow_abbrev=False, help="set or replace one", description="Set or replace an override."
+    )
+    set_.set_defaults(run=_override_set)
+    set_.add_argument("principal", metavar="PRINCIPAL", help=f"{WHO}; with * in VALUE, for all that it fits")
+    what = set_.add_mutually_exclusive_group(required=True)
+    what.add_argument("--limit", metavar="LIMIT", default="", help="like 600/minute, or unlimited")
+    what.add_argument("--plan", metavar="PLAN", default="", help="a plan of the policy")
+    set_.add_argument("--rule", metavar="NAME", default="", help="for this rule; default: for all that it fits")
+    _add_until(set_)
+    _add_common(set_)
+    remove = verbs.add_parser("remove", allow_abbrev=False, help="take one back", description="Take an override back.")
+    remove.set_defaults(run=_override_remove)
+    remove.add_argument("principal", metavar="PRINCIPAL", help="as it was set")
+    remove.add_argument("--rule", metavar="NAME", default="", help="as it was set")
+    _add_common(remove)
+    list_ = verbs.add_parser(
+        "list", allow_abbrev=False, help="list all orders", description="List overrides, blocks and the switch."
+    )
+    list_.set_defaults(run=_override_list)
+    _add_common(list_)
+
+    shadow = command("shadow", _shadow, "have no rule refuse anybody (on), or have them refuse again (off)")
+    shadow.add_argument("switch", metavar="on|off", choices=["on", "off"], help="all is counted as before")
+    _add_until(shadow)
+    _add_common(shadow)
+
+    topup = command("topup", _topup, "credit a balance of a principal")
+    _add_principal(topup)
+    topup.add_argument("units", metavar="UNITS", type=int, help="1 to 1000000000")
+    topup.add_argument("--rule", metavar="NAME", default="", help="which balance, if there are several")
+
+    told = command("audit", _told, "list what operators have done, the latest first")
+    told.add_argument("--number", metavar="N", type=int, default=20, help="how many; default: %(default)s")
+    _add_common(told)
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", metavar="FILE", required=True, help="the policy file")
+    command.add_argument("--store", metavar="URL", help="the store, if it is not the file's")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_principal(command: argparse.ArgumentParser) -> None:
+    command.add_argument("principal", metavar="PRINCIPAL", help=WHO)
+    _add_common(command)
+
+
+def _add_until(command: argparse.ArgumentParser) -> None:
+    until = command.add_mutually_exclusive_group()
+    until.add_argument("--for", metavar="DURATION", dest="for_", default="", help="like 30s, 10m or 24h")
+    until.add_argument(
+        "--until", metavar="MOMENT", default="", help="like 2027-01-01T00:00:00Z; default: until further notice"
+    )
+
+
+def _peek(*, principal: str, plan: str, **common: Any) -> None:
+    told = _done(lambda operator: operator.peek(_given(principal), plan=plan), common)
+    if common["json"]:
+        return
+    standing = ", ".join(
+        [
+            *(["blocked" + _until(told["blocked"]["until_ms"])] if told["blocked"] else []),
+            *(["all rules are in shadow"] if told["shadow"] else []),
+            *([f"plan {told['plan']}"] if told["plan"] else []),
+        ]
+    )
+    print(told["digest"] + (f": {standing}" if standing else ""))
+    rows = [
+        (
+            rule["rule"],
+            rule["limit"],
+            str(rule["used"]),
+            "" if rule["remaining"] is None else str(rule["remaining"]),
+            f"{-(-rule['reset_ms'] // 1000)} s" if rule["reset_ms"] else "",
+            _shown_override(rule["override"]),
+        )
+        for rule in told["rules"]
+    ]
+    print_table(("RULE", "LIMIT", "USED", "REMAINING", "RESET", "OVERRIDE"), rows)
+
+
+def _reset(*, principal: str, rule: str, balances: bool, **common: Any) -> None:
+    told = _done(lambda operator: operator.reset(_given(principal), rule=rule, balances=balances), common)
+    _say(common, f"{told['digest']}: reset {', '.join(told['rules']) or 'nothing, as no rule charges it'}")
+
+
+def _block(*, principal: str, for_: str, until: str, **common: Any) -> None:
+    wanted = _wanted(for_, until)
+    told = _done(lambda operator: operator.block(_given(principal), wanted), common)
+    _say(common, f"{told['digest']}: blocked{_until(told['until_ms'])}")
+
+
+def _unblock(*, principal: str, **common: Any) -> None:
+    told = _done(lambda operator: operator.unblock(_given(principal)), common)
+    _say(common, f"{told['digest']}: {'unblocked' if told['was_blocked'] else 'was not blocked'}")
+
+
+def _override_set(*, principal: str, rule: str, limit: str, plan: str, for_: str, until: str, **common: Any) -> None:
+    wanted = _wanted(for_, until)
+    told = _done(
+        lambda operator: operator.set_override(_given(principal), rule=rule, limit=limit, plan=plan, wanted=wanted),
+        common,
+    )
+    _say(common, f"{told['digest']}: {_shown_override(told | {'plan': plan or None})}")
+
+
+def _override_remove(*, principal: str, rule: str, **common: Any) -> None:
+    told = _done(lambda operator: operator.remove_override(_given(principal), rule=rule), common)
+    _say(common, f"{told['digest']}: {'removed' if told['was_set'] else 'nothing was set'}")
+
+
+def _override_list(**common: Any) -> None:
+    told = _done(lambda operator: operator.orders(), common)
+    if common["json"]:
+        return
+    rows = [
+        (
+            override["pattern"] or override["digest"],
+            override["rule"] or "all",
+            override["limit"] or f"plan {override['plan']}",
+            _until(override["until_ms"]).strip(),
+            override["from"],
+        )
+        for override in told["overrides"]
+    ]
+    rows += [
+        (block["digest"], "all", "blocked", _until(block["until_ms"]).strip(), "store") for block in told["blocks"]
+    ]
+    if told["shadow"]["on"]:
+        rows.append(("everybody", "all", "shadow", _until(told["shadow"]["until_ms"]).strip(), "store"))
+    print_table(("PRINCIPAL", "RULE", "ORDER", "END", "FROM"), rows)
+
+
+def _shadow(*, switch: str, for_: str, until: str, **common: Any) -> None:
+    wanted = _wanted(for_, until)
+    told = _done(lambda operator: operator.shadow(on=switch == "on", wanted=wanted), common)
+    on = f"no rule refuses anybody{_until(told['until_ms'])}; all is counted as before"
+    _say(common, on if told["on"] else "rules refuse again")
+
+
+def _topup(*, principal: str, units: int, rule: str, **common: Any) -> None:
+    told = _done(lambda operator: operator.topup(_given(principal), units, rule=rule), common)
+    _say(common, f"{told['digest']}: {told['rule']} has {told['available']} available")
+
+
+def _told(*, number: int, **common: Any) -> None:
+    told = _done(lambda operator: operator.told(number), common)
+    if not common["json"]:
+        from ratelimiter.notation import spell_moment
+
+        rows = [
+            (
+                spell_moment(line["at_ms"]),
+                *(line["who"], line["verb"], line.get("digest") or "", line.get("rule") or ""),
+                *(json.dumps(line.get(name)) for name in ("old", "new")),
+            )
+            for line in told
+        ]
+        print_table(("WHEN", "WHO", "VERB", "PRINCIPAL", "RULE", "OLD", "NEW"), rows)
+
+
+def _done(verb: Verb, common: Mapping[str, Any]) -> Any:
+    """What *verb* gives; printed if it is wanted as JSON.
+
+    Raises:
+        ConfigError: the policy, or an argument, cannot be used.
+        StoreError: the store gave no answer.
+    """
+    import asyncio
+
+    from ratelimiter.config import build
+    from ratelimiter.stores.memory import MemoryStore
+    from ratelimiter.stores.opening import open_store
+    from ratelimiter.verbs import Operator
+
+    policy = build(config=common["config"], store=common["store"])
+
+    async def once() -> Any:
+        store = open_store(policy.store, timeout_ms=TIMEOUT_MS)
+        if isinstance(store, MemoryStore):
+            msg = (
+                "store: memory:// is within the process that counts; use its operator listener, or write a redis:// URL"
+            )
+            raise ConfigError(msg)
+        try:
+            return await verb(Operator(lambda: policy, store, f"user:{_user()}"))
+        finally:
+            await store.close()
+
+    told = asyncio.run(once())
+    if common["json"]:
+        print(json.dumps(told, indent=2))
+    return told
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in containers
+        return "unknown"
+
+
+def _given(principal: str) -> str:
+    """*principal*, with what is on standard input where it says so: not everybody on this machine shall see a key."""
+    source, separator, value = principal.partition("=")
+    if principal == "-":
+        return _read_line()
+    return f"{source}={_read_line()}" if separator and value == "-" else principal
+
+
+def _read_line() -> str:
+    line = sys.stdin.readline(STDIN_MAX).strip()
+    if not line:
+        msg = "principal: there is nothing on standard input; write it there, as one line"
+        raise ConfigError(msg)
+    return line
+
+
+def _wanted(for_: str, until: str) -> Wanted:
+    from ratelimiter.verbs import read_wanted
+
+    return read_wanted(for_, until)
+
+
+def _until(until_ms: int | None) -> str:
+    from ratelimiter.notation import spell_moment
+
+    return "" if until_ms is None else f" until {spell_moment(until_ms)}"
+
+
+def _shown_override(override: Mapping[str, Any] | None) -> str:
+    if override is None:
+        return ""
+    what = f"plan {override['plan']}" if override.get("plan") else override["limit"]
+    return f"{what}{_until(override['until_ms'])}"
+
+
+def _say(common: Mapping[str, Any], text: str) -> None:
+    if not common["json"]:
+        print(text)

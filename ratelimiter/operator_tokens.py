@@ -1,0 +1,93 @@
+"""Who may use the operator listener: names and tokens from a file, which may change while it is in use."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from ratelimiter.documents import shown_name
+from ratelimiter.errors import ConfigError
+
+if TYPE_CHECKING:
+    import os
+
+BYTES_MAX = 65_536  # of the file
+TOKEN_MIN = 16  # characters; what is shorter can be guessed
+_LINE = re.compile(rf"([A-Za-z0-9._@-]{{1,64}}):([!-~]{{{TOKEN_MIN},256}})")
+
+log = logging.getLogger("ratelimiter.operator")
+
+
+def read_tokens(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The tokens of a file, by name: a line `NAME:TOKEN` for each; empty lines and those with # in front are skipped.
+
+    Raises:
+        ConfigError: it cannot be read, or a line is something else. Repeats no token.
+    """
+    name = shown_name(path)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(BYTES_MAX + 1).decode("utf-8")
+    except (OSError, ValueError) as fault:
+        reason = getattr(fault, "strerror", None) or "not UTF-8"
+        msg = f"{name}: cannot be read ({reason}); name a file with a line NAME:TOKEN for each operator"
+        raise ConfigError(msg) from None
+    tokens: dict[str, str] = {}
+    problems = [f"{name}: is longer than {BYTES_MAX} bytes; write fewer tokens"] if len(text) > BYTES_MAX else []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        parts = _LINE.fullmatch(line.strip())
+        if parts is None:
+            what = (
+                f"write a name, a colon and {TOKEN_MIN} to 256 visible characters, like alice:$(openssl rand -hex 16)"
+            )
+            problems.append(f"{name}:{number}: is not NAME:TOKEN; {what}")
+        elif parts[1] in tokens:
+            problems.append(f"{name}:{number}: {parts[1]} has a token already; write another name")
+        else:
+            tokens[parts[1]] = parts[2]
+    if not tokens and not problems:
+        problems.append(f"{name}: holds no token; write a line NAME:TOKEN for each operator")
+    if problems:
+        raise ConfigError(*problems)
+    return tokens
+
+
+class Tokens:
+    """The tokens of a file, as they are now: those that were taken out of it are worth nothing from then on.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ConfigError: it cannot be used now. Later on the last tokens stay in force then.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._tokens = read_tokens(path)
+        self._told = ""
+
+    def refresh(self) -> None:
+        """Read the file again. Waits for the disk."""
+        try:
+            self._tokens = read_tokens(self._path)
+        except ConfigError as fault:
+            if str(fault) != self._told:
+                self._told = str(fault)
+                log.error("%s; the last tokens stay in force", "; ".join(fault.problems))
+        else:
+            self._told = ""
+
+    def name(self, given: str) -> str:
+        """Whose token *given* is; empty for nobody's. Takes as long for every token of the file."""
+        digest = sha256(given.encode("utf-8", "surrogateescape")).digest()
+        found = ""
+        for name, token in self._tokens.items():
+            if hmac.compare_digest(digest, sha256(token.encode()).digest()):
+                found = name
+        return found

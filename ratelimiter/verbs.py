@@ -1,0 +1,457 @@
+"""What operators do: look at a principal, reset, block, override, top up; and take all rules out of force for a while.
+
+Each verb gives plain values, ready for JSON, and leaves one line of audit: who, what, whom by digest, and what was
+before. Values of principals are in neither.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ratelimiter.core.decision import decide
+from ratelimiter.core.orders import FOR_EVER, NO_ORDERS, Orders, Override
+from ratelimiter.core.policy import Hit, key_of, reader_for
+from ratelimiter.core.principal import CLIENT, Principal
+from ratelimiter.core.quota import Balance
+from ratelimiter.core.settlement import topup
+from ratelimiter.core.terms import Terms, override_fault, plans_of
+from ratelimiter.errors import ConfigError, StoreError
+from ratelimiter.notation import UNLIMITED, parse_duration_ms, parse_moment_ms, spell_limit
+from ratelimiter.principals import Named, digests_of, parse_named, pattern_digest, sources_of, value_of
+from ratelimiter.standing_orders import SHADOW, field_of_block, field_of_override, orders_of, override_from
+from ratelimiter.stores.books import BookFullError, book_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.stores.base import Store
+    from ratelimiter.stores.books import Book
+
+UNTIL_MS_MAX = 100 * 366 * 24 * 3600 * 1000  # from now
+TOLD = 20  # audit lines by default
+
+audit = logging.getLogger("ratelimiter.audit")
+if audit.level == logging.NOTSET:
+    audit.setLevel(logging.INFO)  # whoever handles warnings only must not miss these
+
+
+class Wanted(NamedTuple):
+    """How long an order is to hold: until a moment, for a while, or until further notice."""
+
+    until_ms: int = FOR_EVER  # Unix time
+    for_ms: int = 0
+
+
+NO_END = Wanted()
+
+
+def audit_to_stderr() -> None:
+    """Write audit lines to standard error if nobody has said where else."""
+    if not audit.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("audit %(message)s"))
+        audit.addHandler(handler)
+
+
+def read_wanted(for_: str, until: str) -> Wanted:
+    """How long is wanted by *for_*, a duration, or *until*, a moment; empty for not said.
+
+    Raises:
+        ConfigError: one of them is none, or both are given.
+    """
+    if for_ and until:
+        msg = "until: excludes for; write one of them"
+        raise ConfigError(msg)
+    try:
+        for_ms = parse_duration_ms(for_) if for_ else 0
+    except ValueError as fault:
+        msg = f"for: {fault}"
+        raise ConfigError(msg) from None
+    if for_ and not for_ms:
+        msg = f"for: {for_} is over at once; write a longer one"
+        raise ConfigError(msg)
+    try:
+        return Wanted(parse_moment_ms(until) if until else FOR_EVER, for_ms)
+    except ValueError as fault:
+        msg = f"until: {fault}"
+        raise ConfigError(msg) from None
+
+
+class Operator:
+    """One operator at one store.
+
+    Args:
+        policy: gives the policy in force.
+        store: where its counters are; one that answers itself, without anything that stands in for it.
+        who: as audit lines name them, like `token:alice`.
+        done: is called after each change, to have this process obey at once.
+
+    Raises:
+        ConfigError: the store keeps no orders.
+    """
+
+    def __init__(
+        self, policy: Callable[[], Policy], store: Store, who: str, *, done: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._policy = policy
+        self._store = store
+        self._who = who
+        self._done = done
+        book = book_of(store, policy().name)
+        if book is None:
+            msg = "store: keeps no orders; write memory:// or a redis:// URL"
+            raise ConfigError(msg)
+        self._book: Book = book
+
+    def as_who(self, who: str) -> Operator:
+        """The same, for somebody else."""
+        return Operator(self._policy, self._store, who, done=self._done)
+
+    async def peek(self, principal: str, *, plan: str = "") -> dict[str, Any]:
+        """What every rule that may charge *principal* has counted, and what is ordered for it. Changes nothing.
+
+        Args:
+            principal: as `ratelimiter.principals.parse_named` reads it.
+            plan: on which limits are to be shown that are by plan; the default if empty.
+
+        Raises:
+            ConfigError: an argument means nothing to the policy.
+            StoreError: the store gave no answer.
+        """
+        policy = self._policy()
+        named, digest = self._one(principal)
+        if plan and plan not in plans_of(policy):
+            msg = f"plan: {plan!r} is no plan; write {' or '.join(plans_of(policy)) or 'none'}"
+            raise ConfigError(msg)
+        orders, now_ms = await self._orders(policy)
+        terms = Terms(policy, orders, reader_for(policy), now_ms, lambda _: None)
+        found = Principal(named.source, digest)
+        value = value_of(named, policy)
+        plan = plan or ("" if policy.plan is None else policy.plan.default)
+        looks = []
+        for stated in self._rules(named, ""):
+            rule = terms.rule(stated, found, value, plan)
+            looks.append((stated, rule, terms.override(stated, found, value)))
+        hits = [
+            Hit(key_of(policy, rule, found, index), quota, 0, rule)
+            for _, rule, _ in looks
+            if rule is not None
+            for index, quota in enumerate(rule.quotas)
+        ]
+        outcomes: dict[str, dict[str, Any]] = {}
+        if hits:
+            receipt = await self._store.charge(hits)
+            used = {hit.rule.name: tally.used for hit, tally in reversed(list(zip(hits, receipt.tallies, strict=True)))}
+            for outcome in decide(hits, receipt).outcomes:
+                name = outcome.rule.name
+                outcomes[name] = {"used": used[name], "remaining": outcome.remaining, "reset_ms": outcome.reset_ms}
+        told = [
+            {
+                "rule": stated.name,
+                "limit": UNLIMITED if rule is None else spell_limit(rule.quota),
+                "kind": stated.quota.kind,
+                **outcomes.get(stated.name, {"used": 0, "remaining": None, "reset_ms": 0}),
+                "override": None if override is None else _told_override(override),
+            }
+            for stated, rule, override in looks
+        ]
+        block = next((block for block in orders.blocks if block.digest == digest), None)
+        self._say("peek", {"digest": digest})
+        return {
+            "digest": digest,
+            "plan": plan or None,
+            "blocked": None if block is None else {"until_ms": block.until_ms or None},
+            "shadow": orders.shadow,
+            "rules": told,
+        }
+
+    async def reset(self, principal: str, *, rule: str = "", balances: bool = False) -> dict[str, Any]:
+        """Forget what was counted of *principal*, and have every process ask the store again.
+
+        Args:
+            principal: whose.
+            rule: of which rule; of all if empty.
+            balances: also of rules that keep a balance: it is full again then, and no top-up remains.
+
+        Raises:
+            ConfigError: an argument means nothing to the policy.
+            StoreError: the store gave no answer; some of it may be forgotten.
+        """
+        policy = self._policy()
+        named, digest = self._one(principal)
+        rules = [each for each in self._rules(named, rule) if balances or rule or not isinstance(each.quota, Balance)]
+        if rule and isinstance(rules[0].quota, Balance) and not balances:
+            msg = (
+                f"rule: {rule} keeps a balance, which a reset would fill and rid of its top-ups; ask for balances, too"
+            )
+            raise ConfigError(msg)
+        found = Principal(named.source, digest)
+        # Both windows of a burst, though the rule may have none by now.
+        keys = dict.fromkeys(key_of(policy, each, found, index) for each in rules for index in (0, 1))
+
+        async def erase() -> None:
+            await self._book.erase(list(keys))
+
+        names = [each.name for each in rules]
+        await self._do("reset", {"digest": digest, "rule": rule or None, "new": {"rules": names}}, first=erase)
+        return {"digest": digest, "rules": names}
+
+    async def block(self, principal: str, wanted: Wanted = NO_END) -> dict[str, Any]:
+        """Refuse *principal* whatever it asks for, until that ends.
+
+        Raises:
+            ConfigError: an argument means nothing to the policy, or there are too many orders.
+            StoreError: the store gave no answer; it may be done.
+        """
+        _, digest = self._one(principal)
+        until_ms = await self._until_ms(wanted)
+        told = {"digest": digest, "new": {"blocked": True}, "until_ms": until_ms or None}
+        await self._do("block", told, field_of_block(digest), (until_ms, {"blocked": True}))
+        return {"digest": digest, "until_ms": until_ms or None}
+
+    async def unblock(self, principal: str) -> dict[str, Any]:
+        """Let *principal* in again, as far as its limits go.
+
+        Raises:
+            ConfigError: an argument means nothing to the policy.
+            StoreError: the store gave no answer; it may be done.
+        """
+        _, digest = self._one(principal)
+        old = await self._do("unblock", {"digest": digest, "new": None}, field_of_block(digest))
+        return {"digest": digest, "was_blocked": bool(old)}
+
+    async def set_override(
+        self, principal: str, *, rule: str = "", limit: str = "", plan: str = "", wanted: Wanted = NO_END
+    ) -> dict[str, Any]:
+        """Give *principal*, or all that a pattern fits, another limit or another plan; replaces what was set for the
+        same principal and rule.
+
+        Args:
+            principal: who; with `*` in its value, a pattern.
+            rule: for which rule; for all if empty: with a limit, those of its kind and window.
+            limit: in the notation of a policy, or `unlimited`.
+            plan: instead of a limit.
+            wanted: until when.
+
+        Raises:
+            ConfigError: an argument means nothing to the policy, or there are too many orders.
+            StoreError: the store gave no answer; it may be done.
+        """
+        who, entry = self._whom(principal)
+        entry |= {name: text for name, text in (("rule", rule), ("limit", limit), ("plan", plan)) if text}
+        try:
+            override = override_from(entry, FOR_EVER)
+            fault = override_fault(self._policy(), override)
+        except ValueError as error:
+            fault = str(error)
+        if fault:
+            msg = f"override: {fault}"
+            raise ConfigError(msg)
+        until_ms = await self._until_ms(wanted)
+        new: dict[str, Any] = {name: entry[name] for name in ("limit", "plan") if name in entry}
+        told = {"digest": who, "rule": rule or None, "new": new, "until_ms": until_ms or None}
+        old = await self._do("override set", told, field_of_override(who, rule), (until_ms, entry))
+        return {"digest": who, "rule": rule or None, **new, "until_ms": until_ms or None, "replaced": bool(old)}
+
+    async def remove_override(self, principal: str, *, rule: str = "") -> dict[str, Any]:
+        """Take back what was set for *principal* and *rule* at run time; what the policy file says stands.
+
+        Raises:
+            ConfigError: an argument means nothing to the policy.
+            StoreError: the store gave no answer; it may be done.
+        """
+        who, _ = self._whom(principal)
+        told = {"digest": who, "rule": rule or None, "new": None}
+        old = await self._do("override remove", told, field_of_override(who, rule))
+        return {"digest": who, "rule": rule or None, "was_set": bool(old)}
+
+    async def orders(self) -> dict[str, Any]:
+        """All that is ordered: overrides of the policy file among them, blocks, and whether all rules are in shadow.
+
+        Raises:
+            StoreError: the store gave no answer.
+        """
+        policy = self._policy()
+        orders, _ = await self._orders(policy)
+        self._say("override list", {})
+        return {
+            "overrides": [
+                *(_told_override(override) | {"from": "store"} for override in orders.overrides),
+                *(_told_override(override) | {"from": "file"} for override in policy.overrides),
+            ],
+            "blocks": [{"digest": block.digest, "until_ms": block.until_ms or None} for block in orders.blocks],
+            "shadow": {"on": orders.shadow, "until_ms": orders.shadow_until_ms or None},
+        }
+
+    async def shadow(self, *, on: bool, wanted: Wanted = NO_END) -> dict[str, Any]:
+        """Have no rule refuse anybody, or have them refuse again. All is counted as before, and blocks and what
+        requests must bring stand.
+
+        Raises:
+            ConfigError: an argument cannot be used.
+            StoreError: the store gave no answer; it may be done.
+        """
+        until_ms = await self._until_ms(wanted) if on else FOR_EVER
+        told = {"new": {"on": on}, "until_ms": until_ms or None}
+        old = await self._do("shadow", told, SHADOW, (until_ms, {"on": True}) if on else None)
+        return {"on": on, "until_ms": until_ms or None, "was_on": bool(old)}
+
+    async def topup(self, principal: str, units: int, *, rule: str = "") -> dict[str, Any]:
+        """Credit a balance of *principal* with *units*.
+
+        Args:
+            principal: whose.
+            units: 1 to 10^9.
+            rule: which balance, if there are several.
+
+        Raises:
+            ConfigError: an argument means nothing to the policy, or the balance would be too large.
+            StoreError: the store gave no answer; it may be done: peek before doing it again.
+        """
+        policy = self._policy()
+        named, digest = self._one(principal)
+        balances = [each for each in self._rules(named, rule) if isinstance(each.quota, Balance)]
+        if len(balances) != 1:
+            names = ", ".join(each.name for each in balances)
+            what = f"is not one rule with a balance; name one of {names}" if balances else "has no balance"
+            msg = f"rule: {rule or 'what is given'} {what}"
+            raise ConfigError(msg)
+        balance = balances[0]
+        try:
+            hit = topup(key_of(policy, balance, Principal(named.source, digest), 0), balance.quota, units, balance)
+        except ValueError as fault:
+            msg = f"units: {fault}"
+            raise ConfigError(msg) from None
+        available = 0
+
+        async def credit() -> None:
+            nonlocal available
+            receipt = await self._store.charge([hit])
+            if not receipt.admitted:
+                msg = f"units: {units} more than there is would be too large a balance; credit less"
+                raise ConfigError(msg)
+            available = balance.quota.limit - receipt.tallies[0].used
+
+        await self._do("topup", {"digest": digest, "rule": balance.name, "new": {"units": units}}, first=credit)
+        return {"digest": digest, "rule": balance.name, "units": units, "available": available}
+
+    async def told(self, number: int = TOLD) -> list[dict[str, Any]]:
+        """The last *number* audit lines of all operators, the latest first.
+
+        Raises:
+            StoreError: the store gave no answer.
+        """
+        lines = await self._book.told(number)
+        return [json.loads(line) for line in lines]
+
+    # --- What the verbs have in common
+
+    def _one(self, text: str) -> tuple[Named, str]:
+        """Somebody, and the digest by which the policy knows them."""
+        named = self._named(text)
+        if named.pattern is not None:
+            msg = "principal: what is given is a pattern; write one principal, as only overrides are for several"
+            raise ConfigError(msg)
+        try:
+            digests = digests_of(named, self._policy())
+        except ValueError as fault:
+            msg = f"principal: {fault}"
+            raise ConfigError(msg) from None
+        return named, next(iter(digests))
+
+    def _whom(self, text: str) -> tuple[str, dict[str, str]]:
+        """What stands for somebody, or for a pattern, and the beginning of an override for them."""
+        named = self._named(text)
+        if named.pattern is None:
+            _, digest = self._one(text)
+            return digest, {"who": digest}
+        known = [str(source) for source in sources_of(self._policy())]
+        if named.source not in known:
+            msg = f"principal: {named.source} is not where a rule looks for who is charged; write {' or '.join(known)}"
+            raise ConfigError(msg)
+        who = pattern_digest(named.source, named.value)
+        return who, {"who": who, "pattern": named.value, "source": named.source}
+
+    @staticmethod
+    def _named(text: str) -> Named:
+        try:
+            return parse_named(text)
+        except ValueError as fault:
+            msg = f"principal: {fault}"
+            raise ConfigError(msg) from None
+
+    def _rules(self, named: Named, name: str) -> list[Rule]:
+        """The rules that may charge *named*, or of them the one with that *name*."""
+        rules = [
+            rule
+            for rule in self._policy().rules
+            if named.source in ("digest", str(CLIENT)) or named.source in map(str, rule.principal)
+        ]
+        if not name:
+            return rules
+        found = [rule for rule in rules if rule.name == name]
+        if not found:
+            msg = f"rule: {name!r} is no rule that charges {named.source}; write {' or '.join(r.name for r in rules)}"
+            raise ConfigError(msg)
+        return found
+
+    async def _orders(self, policy: Policy) -> tuple[Orders, int]:
+        page = await self._book.read()
+        return orders_of(page, policy, 0, lambda *_: None) if page.fields else NO_ORDERS, page.now_ms
+
+    async def _until_ms(self, wanted: Wanted) -> int:
+        """When what is *wanted* ends, by the store's clock."""
+        if wanted == NO_END:
+            return FOR_EVER
+        now_ms = (await self._book.read()).now_ms
+        until_ms = now_ms + wanted.for_ms if wanted.for_ms else wanted.until_ms
+        if not now_ms < until_ms <= now_ms + UNTIL_MS_MAX:
+            msg = "until: is not within the next hundred years; write a moment that is"
+            raise ConfigError(msg)
+        return until_ms
+
+    async def _do(
+        self,
+        verb: str,
+        told: dict[str, Any],
+        field: str = "",
+        value: tuple[int, dict[str, Any]] | None = None,
+        *,
+        first: Callable[[], Awaitable[None]] | None = None,
+    ) -> Any:
+        """Carry out one verb and have it told of; what was there before, None if nothing was."""
+        line = {"who": self._who, "verb": verb, **told}
+        try:
+            if first is not None:
+                await first()
+            spelled = None if value is None else (value[0], json.dumps(value[1]))
+            old = await self._book.write(json.dumps(line).removesuffix("}"), field, spelled)
+        except BookFullError:
+            msg = "orders: there are as many as can be kept; remove some first"
+            raise ConfigError(msg) from None
+        except (StoreError, ConfigError) as error:
+            self._say(verb, told | {"failed": getattr(error, "kind", "refused")})
+            raise
+        before = json.loads(old) if old else None
+        self._say(verb, told | {"old": before})
+        if self._done is not None:
+            await self._done()
+        return before
+
+    def _say(self, verb: str, told: dict[str, Any]) -> None:
+        audit.info("%s", json.dumps({"who": self._who, "verb": verb, **told}))
+
+
+def _told_override(override: Override) -> dict[str, Any]:
+    return {
+        "digest": ",".join(sorted(override.digests)),
+        "pattern": None if override.pattern is None else b"*".join(override.pattern.parts).decode(),
+        "source": override.source or None,
+        "rule": override.rule or None,
+        "limit": None if override.plan else UNLIMITED if override.quota is None else spell_limit(override.quota),
+        "plan": override.plan or None,
+        "until_ms": override.until_ms or None,
+    }

@@ -1,0 +1,318 @@
+"""Goal: each principal meets the limits that are meant for it, and what it was counted stays. Method: a limiter on the
+embedded store, asked as callers would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ratelimiter.core.decision import BLOCKED, BLOCKED_WAIT_MS, OVER_LIMIT, UNMATCHED, WITHIN_LIMIT
+from ratelimiter.core.headers import x_ratelimit
+from ratelimiter.core.identity import Identity
+from ratelimiter.core.matching import Match
+from ratelimiter.core.orders import Block, Orders, Override, PlanChoice, parse_pattern
+from ratelimiter.core.policy import Planner, Policy, Rule, reader_for
+from ratelimiter.core.principal import Source, Trust
+from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.terms import adapted, override_fault
+from tests.requesting import Gate, request
+
+if TYPE_CHECKING:
+    from ratelimiter.core.decision import Decision
+    from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.request import Request
+
+MINUTE = 60_000
+KEY = Source("header", "x-api-key")
+BY_PLAN = (("basic", Quota(1, MINUTE)), ("pro", Quota(3, MINUTE)), ("free", None))
+PLANS = PlanChoice("basic", (Source("header", "x-plan"),))
+TRUSTED = Trust(proxies=(ip_network("10.0.0.0/8"),))
+
+
+def by_plan(**more: Any) -> Rule:
+    return Rule("rule", Quota(1, MINUTE), principal=(KEY,), **{"plans": BY_PLAN, **more})
+
+
+def of(key: str, plan: str = "", *, peer: str = "10.0.0.1") -> Request:
+    headers = [("x-api-key", key), *([("x-plan", plan)] if plan else [])]
+    return request("/", headers=headers, peer=peer)
+
+
+def digest(policy: Policy, key: str) -> str:
+    return reader_for(policy).principal("header:x-api-key", key.encode()).digest
+
+
+def limit(decision: Decision) -> str:
+    headers = dict(x_ratelimit(decision))
+    return f"{headers[b'x-ratelimit-remaining'].decode()} of {headers[b'x-ratelimit-limit'].decode()}"
+
+
+class TestPlans:
+    """The limits of a plan."""
+
+    @pytest.fixture
+    def gate(self) -> Gate:
+        return Gate(by_plan(), plan=PLANS, trust=TRUSTED)
+
+    async def test_the_header_of_a_trusted_peer(self, gate: Gate) -> None:
+        """It says the plan, and the answer's headers have its figures."""
+        decisions = await gate.decide(of("a"), of("b", "pro"), of("c", "basic"))
+
+        assert ["0 of 1", "2 of 3", "0 of 1"] == [limit(decision) for decision in decisions]
+
+    async def test_the_header_of_anybody_else(self, gate: Gate) -> None:
+        """It says nothing, nor is it even read: twice there, it refuses nobody."""
+        twice = request("/", headers=[("x-api-key", "b"), ("x-plan", "pro"), ("X-Plan", "pro")], peer="192.0.2.1")
+
+        assert ["0 of 1", "0 of 1"] == [limit(d) for d in await gate.decide(of("a", "pro", peer="192.0.2.1"), twice)]
+
+    async def test_a_plan_without_a_limit(self, gate: Gate) -> None:
+        """Nothing is counted for it."""
+        assert [UNMATCHED] * 5 == await gate.reasons(*[of("a", "free")] * 5)
+        assert [WITHIN_LIMIT, OVER_LIMIT] == await gate.reasons(*[of("a")] * 2)
+
+    async def test_counters_are_kept_when_the_plan_changes(self, gate: Gate) -> None:
+        """Up and down again: what was spent is spent."""
+        assert [WITHIN_LIMIT, OVER_LIMIT] == await gate.reasons(of("a"), of("a"))
+        assert ["1 of 3", "0 of 3"] == [limit(d) for d in await gate.decide(of("a", "pro"), of("a", "pro"))]
+        assert [OVER_LIMIT, OVER_LIMIT] == await gate.reasons(of("a", "pro"), of("a"))
+
+    async def test_an_unknown_plan_is_the_default_and_told_once(
+        self, gate: Gate, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """And no more than a few of them are told, whatever somebody makes up."""
+        for number in range(100):
+            assert ["0 of 1"] == [limit(d) for d in await gate.decide(of(f"k{number}", f"gold{number % 50}"))]
+
+        assert "gold0" in caplog.text
+        assert 1 == caplog.text.count("'gold0'")
+        assert 32 == len(caplog.records)
+
+    def test_credentials_say_before_the_header(self) -> None:
+        """What is verified wins over what a peer says."""
+        planner = Planner(Policy((by_plan(),), plan=PLANS, trust=TRUSTED))
+        asked = of("a", "basic")
+        plan = planner.plan(asked)
+
+        assert 3 == plan.hits_of(asked, Identity(plan="pro"))[0].quota.limit
+        assert 1 == plan.hits_of(asked, Identity(plan=""))[0].quota.limit
+        assert () == plan.hits_of(asked, Identity(plan="free"))
+
+    async def test_rules_by_plan_beside_others(self) -> None:
+        """Two windows at once, each by plan, and one that is the same for all."""
+        hourly = Rule(
+            "hourly", Quota(2, 3_600_000), principal=(KEY,), plans=(("basic", Quota(2, 3_600_000)), ("pro", None))
+        )
+        gate = Gate(Rule("minute", Quota(2, MINUTE), principal=(KEY,)), hourly, plan=PlanChoice("basic"))
+
+        assert [2, 2] == [outcome.rule.quota.limit for outcome in (await gate.decide(of("a")))[0].outcomes]
+
+    async def test_a_burst_stays(self) -> None:
+        """What the rule says beside its limit holds for every plan."""
+        gate = Gate(by_plan(burst=2), plan=PLANS, trust=TRUSTED)
+
+        assert 3 == await gate.admitted([of("a")] * 9)
+        assert 5 == await gate.admitted([of("b", "pro")] * 9)
+
+
+def test_plain_policies_take_the_plain_way() -> None:
+    """Where all principals meet the same rules nothing is asked: that is decided when the policy is loaded."""
+    assert Planner(Policy((Rule("rule", Quota(1, MINUTE)),))).terms is None
+    assert Planner(Policy((by_plan(),), plan=PLANS)).terms is not None
+
+
+@pytest.mark.parametrize(
+    ("rules", "plan", "fault"),
+    [
+        ([by_plan()], None, "plan does not say"),
+        ([by_plan(plans=(("pro", Quota(3, MINUTE)),))], PLANS, "no limit for plan basic"),
+        ([by_plan(), replace(by_plan(plans=BY_PLAN[:1]), name="other")], PLANS, "rule other has no limit for plan pro"),
+        ([by_plan(burst=10, plans=(("basic", Quota(10**8, MINUTE)),))], PLANS, "plan basic: burst must be"),
+        ([by_plan(cost=2)], PLANS, "plan basic: the cost of 2 never fits a limit of 1"),
+    ],
+)
+def test_plans_that_cannot_be(rules: list[Rule], plan: PlanChoice | None, fault: str) -> None:
+    """A policy whose plans have holes is refused whole."""
+    with pytest.raises(ValueError, match=fault):
+        Policy(tuple(rules), plan=plan)
+
+
+class TestOverrides:
+    """What is different for some principals."""
+
+    def policy(self, *overrides: Override, **more: Any) -> Policy:
+        rules = (by_plan(), Rule("hour", Quota(100, 3_600_000), principal=(KEY,)))
+        return Policy(rules, plan=PLANS, trust=TRUSTED, overrides=overrides, **more)
+
+    def limits(
+        self, policy: Policy, key: str, *, orders: Orders | None = None, now_ms: int = 0, plan: str = ""
+    ) -> list[int]:
+        planner = Planner(policy, orders or Orders(), now_ms=now_ms)
+        return [hit.quota.limit for hit in planner.hits(of(key, plan))]
+
+    def exact(self, key: str, **more: Any) -> Override:
+        return Override(frozenset({digest(self.policy(), key)}), **more)
+
+    def fitting(self, pattern: str, **more: Any) -> Override:
+        return Override(frozenset({"~"}), parse_pattern(pattern), **more)
+
+    def test_exact_before_pattern_before_plan_before_default(self) -> None:
+        """The more exactly somebody is meant, the more it counts, in whatever order it is written."""
+        policy = self.policy(
+            self.fitting("a*", rule="rule", quota=Quota(20, MINUTE)),
+            self.exact("alice", rule="rule", quota=Quota(30, MINUTE)),
+        )
+
+        assert [30, 100] == self.limits(policy, "alice", plan="pro")
+        assert [20, 100] == self.limits(policy, "alan", plan="pro")
+        assert [3, 100] == self.limits(policy, "bob", plan="pro")
+        assert [1, 100] == self.limits(policy, "bob")
+
+    def test_of_one_rule_before_all(self) -> None:
+        """An override for one rule leaves the others to what is said of all."""
+        policy = self.policy(self.exact("a", plan="pro"), self.exact("a", rule="rule", quota=Quota(7, MINUTE)))
+
+        assert [7, 100] == self.limits(policy, "a")
+
+    def test_exact_of_all_before_a_pattern_of_one_rule(self) -> None:
+        """Exactness of the principal comes first."""
+        policy = self.policy(self.fitting("*", rule="rule", quota=Quota(7, MINUTE)), self.exact("a", plan="pro"))
+
+        assert [3, 100] == self.limits(policy, "a")
+
+    def test_a_limit_for_all_is_for_those_of_its_window(self) -> None:
+        """60/hour says nothing of a rule per minute."""
+        assert [1, 7] == self.limits(self.policy(self.exact("a", quota=Quota(7, 3_600_000))), "a")
+
+    def test_no_limit(self) -> None:
+        """With neither limit nor plan, for one rule or for all."""
+        assert [100] == self.limits(self.policy(self.exact("a", rule="rule")), "a")
+        assert [] == self.limits(self.policy(self.exact("a")), "a")
+
+    def test_run_time_before_the_file(self) -> None:
+        """Equally exact, what an operator has just ordered prevails."""
+        policy = self.policy(self.exact("a", rule="rule", quota=Quota(7, MINUTE)))
+        orders = Orders(overrides=(self.exact("a", rule="rule", quota=Quota(8, MINUTE)),))
+
+        assert [8, 100] == self.limits(policy, "a", orders=orders)
+        assert [7, 100] == self.limits(policy, "a")
+
+    def test_the_file_s_end_too(self) -> None:
+        """An override of the policy holds until its moment."""
+        policy = self.policy(self.exact("a", rule="rule", quota=Quota(7, MINUTE), until_ms=1000))
+
+        assert [7, 100] == self.limits(policy, "a", now_ms=999)
+        assert [1, 100] == self.limits(policy, "a", now_ms=1000)
+
+    def test_a_pattern_of_one_source(self) -> None:
+        """It is not held against what was found elsewhere."""
+        policy = self.policy(self.fitting("*", source="bearer", rule="rule", quota=Quota(7, MINUTE)))
+
+        assert [1, 100] == self.limits(policy, "a")
+
+    def test_what_is_remembered_is_bounded_and_right(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many principals come, each meets its own limit."""
+        monkeypatch.setattr("ratelimiter.core.terms.PRINCIPALS_MAX", 3)
+        policy = self.policy(self.fitting("*7", rule="rule", quota=Quota(7, MINUTE)))
+        planner = Planner(policy)
+        for _ in range(2):
+            for number in range(30):
+                assert (7 if number % 10 == 7 else 1) == planner.hits(of(f"k{number}"))[0].quota.limit
+        assert planner.terms is not None
+        assert len(planner.terms._applying) <= 3
+
+    def test_a_principal_s_value_is_nowhere_shown(self) -> None:
+        """Neither in the representation of a policy nor in that of its overrides (8)."""
+        assert "secretive" not in repr(self.policy(self.fitting("secretive*", plan="pro")))
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "named", "expected"),
+    [
+        (Quota(1, MINUTE), Quota(5, 1000), True, Quota(5, 1000)),
+        (Quota(1, MINUTE), Quota(5, 1000), False, None),
+        (Bucket(10, 1, 1000), Quota(5, 1000), False, Bucket(10, 5, 1000)),
+        (Bucket(10, 1, 1000), Quota(50, 1000), False, Bucket(50, 50, 1000)),
+        (Bucket(10, 1, 1000), Quota(5, MINUTE), False, None),
+        (Period(5, "month", "Europe/Berlin"), Period(9, "month"), False, Period(9, "month", "Europe/Berlin")),
+        (Period(5, "month"), Period(9, "year"), True, None),
+        (Period(5, "day", "Europe/Berlin"), Quota(9, 86_400_000), False, Period(9, "day", "Europe/Berlin")),
+        (Period(5, "month"), Quota(9, MINUTE), True, None),
+        (Slots(5, 1000), Slots(9), False, Slots(9, 1000)),
+        (Balance(5), Balance(9), False, Balance(9)),
+        (Balance(5), Slots(9), True, None),
+        (Slots(5), Quota(9, MINUTE), True, None),
+    ],
+)
+def test_the_number_is_the_override_s_and_all_else_the_rule_s(
+    own: AnyQuota, given: AnyQuota, named: bool, expected: AnyQuota | None
+) -> None:
+    """A limit of another kind is none of this rule."""
+    assert expected == adapted(Rule("rule", own), given, named=named)
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        (Override(frozenset({"a"}), rule="other"), "'other' is no rule; write rule or credits"),
+        (Override(frozenset({"a"}), plan="gold"), "'gold' is no plan; write basic or pro"),
+        (Override(frozenset({"a"}), rule="credits", quota=Quota(1, MINUTE)), "credits limits something else"),
+        (Override(frozenset({"a"}), quota=Quota(1, 1000)), "no rule has this kind and window"),
+        (Override(frozenset({"a"}), rule="rule", quota=Quota(1, MINUTE)), "the cost of 2 never fits a limit of 1"),
+        (Override(frozenset({"a"}), rule="rule", quota=Quota(2, MINUTE)), ""),
+    ],
+)
+def test_overrides_that_mean_nothing(override: Override, fault: str) -> None:
+    """They are refused with what would do."""
+    plans = (("basic", Quota(5, MINUTE)), ("pro", None))
+    policy = Policy((by_plan(cost=2, plans=plans), Rule("credits", Balance(5))), plan=PLANS)
+
+    assert override_fault(policy, override).startswith(fault)
+    assert bool(fault) == bool(override_fault(policy, override))
+
+
+class TestBlocks:
+    """Who is blocked is refused, and charged nothing."""
+
+    async def test_until_it_ends(self) -> None:
+        """Retry-After is what is left of it, to the millisecond here; others go on."""
+        gate = Gate(by_plan(), plan=PLANS)
+        until_ms = gate.clock() + 5000
+        gate.limiter.obey(Orders("v", blocks=(Block(digest(gate.policy, "a"), until_ms),)))
+        gate.clock.advance(1500)
+        refused, admitted = await gate.decide(of("a"), of("b"))
+
+        assert (False, BLOCKED, 3500) == (refused.allowed, refused.reason, refused.retry_after_ms)
+        assert admitted.allowed
+        gate.limiter.obey(Orders("w"))
+        assert [WITHIN_LIMIT] == await gate.reasons(of("a"))
+
+    async def test_until_further_notice(self) -> None:
+        """Then a client is told to ask again in an hour."""
+        gate = Gate(by_plan(), plan=PLANS)
+        gate.limiter.obey(Orders("v", blocks=(Block(digest(gate.policy, "a"), 0),)))
+
+        assert [BLOCKED_WAIT_MS] == [decision.retry_after_ms for decision in await gate.decide(of("a"))]
+
+    async def test_by_whatever_name(self) -> None:
+        """A blocked address gets in with no key, and a request that no rule matches is refused, too."""
+        gate = Gate(by_plan(match=Match(path="/v1/**")), plan=PLANS)
+        blocked = reader_for(gate.policy).principal("client", b"192.0.2.1").digest
+        gate.limiter.obey(Orders("v", blocks=(Block(blocked, 0),)))
+        elsewhere = request("/elsewhere", peer="192.0.2.1")
+
+        assert [BLOCKED, BLOCKED, UNMATCHED] == await gate.reasons(
+            of("a", peer="192.0.2.1"), elsewhere, elsewhere._replace(peer="192.0.2.2")
+        )
+
+    async def test_no_store_is_asked(self) -> None:
+        """A flood of a blocked principal costs the store nothing."""
+        gate = Gate(by_plan(), plan=PLANS)
+        gate.limiter.obey(Orders("v", blocks=(Block(digest(gate.policy, "a"), 0),)))
+        await gate.decide(*[of("a")] * 10)
+
+        assert 0 == len(gate.limiter.store)  # type: ignore[arg-type]

@@ -1,0 +1,269 @@
+"""Goal: each verb does what it says, to whom it says, and leaves a line of audit. Method: the embedded store, with a
+clock as argument.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ratelimiter.core.orders import PlanChoice
+from ratelimiter.core.policy import Policy, Rule, reader_for
+from ratelimiter.core.principal import Source
+from ratelimiter.core.quota import Quota
+from ratelimiter.errors import ConfigError, StoreError
+from ratelimiter.limiter import Limiter
+from ratelimiter.standing_orders import StandingOrders
+from ratelimiter.stores import books
+from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.stores.opening import open_store
+from ratelimiter.testing import FakeClock
+from ratelimiter.verbs import Operator, Wanted, read_wanted
+from tests.requesting import request
+from tests.stores.redis_server import free_port
+
+if TYPE_CHECKING:
+    from ratelimiter.core.request import Request
+
+MINUTE = 60_000
+KEY = Source("header", "x-api-key")
+ALICE = "header:X-API-Key=alice"
+PLANS = (("basic", Quota(3, MINUTE)), ("pro", Quota(9, MINUTE)))
+POLICY = Policy(
+    (
+        Rule("minute", Quota(3, MINUTE), principal=(KEY,), plans=PLANS, burst=1),
+        Rule("address", Quota(100, MINUTE)),
+    ),
+    plan=PlanChoice("basic"),
+)
+DIGEST = reader_for(POLICY).principal("header:x-api-key", b"alice").digest
+
+
+class Scene:
+    """A limiter that obeys, and an operator beside it."""
+
+    def __init__(self, policy: Policy = POLICY) -> None:
+        self.clock = FakeClock()
+        self.limiter = Limiter(policy, MemoryStore(clock=self.clock), clock=self.clock)
+        self.standing = StandingOrders(self.limiter, clock=self.clock)
+        self.operator = Operator(lambda: self.limiter.policy, self.limiter.store, "user:ann")
+
+    async def admitted(self, count: int, key: str = "alice") -> int:
+        return sum([(await self.limiter.decide(of(key)))[0].allowed for _ in range(count)])
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def of(key: str = "alice") -> Request:
+    return request("/", headers=[("x-api-key", key)])
+
+
+async def test_peek_says_what_is_counted(scene: Scene) -> None:
+    """Every rule that may charge the principal, with the figures that its next answer would have."""
+    await scene.admitted(2)
+    scene.clock.advance(1000)
+    told = await scene.operator.peek(ALICE)
+
+    assert {
+        "digest": DIGEST,
+        "plan": "basic",
+        "blocked": None,
+        "shadow": False,
+        "rules": [
+            {
+                "rule": "minute",
+                "limit": "3 per minute",
+                "kind": "window",
+                "used": 2,
+                "remaining": 1,
+                "reset_ms": 59_000,
+                "override": None,
+            }
+        ],
+    } == told
+    assert told == await scene.operator.peek(f"digest={DIGEST}") | {"rules": told["rules"]}
+
+
+async def test_peek_changes_nothing(scene: Scene) -> None:
+    """However often, for known and for unknown principals."""
+    await scene.admitted(4)
+    before = await scene.operator.peek(ALICE)
+    for _ in range(5):
+        await scene.operator.peek(ALICE)
+        await scene.operator.peek("client=192.0.2.1")
+
+    assert before == await scene.operator.peek(ALICE)
+    assert 0 == before["rules"][0]["remaining"]
+    assert [] == await scene.operator.told()
+    assert 3 == len(scene.limiter.store)  # type: ignore[arg-type]  # two windows of a burst, and an address
+
+
+async def test_peek_says_what_is_ordered(scene: Scene) -> None:
+    """A block, an override and the switch; and limits of a plan that is asked for."""
+    await scene.operator.block(ALICE, Wanted(for_ms=5000))
+    await scene.operator.set_override(ALICE, rule="minute", limit="7/minute", wanted=Wanted(for_ms=9000))
+    await scene.operator.shadow(on=True)
+    told = await scene.operator.peek(ALICE, plan="pro")
+
+    assert ({"until_ms": scene.clock() + 5000}, True, "pro") == (told["blocked"], told["shadow"], told["plan"])
+    assert "7 per minute" == told["rules"][0]["limit"]
+    assert ("7 per minute", scene.clock() + 9000) == (
+        told["rules"][0]["override"]["limit"],
+        told["rules"][0]["override"]["until_ms"],
+    )
+    assert "9 per minute" == (await scene.operator.peek("header:X-API-Key=bob", plan="pro"))["rules"][0]["limit"]
+
+
+async def test_reset_of_one_rule(scene: Scene) -> None:
+    """The others keep what they have."""
+    two = Policy((*POLICY.rules, Rule("hour", Quota(50, 60 * MINUTE), principal=(KEY,))), plan=PLANS and POLICY.plan)
+    scene = Scene(two)
+    await scene.admitted(5)
+    assert {"digest": DIGEST, "rules": ["minute"]} == await scene.operator.reset(ALICE, rule="minute")
+
+    assert [0, 4] == [rule["used"] for rule in (await scene.operator.peek(ALICE))["rules"]]
+
+
+async def test_override_by_plan_and_by_pattern(scene: Scene) -> None:
+    """For one, and for all that fit; the counters stay."""
+    assert 4 == await scene.admitted(9)
+    await scene.operator.set_override(ALICE, plan="pro")
+    assert 6 == await scene.admitted(9)
+    told = await scene.operator.set_override("header:X-API-Key=batch-*", rule="minute", limit="unlimited")
+    assert (False, "minute", "unlimited") == (told["replaced"], told["rule"], told["limit"])
+    assert 50 == await scene.admitted(50, "batch-1")
+    assert (await scene.operator.remove_override("header:X-API-Key=batch-*", rule="minute"))["was_set"]
+    assert 4 == await scene.admitted(9, "batch-1")
+
+
+async def test_the_list(scene: Scene) -> None:
+    """All that is ordered, and what the policy file overrides."""
+    await scene.operator.set_override(ALICE, rule="minute", limit="7/minute")
+    await scene.operator.set_override("header:X-API-Key=batch-*", plan="pro", wanted=Wanted(for_ms=1000))
+    await scene.operator.block(ALICE)
+    told = await scene.operator.orders()
+
+    assert {("7 per minute", None, None), (None, "pro", "batch-*")} == {
+        (each["limit"], each["plan"], each["pattern"]) for each in told["overrides"]
+    }
+    assert [{"digest": DIGEST, "until_ms": None}] == told["blocks"]
+    assert {"on": False, "until_ms": None} == told["shadow"]
+    scene.clock.advance(1000)
+    assert 1 == len((await scene.operator.orders())["overrides"])
+
+
+async def test_audit(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """Each verb leaves one line: who, what, whom by digest, what was before; those that change are kept, too."""
+    caplog.set_level(logging.INFO, logger="ratelimiter.audit")
+    await scene.operator.set_override(ALICE, rule="minute", limit="7/minute")
+    await scene.operator.set_override(ALICE, rule="minute", limit="8/minute", wanted=Wanted(for_ms=1000))
+    await scene.operator.as_who("token:bob").block(ALICE)
+    await scene.operator.unblock(ALICE)
+    await scene.operator.reset(ALICE)
+    await scene.operator.shadow(on=True)
+    await scene.operator.peek(ALICE)
+    kept = list(reversed(await scene.operator.told()))
+    lines = [json.loads(record.getMessage()) for record in caplog.records]
+
+    assert ["override set"] * 2 + ["block", "unblock", "reset", "shadow"] == [line["verb"] for line in kept]
+    assert [line["verb"] for line in kept] + ["peek"] == [line["verb"] for line in lines]
+    assert ["user:ann", "user:ann", "token:bob", "user:ann", "user:ann", "user:ann"] == [line["who"] for line in kept]
+    assert {
+        "who": "user:ann",
+        "verb": "override set",
+        "digest": DIGEST,
+        "rule": "minute",
+        "new": {"limit": "8/minute"},
+        "until_ms": scene.clock() + 1000,
+        "at_ms": scene.clock(),
+        "old": {"who": DIGEST, "rule": "minute", "limit": "7/minute"},
+    } == kept[1]
+    assert all(line.get("digest", DIGEST) == DIGEST for line in kept)
+    assert "alice" not in caplog.text + json.dumps(kept)
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "fault"),
+    [
+        ("peek", {"principal": "alice"}, "principal: what is given is not a principal; write one like"),
+        ("peek", {"principal": "header:X-Other=a"}, "principal: header:x-other is not where"),
+        ("peek", {"principal": ALICE, "plan": "gold"}, "plan: 'gold' is no plan; write basic or pro"),
+        ("peek", {"principal": "header:X-API-Key=a*"}, "principal: what is given is a pattern"),
+        ("reset", {"principal": ALICE, "rule": "other"}, "rule: 'other' is no rule"),
+        ("reset", {"principal": ALICE, "rule": "address"}, "rule: 'address' is no rule that charges header:x-api-key"),
+        ("block", {"principal": ALICE, "wanted": Wanted(until_ms=1)}, "until: is not within"),
+        ("block", {"principal": ALICE, "wanted": Wanted(for_ms=10**15)}, "until: is not within"),
+        ("set_override", {"principal": ALICE, "limit": "7 parsecs"}, "override: '7 parsecs' is not a limit"),
+        ("set_override", {"principal": ALICE, "plan": "gold"}, "override: 'gold' is no plan"),
+        ("set_override", {"principal": ALICE, "rule": "x", "limit": "1/minute"}, "override: 'x' is no rule"),
+        ("set_override", {"principal": ALICE, "limit": "1/hour"}, "override: no rule has this kind and window"),
+        ("set_override", {"principal": ALICE}, "override: an override is for somebody, and says either"),
+        ("set_override", {"principal": ALICE, "limit": "1/minute", "plan": "pro"}, "override: an override is"),
+        ("set_override", {"principal": "header:X-O=*", "plan": "pro"}, "principal: header:x-o is not where"),
+        ("topup", {"principal": ALICE, "units": 1}, "rule: what is given has no balance"),
+    ],
+)
+async def test_what_means_nothing(scene: Scene, verb: str, given: dict[str, Any], fault: str) -> None:
+    """It is refused with what would do, and nothing is changed."""
+    with pytest.raises(ConfigError) as caught:
+        await getattr(scene.operator, verb)(**given)
+
+    assert str(caught.value).startswith(fault)
+    assert [] == await scene.operator.told()
+
+
+@pytest.mark.parametrize(
+    ("for_", "until", "fault"),
+    [
+        ("10m", "2030-01-01T00:00:00Z", "until: excludes for"),
+        ("soon", "", "for: 'soon' is not a duration"),
+        ("0s", "", "for: 0s is over at once"),
+        ("", "2030-01-01", "until: '2030-01-01' is not a moment everywhere"),
+        ("", "soon", "until: 'soon' is not a moment"),
+    ],
+)
+def test_ends_that_are_none(for_: str, until: str, fault: str) -> None:
+    """They are refused with what would do."""
+    with pytest.raises(ConfigError) as caught:
+        read_wanted(for_, until)
+
+    assert str(caught.value).startswith(fault)
+
+
+def test_ends() -> None:
+    """A while, a moment, or none."""
+    assert [Wanted(0, 600_000), Wanted(1_893_456_000_000, 0), Wanted()] == [
+        read_wanted("10m", ""),
+        read_wanted("", "2030-01-01T00:00:00Z"),
+        read_wanted("", ""),
+    ]
+
+
+async def test_too_many_orders(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is an end to them, and it is told."""
+    monkeypatch.setattr(books, "ORDERS_MAX", 1)
+    await scene.operator.block(ALICE)
+    with pytest.raises(ConfigError, match="orders: there are as many as can be kept"):
+        await scene.operator.block("header:X-API-Key=bob")
+
+
+async def test_no_store(caplog: pytest.LogCaptureFixture) -> None:
+    """An operator without a store hears of it, and the line of audit says that it came to nothing."""
+    policy = Policy(POLICY.rules, plan=POLICY.plan, store=f"redis://127.0.0.1:{free_port()}/0")
+    operator = Operator(lambda: policy, open_store(policy.store), "user:ann")
+    for verb in (operator.peek(ALICE), operator.reset(ALICE), operator.block(ALICE), operator.orders()):
+        with pytest.raises(StoreError):
+            await verb
+    assert {"failed": "unreachable"}.items() <= json.loads(caplog.records[-1].getMessage()).items()
+
+
+def test_a_store_without_orders() -> None:
+    """An approximate one keeps none."""
+    with pytest.raises(ConfigError, match="store: keeps no orders"):
+        Operator(lambda: POLICY, open_store("limits+memcached://127.0.0.1:1"), "user:ann")
