@@ -24,7 +24,7 @@ KNOWN_BY = {
     "limits": {"notation", "stores.bridge"},
     "prometheus_client": {"instruments"},
     "ruamel": {"documents"},
-    "starlette": {"admin", "demo", "handlers"},
+    "starlette": {"admin", "demo", "handlers", "operator_api"},
     "uvicorn": {"admin", "demo"},
     "uvloop": {"proxy.server"},
     "httptools": set(),  # uvicorn's parser: the proxy has a stricter one of its own, for which this one is a test
@@ -58,6 +58,7 @@ EDGES = {
     "handlers",
     "metrics",
     "middleware",
+    "operator_api",
     "proxy",
     "proxy_metrics",
     "sidecar",
@@ -65,7 +66,7 @@ EDGES = {
 MAY_ALSO = {
     "cli": {"demo", "sidecar"},
     "gate": {"proxy"},
-    "sidecar": {"access_log", "admin", "gate", "metrics", "proxy", "proxy_metrics"},
+    "sidecar": {"access_log", "admin", "gate", "metrics", "operator_api", "proxy", "proxy_metrics"},
     "demo": {"handlers", "middleware"},
 }  # a command starts what it names; the example shows all
 

@@ -13,7 +13,7 @@ import pytest
 from ratelimiter.core.orders import PlanChoice
 from ratelimiter.core.policy import Policy, Rule, reader_for
 from ratelimiter.core.principal import Source
-from ratelimiter.core.quota import Quota
+from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
 from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.limiter import Limiter
 from ratelimiter.standing_orders import StandingOrders
@@ -267,3 +267,59 @@ def test_a_store_without_orders() -> None:
     """An approximate one keeps none."""
     with pytest.raises(ConfigError, match="store: keeps no orders"):
         Operator(lambda: POLICY, open_store("limits+memcached://127.0.0.1:1"), "user:ann")
+
+
+KINDS = Policy(
+    (
+        Rule("window", Quota(50, MINUTE), principal=(KEY,)),
+        Rule("bucket", Bucket(50, 1, 1000), principal=(KEY,)),
+        Rule("month", Period(50, "month"), principal=(KEY,)),
+        Rule("slots", Slots(50), principal=(KEY,)),
+        Rule("credits", Balance(50), principal=(KEY,), cost=3),
+    )
+)
+
+
+async def used(scene: Scene) -> list[int]:
+    return [rule["used"] for rule in (await scene.operator.peek(ALICE))["rules"]]
+
+
+async def test_all_kinds() -> None:
+    """Peek shows all of them, and reset empties all but balances, unless it is asked to."""
+    scene = Scene(KINDS)
+    await scene.admitted(2)
+    assert [2, 2, 2, 2, 6] == await used(scene)
+    assert [2, 2, 2, 2, 6] == await used(scene)
+    assert ["window", "bucket", "month", "slots"] == (await scene.operator.reset(ALICE))["rules"]
+    assert [0, 0, 0, 0, 6] == await used(scene)
+    with pytest.raises(ConfigError, match="rule: credits keeps a balance"):
+        await scene.operator.reset(ALICE, rule="credits")
+    await scene.operator.reset(ALICE, rule="credits", balances=True)
+    assert [0, 0, 0, 0, 0] == await used(scene)
+
+
+async def test_topup() -> None:
+    """Credits are added to what there is, beyond what everybody begins with."""
+    scene = Scene(KINDS)
+    await scene.admitted(16)
+    assert 2 == (await scene.operator.peek(ALICE))["rules"][4]["remaining"]
+    assert not (await scene.limiter.decide(of()))[0].allowed
+    told = await scene.operator.topup(ALICE, 100)
+    assert {"digest": told["digest"], "rule": "credits", "units": 100, "available": 102} == told
+    assert 34 == await scene.admitted(34)
+    assert {"units": 100} == (await scene.operator.told(1))[0]["new"]
+
+
+@pytest.mark.parametrize("units", [0, -1, 10**9 + 1])
+async def test_topups_that_are_none(units: int) -> None:
+    """They are refused with what would do."""
+    with pytest.raises(ConfigError, match="units: a top-up must be of 1 to 1000000000"):
+        await Scene(KINDS).operator.topup(ALICE, units)
+
+
+async def test_topups_beyond_all_measure() -> None:
+    """What a balance cannot hold is refused, and said to have been."""
+    scene = Scene(KINDS)
+    with pytest.raises(ConfigError, match="would be too large a balance"):
+        for _ in range(10_000_000):
+            await scene.operator.topup(ALICE, 10**9)

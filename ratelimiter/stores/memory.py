@@ -145,6 +145,8 @@ class MemoryStore:
         """Forget what *keys* were charged."""
         for key in keys:
             self._taken_from_elsewhere(key)
+            if self._others.pop(key, None) is not None:
+                self._size -= 1
             if key in self._others:
                 self._drop_other(key)
 
