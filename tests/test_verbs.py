@@ -320,6 +320,7 @@ async def test_topups_that_are_none(units: int) -> None:
 async def test_topups_beyond_all_measure() -> None:
     """What a balance cannot hold is refused, and said to have been."""
     scene = Scene(KINDS)
+    for _ in range(1000):
+        await scene.operator.topup(ALICE, 10**9)
     with pytest.raises(ConfigError, match="would be too large a balance"):
-        for _ in range(10_000_000):
-            await scene.operator.topup(ALICE, 10**9)
+        await scene.operator.topup(ALICE, 10**9)
