@@ -228,3 +228,18 @@ class Worker:
         if self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_store_that_forgets_is_told_again(way: str, redis_server: RedisServer) -> None:
+    """After a failover to a replica that knew nothing, what is open holds its slot again from its next renewal on."""
+    service = Service()
+    async with limited(way, service, policy(redis_server, 1, lease_ttl_ms=3000)) as port, connected(port) as client:
+        client.send(raw("/endless"))
+        await client.reader.readuntil(b"data: x")
+        with redis_server.client() as operator:
+            operator.flushall()
+            await until(lambda: operator.dbsize() == 1, "the lease is told again")
+        refused = [not await admitted(port) for _ in range(5)]
+
+    assert [True] * 5 == refused
