@@ -91,7 +91,9 @@ class Gate:
         return verdict._replace(follower=follower)
 
     def _verdict(self, request: Request, decision: Decision, identity: Identity) -> Verdict:
-        told = self._teller.headers(identity) if self._teller.names else ()
+        told: Sequence[Header] = ()
+        if self._teller.names and decision.allowed:
+            told = self._teller.headers(self.limiter.placed(request, identity))
         if self._ids is None:
             return Verdict(None, self._render(decision), told, "") if decision.allowed else self._refused(decision)
         identifier, of_id = self._id(request.headers)

@@ -195,6 +195,15 @@ class Limiter:
             return AMBIGUOUS  # what that means is for `decide` to say
         return identity
 
+    def placed(self, request: Request, identity: Identity) -> Identity:
+        """*identity*, whose *request* was admitted, on the plan that applies to it."""
+        terms = self._planner.terms
+        if terms is None:
+            return identity
+        watched = self._planner.reader.watched
+        headers = [header for header in request.headers if header[0].lower() in watched]
+        return identity._replace(plan=terms.plan_of(headers, request.peer, identity.verified, identity.plan))
+
     async def decide(
         self, request: Request, charged: Collection[Hit] = (), identity: Identity | None = None
     ) -> tuple[Decision, Sequence[Hit]]:

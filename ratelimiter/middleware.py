@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.dialect import Reply
+    from ratelimiter.core.identity import Identity
     from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.limiter import Observer
     from ratelimiter.stores.base import Store
@@ -179,8 +180,8 @@ class RateLimitMiddleware:
         if not decision.allowed:
             await _refuse(scope, receive, send, self._refusal(decision, hits, exchange))
             return
-        if self._teller.names:
-            scope["headers"] = self._teller.replaced(scope["headers"], identity)
+        if self.limiter.identifies:
+            self._tell(request, identity, exchange, scope)
         follower = self.limiter.follow(decision, hits) if self.limiter.settles else None
         if follower is not None:
             send = overheard(send, follower)
@@ -232,16 +233,14 @@ class RateLimitMiddleware:
         if self.limiter.looks_at_bodies:
             request, receive = await self._with_body(request, receive)
         identity = await self.limiter.identified(request) if self.limiter.identifies else NOBODY
-        if self.limiter.policy.identity is not None:
-            exchange.identity = identity
         decision, hits = await self.limiter.decide(request, exchange.charged, identity)
         exchange.decisions = (*exchange.decisions, decision)
         exchange.charged = (*exchange.charged, *hits)
         if not decision.allowed:
             await _refuse(scope, receive, send, self._refusal(decision, hits, exchange))
             return
-        if self._teller.names:
-            scope["headers"] = self._teller.replaced(scope["headers"], identity)
+        if self.limiter.policy.identity is not None:
+            self._tell(request, identity, exchange, scope)
         follower = self.limiter.follow(decision, hits) if self.limiter.settles else None
         if follower is None:
             await self.app(scope, receive, send)
@@ -253,6 +252,12 @@ class RateLimitMiddleware:
             raise
         finally:
             follower.ended()
+
+    def _tell(self, request: Request, identity: Identity, exchange: Exchange, scope: Scope) -> None:
+        """Let the application know whom *request* is from, in the exchange and in headers that are ours to set."""
+        exchange.identity = self.limiter.placed(request, identity)
+        if self._teller.names:
+            scope["headers"] = self._teller.replaced(scope["headers"], exchange.identity)
 
     async def _with_body(self, request: Request, receive: Receive) -> tuple[Request, Receive]:
         """*request* with as much of its body as some rule asks for, and what the application receives from."""

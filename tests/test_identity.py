@@ -9,12 +9,16 @@ import json
 import logging
 import secrets
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from ratelimiter import config
 from ratelimiter.core.identity import UNAVAILABLE
+from ratelimiter.core.orders import Override, PlanChoice
+from ratelimiter.core.policy import Planner, Policy, Rule
+from ratelimiter.core.quota import Quota, Slots
 from ratelimiter.core.requirement import REASONS
 from ratelimiter.exchange import SCOPE_KEY
 from ratelimiter.identity.api_keys import hash_key
@@ -68,7 +72,7 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def by_middleware(policy: Path) -> AsyncIterator[Ask]:
+async def by_middleware(policy: Path | Policy) -> AsyncIterator[Ask]:
     seen: list[list[tuple[str, str]]] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -93,9 +97,9 @@ async def by_middleware(policy: Path) -> AsyncIterator[Ask]:
 
 
 @asynccontextmanager
-async def by_sidecar(policy: Path) -> AsyncIterator[Ask]:
+async def by_sidecar(policy: Path | Policy) -> AsyncIterator[Ask]:
     upstream = Upstream()
-    store = store_for(config.load(policy))
+    store = store_for(config.build(config=policy, environ={}))
     async with upstream.serving(), sidecar(upstream, limit=None, config=policy, store=store) as proxy:
 
         async def ask(*headers: Header, method: str = "GET", target: str = "/") -> Got:
@@ -627,3 +631,80 @@ def test_every_reason_was_seen() -> None:
     words |= {"credential_kind", "org_missing", "email_unverified", "header_missing"}
 
     assert set(REASONS) == words | {UNAVAILABLE}
+
+
+# --- with what else there is -----------------------------------------------------------------------------------------
+
+
+async def test_refusals_of_ours_are_responses_to_count(tmp_path: Path, store: str, way: Any) -> None:
+    """A rule that counts 401s counts ours, so guessing keys is limited by itself; who is known is not."""
+    rules = [{"name": "guesses", "limit": "3/hour", "count": [401], "principal": "client"}]
+    async with way(write_policy(tmp_path, store, require=[{"credentials": True}], rules=rules)) as ask:
+        statuses = []
+        for headers in ([key("user-key")], [key("x1")], [key("x2")], [key("user-key")], [key("x3")], [key("x4")]):
+            statuses.append((await ask(*headers)).status)
+            await asyncio.sleep(0.05)  # what is given back goes to the store by itself
+
+    assert statuses == [200, 401, 401, 200, 401, 429]
+
+
+async def test_a_refusal_holds_no_slot(tmp_path: Path, store: str, way: Any) -> None:
+    """Who is told 401 has given back his place by the next request."""
+    policy = config.load(write_policy(tmp_path, store, require=[{"credentials": True}]))
+    async with way(replace(policy, rules=(Rule("slots", Slots(1)),))) as ask:
+        statuses = []
+        for _ in range(3):
+            statuses.append((await ask()).status)
+            await asyncio.sleep(0.05)
+        statuses.append((await ask(key("user-key"))).status)
+
+    assert statuses == [401, 401, 401, 200]
+
+
+async def test_websockets_are_asked_too(tmp_path: Path) -> None:
+    """A handshake without credentials is denied; one with them is told on as any request."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append([value for name, value in scope["headers"] if name == b"x-auth-principal"])
+        await send({"type": "websocket.accept", "headers": []})
+
+    limited = RateLimitMiddleware(app, config=write_policy(tmp_path, require=[{"credentials": True}]))
+    scope = {"type": "websocket", "extensions": {"websocket.http.response": {}}}
+    connect = [{"type": "websocket.connect"}]
+    without = await send_request(limited, http_scope(**scope), list(connect))
+    good = await send_request(limited, http_scope(headers={"X-API-Key": "user-key"}, **scope), list(connect))
+
+    assert without.status == 401
+    assert [message["type"] for message in good.messages] == ["websocket.accept"]
+    assert seen == [[b"ulla"]]
+
+
+async def test_plans_of_credentials(tmp_path: Path, store: str, way: Any) -> None:
+    """The plan of a key and of a claim decides which limit applies; nobody's is the default."""
+    policy = config.load(write_policy(tmp_path, store))
+    plans = (("basic", Quota(2, 3_600_000)), ("gold", Quota(7, 3_600_000)))
+    rules = (replace(policy.rules[0], plans=plans),)
+    async with way(replace(policy, rules=rules, plan=PlanChoice(default="basic"))) as ask:
+        got = [await ask(*headers) for headers in ([key("user-key")], [bearer(plan="gold")], [bearer(sub="b")], [])]
+        upgraded = await ask(bearer(sub="b", plan="gold"))
+
+    assert [each.header("x-ratelimit-limit") for each in got] == [["7"], ["7"], ["2"], ["2"]]
+    assert (upgraded.header("x-ratelimit-limit"), upgraded.remaining) == (["7"], 5)
+    assert [each.told("x-auth-plan") for each in got] == [["gold"], ["gold"], ["basic"], ["basic"]]
+
+
+async def test_an_override_of_the_plan_is_told(tmp_path: Path, way: Any) -> None:
+    """What applies is told: the override before what the credentials say."""
+    policy = config.load(write_policy(tmp_path))
+    plans = (("basic", Quota(2, 3_600_000)), ("gold", Quota(7, 3_600_000)))
+    rules = (replace(policy.rules[0], plans=plans),)
+    digest = Planner(policy).reader.principal("bearer", b"alice").digest
+    overrides = (Override(frozenset({digest}), plan="basic"),)
+    async with way(replace(policy, rules=rules, plan=PlanChoice("basic"), overrides=overrides)) as ask:
+        got = [await ask(bearer(plan="gold", sub=name)) for name in ("alice", "bob")]
+
+    assert [each.header("x-ratelimit-limit") + each.told("x-auth-plan") for each in got] == [
+        ["2", "basic"],
+        ["7", "gold"],
+    ]

@@ -105,6 +105,23 @@ class Terms:
             self._noted(named)
         return choice.default
 
+    def plan_of(self, headers: Sequence[Header], peer: str | None, names: Iterable[tuple[str, str]], told: str) -> str:
+        """The plan of a request as others may be told it: `plan`, unless an override of all rules says another for one
+        of its verified principals.
+
+        Args:
+            headers: those that are watched.
+            peer: address of the socket's other end; None on a unix socket.
+            names: source and principal of each of its credentials that was verified.
+            told: what its credentials say; empty for nothing.
+        """
+        for source, name in names:
+            value = name.encode()
+            for override in self._of(self._reader.principal(source, value), value):
+                if override.plan and not override.rule:
+                    return override.plan
+        return self.plan(headers, peer, told)
+
     def rule(self, rule: Rule, principal: Principal, value: bytes, plan: str) -> Rule | None:
         """*rule* as it applies to *principal*, found as *value*; None when it does not limit it."""
         override = self.override(rule, principal, value)

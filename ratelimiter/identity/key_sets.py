@@ -85,6 +85,8 @@ def fetch(url: str, timeout_ms: int) -> bytes:
 
 def _reason(fault: Exception) -> str:
     reason = getattr(fault, "reason", fault)
+    if isinstance(reason, TimeoutError):
+        return "timeout"
     return str(getattr(reason, "strerror", None) or reason or type(fault).__name__)
 
 
