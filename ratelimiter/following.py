@@ -224,6 +224,7 @@ class Following:
 
     async def sent(self) -> None:
         """Wait, a moment, until all settlements are on their way, in front of whatever is sent after them."""
+        self._flush()
         while self.unsent:  # noqa: ASYNC110 - they leave with the next turns of the loop, so that is the event
             await asyncio.sleep(0)
 
