@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ratelimiter import documents
 from ratelimiter.core.policy import REQUEST_HEADER, OnStoreError
 from ratelimiter.core.principal import CLIENT, ORG
 from ratelimiter.identity.reading import unsafe_url
-from ratelimiter.notation import spell_window
+from ratelimiter.notation import spell_limit
 from ratelimiter.stores.bridge import PREFIX, WEAKNESS
 from ratelimiter.stores.guarded import local_limit, outage_limit
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Policy, Rule
     from ratelimiter.core.principal import Source
+    from ratelimiter.core.quota import AnyQuota
     from ratelimiter.documents import Document, Path
 
 _FORWARDING = frozenset(
@@ -57,7 +59,7 @@ def _outage(rule: Rule, local_share: float, processes: int) -> str:
     if limit is None:
         return "unlimited"
     who = f"{processes} processes" if processes > 1 else "each process"
-    return f"{who} at most {limit} per {spell_window(rule.quota.window_ms)}" if limit else "0: refused with 503"
+    return f"{who} at most {spell_limit(rule.quota, limit)}" if limit else "0: refused with 503"
 
 
 def _shared(policy: Policy) -> bool:
@@ -110,8 +112,8 @@ def _twin_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
     """Rules that another makes superfluous: the same requests, principals and window."""
     for index, rule in enumerate(policy.rules):
         for other_index, other in enumerate(policy.rules):
-            same = (other.match, other.principal, other.quota.window_ms, other.burst, other.cost, other.mode) == (
-                (rule.match, rule.principal, rule.quota.window_ms, rule.burst, rule.cost, rule.mode)
+            same = (other.match, other.principal, _but_limit(other), other.burst, other.cost, other.mode) == (
+                (rule.match, rule.principal, _but_limit(rule), rule.burst, rule.cost, rule.mode)
             )
             if same and other_index < index and other.quota == rule.quota:
                 yield ("rules", index), f"rules[{index}]: is the same as rules[{other_index}]; leave one out"
@@ -120,6 +122,11 @@ def _twin_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
                 text = f"rules[{index}]: never refuses before rules[{other_index}] does; leave one out"
                 yield ("rules", index), text
                 break
+
+
+def _but_limit(rule: Rule) -> AnyQuota:
+    """What a rule counts by, whatever its limit."""
+    return replace(rule.quota, limit=1)
 
 
 def _header_warnings(policy: Policy, document: Document | None) -> Iterator[tuple[Path, str]]:

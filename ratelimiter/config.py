@@ -30,11 +30,11 @@ from ratelimiter.core.policy import (
     Rule,
 )
 from ratelimiter.core.principal import ORG, Network, Source, Trust
-from ratelimiter.core.quota import WINDOW_MS_MAX, Slots
+from ratelimiter.core.quota import LEASE_TTL_MS, WINDOW_MS_MAX, Balance, Bucket, Period, Quota, Slots
 from ratelimiter.documents import Document, Path, Problem, shown, shown_path
 from ratelimiter.errors import ConfigError
 from ratelimiter.identity.reading import Reader
-from ratelimiter.notation import UNLIMITED, parse_limit, spell_window
+from ratelimiter.notation import CALENDAR, TOKEN_BUCKET, UNLIMITED, Terms, name_of, parse_limit, spell_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -502,7 +502,13 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
             layer.refuse((*path, name), str(fault))
             return None
 
-    limits = part("limit", lambda value: _limits(layer, (*path, "limit"), value, parse_limit))
+    terms = Terms(
+        part("algorithm", str) or "",
+        (part("burst", int) or 0) if rule.get("algorithm") == TOKEN_BUCKET else 0,
+        part("timezone", settings.read_timezone) or "UTC",
+        part("lease_ttl", settings.read_lease_ttl_ms) or LEASE_TTL_MS,
+    )
+    limits = part("limit", lambda value: _limits(layer, (*path, "limit"), value, lambda text: parse_limit(text, terms)))
     quota, plans = limits or (None, ())
     stated = {
         "burst": part("burst", int),
@@ -520,15 +526,14 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
     if quota is None:
         return None
     stated = {name: value for name, value in stated.items() if value is not None}
+    _refuse_strangers(layer, path, quota, rule)
+    if isinstance(quota, Bucket):
+        stated.pop("burst", None)  # its capacity
     if layer.sound((*path, "burst")) and layer.sound((*path, "cost")):
         for each in {quota, *(other for _, other in plans if other is not None)}:
             _check_numbers(layer, path, each, stated)
-    for name in ("count", "cost_from"):
-        if name in stated and isinstance(quota, Slots):
-            text = (
-                "does nothing for a limit on what runs at the same time, which is given back in any case; leave it out"
-            )
-            layer.refuse((*path, name), text, at_key=True)
+    if isinstance(quota, Slots):
+        _refuse_settling(layer, path, stated)
     return _Draft(rule.get("name", ""), quota, stated)
 
 
@@ -592,6 +597,24 @@ def _refuse_settling(layer: _Layer, path: Path, stated: Mapping[str, Any]) -> No
             layer.refuse((*path, name), text, at_key=True)
 
 
+def _refuse_strangers(layer: _Layer, path: Path, quota: AnyQuota, rule: Mapping[str, Any]) -> None:
+    """Refuse fields that mean nothing for the kind of limit that stands beside them."""
+    limit = shown(rule["limit"]) if isinstance(rule["limit"], str) else spell_limit(quota)
+    strangers = {
+        "algorithm": isinstance(quota, Slots | Balance)
+        or (isinstance(quota, Period) and quota.credits and rule.get("algorithm") != CALENDAR),
+        "burst": bool(rule.get("burst")) and not isinstance(quota, Quota | Bucket),
+        "timezone": not isinstance(quota, Period),
+        "lease_ttl": not quota.lease_ttl_ms,
+    }
+    for name, strange in strangers.items():
+        if name in rule and strange and layer.sound((*path, name)):
+            layer.refuse((*path, name), f"means nothing for {limit}; leave it out", at_key=True)
+    if quota.credits and rule.get("on_store_error") == OnStoreError.LOCAL:
+        text = "'local' is not for credits, as every process would hand out its share again; write deny or allow"
+        layer.refuse((*path, "on_store_error"), text)
+
+
 def _check_numbers(layer: _Layer, path: Path, quota: AnyQuota, stated: Mapping[str, Any]) -> None:
     burst, cost = stated.get("burst", 0), stated.get("cost", 1)
     if burst and quota.window_ms * LONG_WINDOWS > WINDOW_MS_MAX:
@@ -605,7 +628,7 @@ def _check_numbers(layer: _Layer, path: Path, quota: AnyQuota, stated: Mapping[s
         text = f"{burst} and ten times the limit exceed 1000000000; write a smaller burst or limit"
         layer.refuse((*path, "burst"), text)
         return
-    if cost > quota.limit + burst:
+    if cost > quota.limit + burst and not isinstance(quota, Balance):  # which may be topped up
         text = f"{cost} never fits a limit of {quota.limit + burst}; write at most {quota.limit + burst}"
         layer.refuse((*path, "cost"), text)
 
@@ -686,7 +709,7 @@ def _names(drafts: Sequence[_Draft]) -> list[str]:
     for draft in drafts:
         name = draft.name
         if not name:
-            stem = name = f"per-{spell_window(draft.quota.window_ms).replace(' ', '-')}"
+            stem = name = name_of(draft.quota)
             number = 2
             while name in taken:
                 name = f"{stem}-{number}"

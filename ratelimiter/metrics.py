@@ -129,7 +129,7 @@ class Metrics(Instruments, Batches):
         )
         self._limit = self._gauge("rule_limit", "Units that a rule admits in its window.", "rule")
         self._of_plans = self._gauge("rule_plan_limit", "Units that a rule admits on a plan.", "rule", "plan")
-        self._window = self._gauge("rule_window_seconds", "Length of the window of a rule.", "rule")
+        self._window = self._gauge("rule_window_seconds", "Length of the window of a rule; 0 if it has none.", "rule")
         self._decisions = self._histogram("decision_seconds", "From a request to its verdict.", DECISION_S, "source")
         self._store_calls = self._histogram("store_call_seconds", "Round trips to the store.", CALL_S)
         self._store_batches = self._histogram("store_batch_requests", "Requests that shared a round trip.", BATCH)

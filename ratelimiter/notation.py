@@ -1,12 +1,25 @@
-"""How limits and durations are written: `60/minute`, `5 per 2 seconds`; `50ms`, `30s`, `5m`, `1h`."""
+"""How limits and durations are written: `60/minute`, `10 concurrent`, `1000 credits`; `50ms`, `30s`, `5m`, `1h`."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from typing import NamedTuple
 
-from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.quota import (
+    LEASE_TTL_MS,
+    LEASES_MAX,
+    LIMIT_MAX,
+    PERIOD_UNITS,
+    WINDOW_MS_MAX,
+    AnyQuota,
+    Balance,
+    Bucket,
+    Period,
+    Quota,
+    Slots,
+)
 
 UNLIMITED = "unlimited"  # instead of a limit, where some have one and others none
 TEXT_MAX = 64  # characters of a limit or a duration
@@ -21,42 +34,127 @@ _ABBREVIATIONS |= {"h": "hour", "hr": "hour", "hrs": "hour", "d": "day"}
 # No fixed lengths of time; the package `limits` would count 30 and 360 days.
 _CALENDAR_DAYS = {"week": 7, "month": 30, "year": 365}
 
+_CREDITS = re.compile(r"\s*(\d{1,20})\s*credits?(?:\s*(?:/|per)\s*([a-z]+))?\s*", re.ASCII | re.IGNORECASE)
+_CONCURRENT = re.compile(r"\s*(\d{1,20})\s*concurrent\s*", re.ASCII | re.IGNORECASE)
 _LIMIT = re.compile(r"\s*(\d{1,20})\s*r?\s*(?:/|per)\s*(\d{1,20})?\s*([a-z]+)\s*", re.ASCII | re.IGNORECASE)
 _DURATION = re.compile(r"(0|[1-9][0-9]{0,11})(ms|s|m|h)")
 
+SLIDING_WINDOW, TOKEN_BUCKET, CALENDAR = "sliding-window", "token-bucket", "calendar"
 
-def parse_limit(text: str) -> Quota:
-    """Read one limit in the notation of the package `limits`.
+
+class Terms(NamedTuple):
+    """What a rule says of its limit beside the limit."""
+
+    algorithm: str = ""  # one of the above; empty: whatever the limit speaks of
+    capacity: int = 0  # of a token bucket; 0: as many as come back in one window
+    timezone: str = "UTC"
+    lease_ttl_ms: int = LEASE_TTL_MS
+
+
+PLAIN = Terms()
+
+
+def terms_of(quota: AnyQuota) -> Terms:
+    """The terms by which *quota* was read: another limit of its kind is read by the same."""
+    match quota:
+        case Bucket():
+            return Terms(TOKEN_BUCKET, quota.limit)
+        case Period():
+            return Terms(CALENDAR, 0, quota.timezone, quota.lease_ttl_ms)
+        case Slots() | Balance():
+            return Terms(lease_ttl_ms=quota.lease_ttl_ms)
+        case _:
+            return PLAIN
+
+
+def parse_limit(text: str, terms: Terms = PLAIN) -> AnyQuota:
+    """Read one limit, in the notation of the package `limits`; or `10 concurrent`, `1000 credits`, `100 credits/month`.
+
+    Months and years, and whatever *terms* say is of the calendar, begin and end with it.
 
     Returns:
-        A quota of 1 to 10^9 in a window of 1 second to 366 days.
+        A quota of 1 to 10^9, of 1 to 1000 at the same time; in a window of 1 second to 366 days, or a period.
 
     Raises:
         ValueError: it is not such a limit; says what would do.
     """
+    if len(text) > TEXT_MAX:
+        raise _refusal(text, "a limit", _limit_meant(None))
+    if (concurrent := _CONCURRENT.fullmatch(text)) is not None:
+        limit = int(concurrent[1])
+        if not 1 <= limit <= LEASES_MAX:
+            raise _refusal(text, f"a limit of 1 to {LEASES_MAX} at the same time", "write 10 concurrent, for example")
+        return Slots(limit, terms.lease_ttl_ms)
+    if (credited := _CREDITS.fullmatch(text)) is not None:
+        return _credits(text, _number(text, credited[1], "1000 credits"), credited[2], terms)
+    parts = _LIMIT.fullmatch(text)
+    if parts is None:
+        if any(separator in text for separator in ",;|"):
+            raise _refusal(text, "one limit", "write one rule for each")
+        raise _refusal(text, "a limit", _limit_meant(None))
+    unit = parts[3].lower().removesuffix("s")
+    if terms.algorithm == CALENDAR or (unit in ("month", "year") and not terms.algorithm):
+        return _period(text, parts, unit, terms)
+    quota = _window(text, parts, unit, terms)
+    if terms.algorithm != TOKEN_BUCKET:
+        return quota
+    try:
+        return Bucket(terms.capacity or quota.limit, quota.limit, quota.window_ms)
+    except ValueError as fault:
+        raise _refusal(text, "a rate for a bucket", f"{fault}; write a smaller burst, or a shorter window") from None
+
+
+def _credits(text: str, limit: int, word: str | None, terms: Terms) -> AnyQuota:
+    if word is None:
+        return Balance(limit, terms.lease_ttl_ms)
+    unit = word.lower().removesuffix("s")
+    if unit not in PERIOD_UNITS:
+        what = f"write {limit} credits/month, or {limit} credits for a balance"
+        raise _refusal(text, f"credits per {', '.join(PERIOD_UNITS[:-1])} or {PERIOD_UNITS[-1]}", what)
+    return Period(limit, unit, terms.timezone, credits=True, lease_ttl_ms=terms.lease_ttl_ms)
+
+
+def _period(text: str, parts: re.Match[str], unit: str, terms: Terms) -> Period:
+    if unit not in PERIOD_UNITS:
+        periods = f"{', '.join(PERIOD_UNITS[:-1])} or {PERIOD_UNITS[-1]}"
+        raise _refusal(text, "of a period of the calendar", f"write {parts[1]} per {periods}, or another algorithm")
+    if int(parts[2] or 1) != 1:
+        days = f", or {parts[1]} per {_days(parts, unit)} days" if unit in _CALENDAR_DAYS else ""
+        raise _refusal(text, "of one period of the calendar", f"write {parts[1]} per {unit}{days}")
+    limit = _number(text, parts[1], "10000/month")
+    return Period(limit, unit, terms.timezone, lease_ttl_ms=terms.lease_ttl_ms)
+
+
+def _window(text: str, parts: re.Match[str], unit: str, terms: Terms) -> Quota:
     # Imported here because it brings its storages along, and a ready policy needs no notation.
     from limits import parse  # noqa: PLC0415
 
-    parts = _LIMIT.fullmatch(text) if len(text) <= TEXT_MAX else None
-    if parts is None and any(separator in text for separator in ",;|"):
-        raise _refusal(text, "one limit", "write one rule for each")
-    unit = parts[3].lower().removesuffix("s") if parts else ""
-    if parts and unit in _CALENDAR_DAYS:
-        days = min(_CALENDAR_DAYS[unit] * max(1, int(parts[2] or 1)), WINDOW_MS_MAX // UNITS_MS["day"])
-        raise _refusal(text, "in seconds, minutes, hours or days", f"write {parts[1]} per {days} days")
+    if unit in _CALENDAR_DAYS:
+        calendar = "" if terms.algorithm else ", or algorithm: calendar"
+        what = f"write {parts[1]} per {_days(parts, unit)} days{calendar}"
+        raise _refusal(text, "in seconds, minutes, hours or days", what)
     try:
         # Two things that `limits` lets pass: "5 per 0 seconds", which it takes for one second, and a very long number.
-        if parts is None or (parts[2] is not None and not int(parts[2])):
+        if parts[2] is not None and not int(parts[2]):
             raise ValueError
         item = parse(text)
     except ValueError:
         raise _refusal(text, "a limit", _limit_meant(parts)) from None
     window_ms = item.get_expiry() * SECOND_MS
-    if not 1 <= item.amount <= LIMIT_MAX:
-        raise _refusal(text, f"a limit of 1 to {LIMIT_MAX}", "write 60/minute, for example")
+    limit = _number(text, parts[1], "60/minute")
     if window_ms > WINDOW_MS_MAX:
-        raise _refusal(text, "in a window of at most 366 days", f"write {item.amount} per 366 days")
-    return Quota(item.amount, window_ms)
+        raise _refusal(text, "in a window of at most 366 days", f"write {limit} per 366 days")
+    return Quota(limit, window_ms)
+
+
+def _days(parts: re.Match[str], unit: str) -> int:
+    return min(_CALENDAR_DAYS[unit] * max(1, int(parts[2] or 1)), WINDOW_MS_MAX // UNITS_MS["day"])
+
+
+def _number(text: str, digits: str, example: str) -> int:
+    if not 1 <= int(digits) <= LIMIT_MAX:
+        raise _refusal(text, f"a limit of 1 to {LIMIT_MAX}", f"write {example}, for example")
+    return int(digits)
 
 
 def parse_duration_ms(text: str) -> int:
@@ -74,20 +172,39 @@ def parse_duration_ms(text: str) -> int:
     return int(parts[1]) * DURATION_UNITS_MS[parts[2]]
 
 
-def spell_limit(quota: AnyQuota) -> str:
-    """The limit as people say it: `60 per minute`, `5 per 2 seconds`, `10 concurrent`, `1000 credits`."""
+def spell_limit(quota: AnyQuota, limit: int | None = None) -> str:
+    """The limit as people say it: `60 per minute`, `5 per 2 seconds`, `10 concurrent`, `1000 credits`.
+
+    Args:
+        quota: of whatever kind.
+        limit: to be said in the place of its own.
+    """
+    limit = quota.limit if limit is None else limit
     match quota:
         case Bucket():
-            return f"{quota.refill} per {spell_window(quota.window_ms)}, up to {quota.limit} at once"
+            return f"{quota.refill} per {spell_window(quota.window_ms)}, {limit} at once"
         case Period():
             units = "credits " if quota.credits else ""
-            return f"{quota.limit} {units}per {quota.unit} of the calendar ({quota.timezone})"
+            return f"{limit} {units}per {quota.unit} of the calendar in {quota.timezone}"
         case Slots():
-            return f"{quota.limit} concurrent"
+            return f"{limit} concurrent"
         case Balance():
-            return f"{quota.limit} credits"
+            return f"{limit} credits"
         case _:
-            return f"{quota.limit} per {spell_window(quota.window_ms)}"
+            return f"{limit} per {spell_window(quota.window_ms)}"
+
+
+def name_of(quota: AnyQuota) -> str:
+    """What a rule with this limit is called that has no name: `per-minute`, `per-month`, `concurrent`, `credits`."""
+    match quota:
+        case Period():
+            return f"per-{quota.unit}"
+        case Slots():
+            return "concurrent"
+        case Balance():
+            return "credits"
+        case _:
+            return f"per-{spell_window(quota.window_ms).replace(' ', '-')}"
 
 
 def spell_window(window_ms: int) -> str:

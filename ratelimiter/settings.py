@@ -10,12 +10,15 @@ import ipaddress
 import os
 import re
 from datetime import datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from ratelimiter.core.calendar import known, names
 from ratelimiter.core.json_body import Field, spelled
 from ratelimiter.core.matching import Match
 from ratelimiter.core.policy import CostFrom
 from ratelimiter.core.principal import Network, Source, parse_source
+from ratelimiter.core.quota import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
 from ratelimiter.documents import shown
 from ratelimiter.notation import parse_duration_ms
 from ratelimiter.schema import listed, suggestion
@@ -91,6 +94,28 @@ def read_proxy_timeout_ms(text: str, least_ms: int) -> int:
         msg = f"{shown(text)} is not a duration from {least_ms}ms to 24h; write 10s, for example"
         raise ValueError(msg)
     return timeout_ms
+
+
+def read_lease_ttl_ms(text: str) -> int:
+    """A duration from 1 s to 1 h, in milliseconds."""
+    ttl_ms = parse_duration_ms(text)
+    if not LEASE_TTL_MS_MIN <= ttl_ms <= LEASE_TTL_MS_MAX:
+        msg = f"{shown(text)} is not a duration from 1s to 1h; write 30s, for example"
+        raise ValueError(msg)
+    return ttl_ms
+
+
+def read_timezone(text: str) -> str:
+    """The name of a time zone of the IANA database."""
+    if not known(text):
+        msg = f"{shown(text)} is not a time zone; {_zone_meant(text)}"
+        raise ValueError(msg)
+    return text
+
+
+def _zone_meant(text: str) -> str:
+    close = get_close_matches(text, names(), n=1)
+    return f"did you mean {close[0]}?" if close else "write Europe/Berlin, for example"
 
 
 def read_local_share(share: float) -> float:

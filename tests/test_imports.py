@@ -25,6 +25,7 @@ KNOWN_BY = {
     "prometheus_client": {"instruments"},
     "ruamel": {"documents"},
     "starlette": {"admin", "demo", "handlers", "operator_api"},
+    "tzdata": set(),  # what zoneinfo reads where the system has no time zones
     "uvicorn": {"admin", "demo"},
     "uvloop": {"proxy.server"},
     "httptools": set(),  # uvicorn's parser: the proxy has a stricter one of its own, for which this one is a test

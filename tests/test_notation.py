@@ -4,8 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota
-from ratelimiter.notation import parse_duration_ms, parse_limit, spell_limit, spell_window
+from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.notation import (
+    PLAIN,
+    Terms,
+    name_of,
+    parse_duration_ms,
+    parse_limit,
+    spell_limit,
+    spell_window,
+    terms_of,
+)
 
 UNITS_MS = {"second": 1000, "minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 
@@ -40,10 +49,26 @@ def test_limits_are_read(text: str, limit: int, window_ms: int) -> None:
             "5 per 0 seconds",
             "'5 per 0 seconds' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds",
         ),
-        ("1/week", "'1/week' is not in seconds, minutes, hours or days; write 1 per 7 days"),
-        ("9 per 2 months", "'9 per 2 months' is not in seconds, minutes, hours or days; write 9 per 60 days"),
-        ("9/year", "'9/year' is not in seconds, minutes, hours or days; write 9 per 365 days"),
-        ("9/2 years", "'9/2 years' is not in seconds, minutes, hours or days; write 9 per 366 days"),
+        (
+            "1/week",
+            "'1/week' is not in seconds, minutes, hours or days; write 1 per 7 days, or algorithm: calendar",
+        ),
+        (
+            "9 per 2 months",
+            "'9 per 2 months' is not of one period of the calendar; write 9 per month, or 9 per 60 days",
+        ),
+        ("9/2 years", "'9/2 years' is not of one period of the calendar; write 9 per year, or 9 per 366 days"),
+        ("0/month", "'0/month' is not a limit of 1 to 1000000000; write 10000/month, for example"),
+        (
+            "0 concurrent",
+            "'0 concurrent' is not a limit of 1 to 1000 at the same time; write 10 concurrent, for example",
+        ),
+        ("0 credits", "'0 credits' is not a limit of 1 to 1000000000; write 1000 credits, for example"),
+        (
+            "9 credits/minute",
+            "'9 credits/minute' is not credits per hour, day, week, month or year; "
+            "write 9 credits/month, or 9 credits for a balance",
+        ),
         ("1 per 367 days", "'1 per 367 days' is not in a window of at most 366 days; write 1 per 366 days"),
         ("60/minute, 5/second", "'60/minute, 5/second' is not one limit; write one rule for each"),
         ("60/minute|5/second", "'60/minute|5/second' is not one limit; write one rule for each"),
@@ -67,7 +92,64 @@ def test_a_limit_is_spelled_as_it_is_read(limit: int, count: int, unit: str) -> 
     assert quota == parse_limit(spell_limit(quota))
 
 
-@given(st.text(max_size=80) | st.from_regex(r"[0-9]{1,30} ?(/|per) ?[0-9]{0,30} ?[a-z]{0,8}", fullmatch=True))
+MONTHLY = Period(10_000, "month")
+
+
+@pytest.mark.parametrize(
+    ("text", "terms", "expected"),
+    [
+        ("10 concurrent", PLAIN, Slots(10)),
+        ("10concurrent", Terms(lease_ttl_ms=5000), Slots(10, 5000)),
+        ("10000/month", PLAIN, MONTHLY),
+        ("10000 per 1 month", PLAIN, MONTHLY),
+        ("5 Per Year", Terms(timezone="Europe/Berlin"), Period(5, "year", "Europe/Berlin")),
+        ("60/day", Terms("calendar"), Period(60, "day")),
+        ("60 per week", Terms("calendar"), Period(60, "week")),
+        ("1000 credits", PLAIN, Balance(1000)),
+        ("1 credit", PLAIN, Balance(1)),
+        ("10000 credits/month", PLAIN, Period(10_000, "month", credits=True)),
+        ("50 credits per day", Terms("calendar"), Period(50, "day", credits=True)),
+        ("10/second", Terms("token-bucket"), Bucket(10, 10, 1000)),
+        ("10/second", Terms("token-bucket", 100), Bucket(100, 10, 1000)),
+        ("10/second", Terms("sliding-window"), Quota(10, 1000)),
+    ],
+)
+def test_other_kinds_are_read(text: str, terms: Terms, expected: AnyQuota) -> None:
+    """What is counted by other than a window has words of its own, or terms beside it."""
+    assert expected == parse_limit(text, terms)
+
+
+@pytest.mark.parametrize(
+    ("quota", "spelled", "named"),
+    [
+        (Bucket(100, 10, 1000), "10 per second, 100 at once", "per-second"),
+        (Period(9, "month", "Europe/Berlin"), "9 per month of the calendar in Europe/Berlin", "per-month"),
+        (Period(9, "day", credits=True), "9 credits per day of the calendar in UTC", "per-day"),
+        (Slots(3), "3 concurrent", "concurrent"),
+        (Balance(3), "3 credits", "credits"),
+        (Quota(3, 120_000), "3 per 2 minutes", "per-2-minutes"),
+    ],
+)
+def test_every_kind_is_spelled_and_named(quota: AnyQuota, spelled: str, named: str) -> None:
+    """In words that say what kind of limit it is."""
+    assert (spelled, named) == (spell_limit(quota), name_of(quota))
+
+
+@pytest.mark.parametrize("text", ["60/minute", "7/month", "7 concurrent", "7 credits", "7/day"])
+@pytest.mark.parametrize("algorithm", ["", "calendar", "token-bucket"])
+def test_a_limit_is_read_again_by_its_own_terms(text: str, algorithm: str) -> None:
+    """So an override of a rule's limit is a limit of its kind."""
+    try:
+        quota = parse_limit(text, Terms(algorithm, 0, "Europe/Berlin", 5000))
+    except ValueError:
+        assert (text, algorithm) in {("60/minute", "calendar"), ("7/month", "token-bucket")}
+    else:
+        assert quota == parse_limit(text, terms_of(quota))
+
+
+@given(
+    st.text(max_size=80) | st.from_regex(r"[0-9]{1,30} ?(/|per) ?[0-9]{0,30} ?([a-z]{0,8}|month|year)", fullmatch=True)
+)
 def test_no_text_raises_anything_but_valueerror(text: str) -> None:
     """Any text is a quota, a duration, or a ValueError on one line."""
     told = "read"

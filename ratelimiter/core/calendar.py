@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 if TYPE_CHECKING:
     from ratelimiter.core.quota import Period
@@ -37,6 +37,11 @@ def known(timezone: str) -> bool:
     except (ZoneInfoNotFoundError, ValueError, OSError):  # absolute, upward, or a folder of the database
         return False
     return True
+
+
+def names() -> set[str]:
+    """All time zones; takes long, as it looks through the database."""
+    return available_timezones()
 
 
 def _around(unit: str, zone: ZoneInfo, now_ms: int) -> tuple[int, int, int, int, int]:

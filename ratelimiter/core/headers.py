@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ratelimiter.core.quota import Quota, Slots
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -152,10 +154,18 @@ def _reset_s(decision: Decision, outcome: Outcome) -> int:
 
 
 def _policy_item(rule: Rule) -> bytes:
-    return b'"%s";q=%d%s' % (rule.name.encode(), rule.quota.limit, _window_parameter(rule))
+    return b'"%s";q=%d%s%s' % (rule.name.encode(), rule.quota.limit, _unit_parameter(rule), _window_parameter(rule))
+
+
+def _unit_parameter(rule: Rule) -> bytes:
+    # Section 3.1.2: what is counted, if it is not requests.
+    return b';qu="concurrent-requests"' if rule.quota.kind == Slots.kind else b""
 
 
 def _window_parameter(rule: Rule) -> bytes:
     # Section 3.1.3 has whole seconds only: a window of 500 ms cannot be told, and rounding it would be another policy.
+    # And what counts by other than a window has none: a month has no length, and a bucket grants its limit at once.
+    if rule.quota.kind != Quota.kind:
+        return b""
     seconds, rest = divmod(rule.quota.window_ms, 1000)
     return b"" if rest else b";w=%d" % seconds

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import http_sf
 import pytest
 from hypothesis import given
@@ -11,11 +9,10 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.decision import Decision, decide, malformed, unmatched
 from ratelimiter.core.headers import EXPOSED, FAMILIES, SINGLE, ceil_s, reset_at_s, retry_after_s
+from ratelimiter.core.policy import Hit, Rule
+from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
 from ratelimiter.core.window import NEVER, Receipt, Tally
 from tests.reference_store import START_MS, ReferenceStore, gaps_ms, hits_of, rule_of
-
-if TYPE_CHECKING:
-    from ratelimiter.core.policy import Rule
 
 NOW_S = START_MS // 1000
 MINUTE = rule_of(60, 60_000, name="per-minute")
@@ -255,3 +252,18 @@ def test_equal_decisions_are_equal_bytes() -> None:
     for family, render in FAMILIES.items():
         one, other = (decided(MINUTE, HOUR, tallies=[(1, 9, 0), (2, 8, 0)]) for _ in range(2))
         assert render(one) == render(other), family
+
+
+def test_what_has_no_window_does_not_speak_of_one() -> None:
+    """Only a window has a length: not a month, a bucket, a balance or slots, which say what they count (3.1.2)."""
+    quotas = [Quota(60, 60_000), Bucket(50, 10, 1000), Period(9, "month"), Slots(20), Balance(100)]
+    rules = [Rule(quota.kind, quota) for quota in quotas]
+    hits = [Hit(rule.name.encode(), rule.quota, 1, rule) for rule in rules]
+    decision = decide(hits, Receipt(START_MS, True, [Tally(1, 5000, 0)] * 5))
+
+    assert {
+        "ratelimit-policy": '"window";q=60;w=60, "bucket";q=50, "period";q=9, '
+        '"slots";q=20;qu="concurrent-requests", "balance";q=100',
+        "ratelimit": '"window";r=59;t=5, "bucket";r=49;t=5, "period";r=8;t=5, "slots";r=19;t=5, "balance";r=99;t=5',
+    } == lines("draft-11", decision)
+    assert "60;w=60, 50, 9, 20, 100" == lines("draft-06", decision)["ratelimit-policy"]
