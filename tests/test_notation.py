@@ -66,8 +66,10 @@ def test_limits_are_read(text: str, limit: int, window_ms: int) -> None:
         ("0 credits", "'0 credits' is not a limit of 1 to 1000000000; write 1000 credits, for example"),
         (
             "9 credits/minute",
-            "'9 credits/minute' is not credits per hour, day, week, month or year; "
-            "write 9 credits/month, or 9 credits for a balance",
+            (
+                "'9 credits/minute' is not credits per hour, day, week, month or year; "
+                "write 9 credits/month, or 9 credits for a balance"
+            ),
         ),
         ("1 per 367 days", "'1 per 367 days' is not in a window of at most 366 days; write 1 per 366 days"),
         ("60/minute, 5/second", "'60/minute, 5/second' is not one limit; write one rule for each"),
