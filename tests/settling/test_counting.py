@@ -20,6 +20,7 @@ from ratelimiter.core.requirement import Requirement
 from ratelimiter.middleware import RateLimitMiddleware
 from ratelimiter.stores.memory import MemoryStore
 from tests.asgi import get
+from tests.proxy.wire import until
 from tests.settling.service import ALL, Service
 from tests.settling.ways import WAYS, ask, connected, limited, raw
 
@@ -55,6 +56,19 @@ async def test_a_hundred_guesses_at_once(way: str, redis_server: RedisServer) ->
     assert (5, 95) == (answers.count(401), answers.count(429))
     assert [429] == late
     assert 5 == service.done["login"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_who_does_not_wait_for_the_answer_is_counted(way: str, redis_server: RedisServer) -> None:
+    """Nobody knows what it would have been, so going before it comes is no way to try for nothing."""
+    service = Service()
+    async with limited(way, service, brute_force(redis_server)) as port:
+        for number in range(1, 6):
+            async with connected(port) as client:
+                client.send(raw("/silent"))
+                await until(lambda: service.now.get("silent"), "it is there")
+            await until(lambda number=number: service.done.get("silent") == number, "it has gone")
+        assert [429] == await statuses(port, "/login?password=right")
 
 
 @pytest.mark.parametrize("way", WAYS)
