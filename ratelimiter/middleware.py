@@ -169,20 +169,20 @@ class RateLimitMiddleware:
         if SCOPE_KEY in scope:
             await self._further_in(scope[SCOPE_KEY], scope, receive, send)
             return
-        request = _request(scope)
-        if self.limiter.looks_at_bodies:
+        request, limiter = _request(scope), self.limiter
+        if limiter.looks_at_bodies:
             request, receive = await self._with_body(request, receive)
-        identity = await self.limiter.identified(request) if self.limiter.identifies else NOBODY
-        decision, hits = await self.limiter.decide(request, (), identity)
+        identity = await limiter.identified(request) if limiter.identifies else NOBODY
+        decision, hits = await limiter.decide(request, (), identity)
         chosen = "" if self._ids is None else request_id.choose(self._ids, scope["headers"])
         exchange = scope[SCOPE_KEY] = Exchange(self._manner, chosen, decision, hits, identity)
         send = exchange.sender(send)
         if not decision.allowed:
             await _refuse(scope, receive, send, self._refusal(decision, hits, exchange))
             return
-        if self.limiter.identifies:
+        if limiter.identifies:
             self._tell(request, identity, exchange, scope)
-        follower = self.limiter.follow(decision, hits) if self.limiter.settles else None
+        follower = limiter.follow(decision, hits) if limiter.settles else None
         if follower is not None:
             send = overheard(send, follower)
         try:

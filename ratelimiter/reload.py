@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Policy
 
 POLL_S = 1.0
+RETRY_POLLS = 10  # looks after which a bad policy is loaded again: files that only it names are not looked at
 PROBLEMS_MAX = 5  # of a bad file that the log line repeats; check-config tells them all
 
 # What came of a changed file. A closed set: it becomes a metric label.
@@ -90,6 +91,8 @@ class Reloader:
         self._in_force: _Look | None = None  # not known before the first look: the file may have changed since
         self._settled: _Look | None = None  # what something has come of
         self._last: _Look | None = None
+        self._problems: tuple[str, ...] = ()  # of what was settled
+        self._looks = 0  # since then
 
     async def run(self) -> None:
         """Look until cancelled: each *poll_s*, and at once when asked to."""
@@ -111,6 +114,9 @@ class Reloader:
         look = await self._look()
         if look == self._settled:
             self._last = look
+            self._looks += 1
+            if self._problems and self._looks % RETRY_POLLS == 0:
+                return await self._take(look)
             return None
         if look != self._last:
             self._last = look
@@ -132,9 +138,11 @@ class Reloader:
         try:
             return await self._put_in_force(look, name, asked=asked)
         except ConfigError as fault:
+            if fault.problems == self._problems and look == self._settled and not asked:
+                return None
             more = len(fault.problems) - PROBLEMS_MAX
             told = [*fault.problems[:PROBLEMS_MAX], *([f"and {more} more"] if more > 0 else [])]
-            return self._failed(look, "; ".join(told))
+            return self._failed(look, "; ".join(told), fault.problems)
         except Exception:  # whatever it is, the last good policy stays
             log.exception("%s: could not be loaded; policy %s stays in force", name, fingerprint(self.policy))
             return self._settle(look, FAILED)
@@ -150,14 +158,17 @@ class Reloader:
         self.policy, self._in_force = policy, look
         return self._settle(look, LOADED, f"{name}: loaded, {len(policy.rules)} rules, policy {fingerprint(policy)}")
 
-    def _failed(self, look: _Look, reason: str) -> str:
+    def _failed(self, look: _Look, reason: str, problems: tuple[str, ...] = ()) -> str:
         log.error("%s; policy %s stays in force", reason, fingerprint(self.policy))
-        return self._settle(look, FAILED)
+        result = self._settle(look, FAILED)
+        self._problems = problems
+        return result
 
     def _settle(self, look: _Look, result: str, told: str = "") -> str:
         if told:
             log.info(told)
         self._settled = self._last = look
+        self._problems, self._looks = (), 0
         if self._observer is not None:
             self._observer.reloaded(result)
         return result

@@ -16,7 +16,7 @@ import pytest
 from ratelimiter import config
 from ratelimiter.errors import ConfigError
 from ratelimiter.limiter import Limiter
-from ratelimiter.reload import FAILED, LOADED, UNCHANGED, Reloader
+from ratelimiter.reload import FAILED, LOADED, RETRY_POLLS, UNCHANGED, Reloader
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import request
 
@@ -32,6 +32,7 @@ def text(limit: int) -> str:
     return f"rules:\n  - name: rule\n    limit: {limit}/minute\n"
 
 
+ONE_KEY = f"keys:\n  - {{hash: '{'0' * 64}', principal: acme}}\n"
 BAD = "rules:\n  - name: rule\n    limit: 10 parsecs\n"
 
 
@@ -369,3 +370,32 @@ async def test_requests_see_one_policy_or_the_other(watched: Watched) -> None:
 
     assert len(limits) >= 2
     assert limits <= {10, 1000, 1001, 1002, 1003}
+
+
+async def test_files_that_a_policy_names_are_looked_at(folder: Path) -> None:
+    """A key is revoked by a change of its file alone."""
+    (folder / "keys.yaml").write_text(ONE_KEY)
+    (folder / "policy.yaml").write_text(f"identity: {{api_keys: {{file: ./keys.yaml}}}}\n{text(60)}")
+    watched = Watched(folder / "policy.yaml")
+    await watched.polled()
+    (folder / "keys.yaml").write_text("keys: []\n")
+
+    assert await watched.polled() == [LOADED]
+    assert watched.limiter.policy.identity is not None
+    assert watched.limiter.policy.identity.api_keys is not None
+    assert not watched.limiter.policy.identity.api_keys.entries
+
+
+async def test_a_bad_file_that_only_the_new_policy_names(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """When it is mended the policy is loaded, though nothing that is in force names it; until then it is told once."""
+    (folder / "policy.yaml").write_text(text(60))
+    watched = Watched(folder / "policy.yaml")
+    await watched.polled()
+    (folder / "new.yaml").write_text("keys: nonsense\n")
+    (folder / "policy.yaml").write_text(f"identity: {{api_keys: {{file: ./new.yaml}}}}\n{text(61)}")
+    assert await watched.polled(40) == [FAILED]
+    (folder / "new.yaml").write_text(ONE_KEY)
+
+    assert set(await watched.polled(RETRY_POLLS)) == {LOADED}
+    assert watched.limit == 61
+    assert caplog.text.count("nonsense") == 1
