@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimiter.core.decision import OVER_CAPACITY, OVER_LIMIT, decide
-from ratelimiter.core.policy import OnStoreError, Policy
+from ratelimiter.core.policy import OnStoreError, Policy, Rule
+from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
 from ratelimiter.core.window import LOCAL, NEVER, REMEMBERED, STORE
 from ratelimiter.errors import ConfigError, Kind, StoreError, StoreFault, StoreTimeout, StoreUnavailable
 from ratelimiter.stores import bridge
-from ratelimiter.stores.bridge import BridgedStore, slid
+from ratelimiter.stores.bridge import BridgedStore, check, slid
 from ratelimiter.stores.opening import open_store, store_for
 from tests.reference_store import hits_of, rule_of
 from tests.stores.memcached_server import MemcachedServer
@@ -354,3 +355,19 @@ def test_two_counters_let_go_when_they_are_said_to(  # noqa: PLR0917 - drawn by 
     assert (look.reset_ms > 0) == (look.used > 0)
     if look.reset_ms > 2:
         assert used_at((look.reset_ms - 2) / 1000) == look.used
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        (Rule("in-flight", Slots(5)), "in-flight is a limit of another kind"),
+        (Rule("credits", Balance(5)), "write redis:// or memory://"),
+        (Rule("monthly", Period(5, "month")), "monthly is a limit of another kind"),
+        (Rule("smooth", Bucket(5, 1, 1000)), "smooth is a limit of another kind"),
+        (Rule("failures", Quota(5, 1000), count=frozenset({"401"})), "takes nothing back"),
+    ],
+)
+def test_what_the_bridge_cannot_keep_is_refused(rule: Rule, problem: str) -> None:
+    """Kinds other than windows, and what is settled later, are refused when the store is opened."""
+    with pytest.raises(ConfigError, match=problem):
+        check(Policy((rule,)))

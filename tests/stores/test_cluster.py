@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ratelimiter.core.policy import Hit
+from ratelimiter.core.quota import Balance, Bucket, Slots
+from ratelimiter.core.settlement import settlement_of
 from ratelimiter.errors import ConfigError, Kind, StoreError, StoreMisconfigured, StoreUnavailable
 from ratelimiter.stores.cluster import ClusterStore, slot_of
 from ratelimiter.stores.opening import open_store
-from tests.reference_store import rule_of
+from tests.reference_store import rule_of, rule_with
 from tests.stores.redis_server import RedisCluster, RedisServer, free_port
 from tests.stores.test_redis import PATIENT_MS, hit, until_admitted, within
 
@@ -259,3 +261,29 @@ def test_url_that_cannot_be_used(url: str) -> None:
     """A mistake in the URL is told when the store is opened."""
     with pytest.raises(ConfigError, match="; write "):
         open_store(url)
+
+
+async def test_settlements_go_to_their_nodes(cluster: RedisCluster) -> None:
+    """In one call those of several nodes: each is settled where its key is."""
+    mine, everybodys = keys_on_both(cluster)
+    rule = rule_with(Slots(2))
+    seats = [Hit(hit(name, name="seats").key, rule.quota, 2, rule, 7) for name in (mine, everybodys)]
+    async with opened(cluster.url) as store:
+        charged = await store.charge(seats)
+        assert charged.admitted
+        assert not (await store.charge([seats[0]._replace(lease=8)])).admitted
+        await store.settle([settlement_of(seat, 0, charged.now_ms) for seat in seats])
+
+        assert [0, 0] == [(await store.charge([seat._replace(cost=0)])).tallies[0].used for seat in seats]
+
+
+async def test_leases_are_given_back_over_several_slots(cluster: RedisCluster) -> None:
+    """When one node refuses, the reservation that the other made is undone, and nothing is spent."""
+    mine, everybodys = keys_on_both(cluster)
+    rule, full = rule_with(Balance(100), "credits"), rule_with(Bucket(1, 1, 60_000), "full")
+    credits_ = Hit(hit(mine, name="credits").key, rule.quota, 60, rule, 7)
+    bucket = Hit(hit(everybodys, name="full").key, full.quota, 1, full)
+    async with opened(cluster.url) as store:
+        assert [True, False] == [(await store.charge([credits_, bucket])).admitted for _ in range(2)]
+
+        assert 60 == (await store.charge([credits_._replace(cost=0)])).tallies[0].used

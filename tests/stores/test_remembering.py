@@ -10,18 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimiter.core.decision import decide
+from ratelimiter.core.policy import Hit
+from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Slots
+from ratelimiter.core.settlement import Settlement, settlement_of
 from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt, Tally
 from ratelimiter.errors import StoreTimeout
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.stores.remembering import HOLD_MS_MAX, RememberingStore
 from ratelimiter.testing import FakeClock
-from tests.reference_store import START_MS, hits_of, rule_of
+from tests.reference_store import START_MS, hits_of, rule_of, rule_with
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.policy import Hit
     from ratelimiter.stores.base import Store
 
 MINUTE_MS = 60_000
@@ -34,6 +36,7 @@ class Shared:
         self.behind = MemoryStore(clock=clock)
         self.asked: list[int] = []  # when
         self.closed = 0
+        self.settled = 0
         self._clock = clock
         self._there_ms = there_ms
         self._back_ms = back_ms
@@ -44,6 +47,10 @@ class Shared:
         receipt = self.behind.charge_now(hits)
         self._clock.advance(self._back_ms)
         return receipt
+
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
+        self.settled += 1
+        self.behind.settle_now(settlements)
 
     async def close(self) -> None:
         self.closed += 1
@@ -456,3 +463,47 @@ async def charged(store: RememberingStore, hits: Sequence[Hit]) -> Receipt:
     """One charge, with its tallies as a list, whatever sequence the store uses."""
     receipt = await store.charge(hits)
     return receipt._replace(tallies=[Tally(*tally) for tally in receipt.tallies])
+
+
+# Other kinds than windows, and settlements
+
+
+@pytest.mark.parametrize(
+    ("quota", "lease"), [(Slots(1), 7), (Balance(1), 0), (Period(1, "month", credits=True), 7)], ids=["slots", "b", "p"]
+)
+async def test_what_may_be_there_at_any_moment_is_asked_for(
+    remembering: RememberingStore, store: Shared, quota: AnyQuota, lease: int
+) -> None:
+    """A slot may return and a balance be topped up through another process: such refusals are not remembered."""
+    hit = Hit(b"k", quota, 1, rule_with(quota), lease)
+    for _ in range(4):
+        await remembering.charge([hit])
+
+    assert 4 == len(store.asked)
+    assert 0 == len(remembering)
+
+
+@pytest.mark.parametrize("quota", [Bucket(1, 1, 60_000), Period(1, "month")], ids=lambda quota: quota.kind)
+async def test_refusals_of_other_kinds_are_remembered(
+    remembering: RememberingStore, store: Shared, quota: AnyQuota
+) -> None:
+    """What only time gives back is as certain as with windows."""
+    hit = Hit(b"k", quota, 1, rule_with(quota))
+    receipts = [await remembering.charge([hit]) for _ in range(4)]
+
+    assert [STORE, STORE, REMEMBERED, REMEMBERED] == [receipt.source for receipt in receipts]
+    assert 2 == len(store.asked)
+
+
+async def test_a_settlement_ends_what_is_remembered_of_its_key(
+    remembering: RememberingStore, store: Shared, clock: FakeClock
+) -> None:
+    """Who is given back finds room at once; refusals of other keys stand."""
+    mine, other = hits_of(RULES["a"]), hits_of(RULES["a"], principal="q")
+    for hits in (mine, other, mine, other):
+        await remembering.charge(hits)
+    await remembering.settle([settlement_of(mine[0], 0, clock())])
+
+    assert STORE == (await remembering.charge(mine)).source
+    assert REMEMBERED == (await remembering.charge(other)).source
+    assert 1 == store.settled
