@@ -44,7 +44,7 @@ class _Verb(NamedTuple):
     run: Callable[[Operator, dict[str, Any]], Awaitable[Any]]
 
 
-_PRINCIPAL = _Field(str, "header:NAME=VALUE, client=ADDRESS, bearer=NAME or digest=HEX", required=True)
+_PRINCIPAL = _Field(str, "header:NAME=VALUE, client=ADDRESS, bearer=NAME, org=NAME or digest=HEX", required=True)
 _RULE = _Field(str, "the name of a rule; all without it")
 _END = {
     "for": _Field(str, "how long, like 30s, 10m or 24h"),

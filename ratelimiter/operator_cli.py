@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 TIMEOUT_MS = 3000  # a person waits longer than a request
 STDIN_MAX = 4096
-WHO = "header:NAME=VALUE, client=ADDRESS, bearer=NAME or digest=HEX; - for VALUE, or for all of it, reads it from stdin"
+WHO = (
+    "header:NAME=VALUE, client=ADDRESS, bearer=NAME, org=NAME or digest=HEX; "
+    "- for VALUE, or for all of it, reads it from stdin"
+)
 
 
 def add_commands(command: AddCommand) -> None:

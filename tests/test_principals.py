@@ -18,6 +18,7 @@ POLICY = Policy((Rule("rule", Quota(1, 1000), principal=(KEY, Source("bearer")))
         ("header:X-API-Key=alice", Named("header:x-api-key", "alice")),
         ("header:X-API-Key=a=b", Named("header:x-api-key", "a=b")),
         ("bearer=token", Named("bearer", "token")),
+        ("org=acme", Named("org", "acme")),
         ("client=192.0.2.1", Named("client", "192.0.2.1")),
         ("client=local", Named("client", "local")),
         ("client=192.0.2.*", Named("client", "192.0.2.*")),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 import httpx
 
 from tests.stores.redis_server import RedisServer
+from tests.systems.credentials import SECRET
 from tests.systems.serving import Served
 from tests.systems.system import Deployment
 
@@ -63,6 +67,16 @@ class Scene:
     def caller(self, sort: str = "", address: str = "") -> httpx.Client:
         """Somebody new who may call; *sort* of key as `Deployment.headers` takes it."""
         return self.stranger(self.deployment.headers(sort), address)
+
+    def operate(self, *words: str) -> str:
+        """What `ratelimiter` says to an operator's *words* about this policy and its store."""
+        command = [sys.executable, "-m", "ratelimiter", *words, "--config", str(self.deployment.policy)]
+        environment = {**os.environ, "RATELIMITER_SECRET": SECRET}
+        done = subprocess.run(
+            [*command, "--store", self.redis.url], env=environment, capture_output=True, text=True, check=False
+        )
+        assert 0 == done.returncode, done.stderr
+        return done.stdout
 
     def call(self, client: httpx.Client) -> httpx.Response:
         """The call that counts one against the system's main limit."""

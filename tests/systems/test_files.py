@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ratelimiter.core.decision import Decision
 
 MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
 
 
 class World:
@@ -40,7 +39,12 @@ class World:
         identity = identity._replace(verified=named(sources[0], name, "acme"))
         headers = [(b"x-tenant-id", name.encode())]
         request = Request(method, path.encode(), headers, "192.0.2.1", "", None, body)
-        decision, _ = await self.limiter.decide(request, identity=identity)
+        decision, hits = await self.limiter.decide(request, identity=identity)
+        follower = self.limiter.follow(decision, hits)
+        if follower is not None:
+            follower.responded(201, [])
+            follower.ended()
+            await self.limiter.settled()
         return decision
 
     async def admitted(self, times: int, method: str = "GET", path: str = "/x", *, plan: str = "") -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.systems.scene import Scene
 
-LIMIT, BURST, DEEP, PER_ADDRESS = 60, 10, 10, 600
+LIMIT, BURST, DEEP, PER_ADDRESS, HIGHER = 60, 10, 10, 600, 300
 EMAIL = {"type": "email", "value": "a@b.example"}
 
 
@@ -326,3 +326,13 @@ def test_a_good_key_does_not_vouch_for_a_bad_token(scene: Scene) -> None:
     headers = scene.deployment.headers() | bearer("made-up")
 
     assert 401 == scene.stranger(headers).get("/v1/status").status_code
+
+
+def test_a_service_account_may_have_a_higher_limit(scene: Scene) -> None:
+    """As the roles of the deployment say; the figures are its own, and its burst comes on top as everybody's does."""
+    caller = scene.caller("batch")
+    first = scene.call(caller)
+    statuses = [scene.call(caller).status_code for _ in range(HIGHER + BURST)]
+
+    assert [str(HIGHER), str(HIGHER - 1)] == [first.headers[f"x-ratelimit-{word}"] for word in ("limit", "remaining")]
+    assert [200] * (HIGHER + BURST - 1) + [429] == statuses

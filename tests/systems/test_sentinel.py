@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.stores.redis_server import wait_until
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from tests.systems.scene import Scene
 
 # plan: requests and events a minute
-PLANS = {"basic": (30, 100)}
+PLANS = {"basic": (30, 100), "professional": (100, 500), "enterprise": (500, 2000)}
 PROFILE = {"customer_id": "c-1"}
 
 
@@ -54,7 +56,7 @@ def test_requests_are_limited_by_plan(scene: Scene, plan: str) -> None:
     } == error(refusal)
 
 
-@pytest.mark.parametrize("plan", ["basic"])
+@pytest.mark.parametrize("plan", ["basic", "professional"])
 def test_events_have_a_pair_of_their_own(scene: Scene, plan: str) -> None:
     """Higher, and separate: who has spent one may still use the other."""
     requests, events = PLANS[plan]
@@ -68,6 +70,20 @@ def test_events_have_a_pair_of_their_own(scene: Scene, plan: str) -> None:
         assert str(events - call - 1) == response.headers["x-ratelimit-remaining"]
 
     assert 429 == caller.post("/events/ingest", json=PROFILE).status_code
+
+
+def test_an_operator_may_change_a_tenants_plan(scene: Scene) -> None:
+    """While it runs, within a second or so; what was counted stays counted."""
+    headers = scene.deployment.headers("basic")
+    caller = scene.stranger(headers)
+    for _ in range(30):
+        assert 200 == caller.get("/profiles").status_code
+    assert 429 == caller.get("/profiles").status_code
+    scene.operate("override", "set", f"bearer={headers['X-Tenant-ID']}", "--plan", "professional", "--for", "1h")
+    wait_until(lambda: caller.get("/profiles").status_code == 200, "the plan is another", within_s=3)
+    response = caller.get("/profiles")
+
+    assert ["100", "68"] == [response.headers[f"x-ratelimit-{word}"] for word in ("limit", "remaining")]
 
 
 def test_a_key_without_a_plan_is_basic(scene: Scene) -> None:
