@@ -155,15 +155,15 @@ def test_the_default_command_is_the_sidecar() -> None:
 
 
 def test_the_lock_has_what_the_package_needs() -> None:
-    """Every dependency of a plain install is locked, in a version that the package takes."""
+    """Every dependency of a plain install, and what tokens need, is locked in a version that the package takes."""
     from packaging.requirements import Requirement
 
     lock = (ROOT / "deploy" / "image" / "requirements.txt").read_text()
     locked = dict(re.findall(r"^([\w-]+)==(\S+)", lock, re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for line in project["dependencies"]:
+    for line in (*project["dependencies"], *project["optional-dependencies"]["jwt"]):
         needed = Requirement(line)
-        name = needed.name.replace(".", "-")
+        name = needed.name.lower().replace(".", "-")
         assert name in locked, f"{line} is not in deploy/image/requirements.txt; its first lines say how to renew it"
         assert needed.specifier.contains(locked[name]), line
 
