@@ -164,7 +164,8 @@ class ClientConnection(asyncio.Protocol):
         if self._full:
             self._stalled_s += passed_s
             if self._stalled_s * 1000 > self._bounds.write_timeout_ms:
-                self.transport.abort()
+                # Without a reset the kernel would go on offering it what is unsent, and keep that for minutes.
+                self.break_off(reset=True)
             return  # whatever else is due waits for the client, too
         if self._state is EXCHANGE:
             self._exchange.tick(now_s, passed_s)  # type: ignore[union-attr]  # there is one in this state
