@@ -43,7 +43,7 @@ BYSTANDER = "127.0.0.2"  # where normal traffic comes from
 PATIENCE_S = 5.0  # of normal traffic
 PERIOD_S = 0.1
 DISTURBED_S = 1.0  # that one request may take on a machine with other work
-LARGE = bytes(4_000_000)
+LARGE = bytes(1_000_000)
 
 ATTACKS = {
     "slow heads (-H)": ("-H", "-i", "3", "-x", "16"),
