@@ -1,0 +1,160 @@
+"""Goal: operators, and nobody else, get every verb over HTTP, and clear answers to mistakes. Method: the application on
+the embedded store, and a fuzzer that reads its own description.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from ratelimiter.core.policy import Policy, Rule
+from ratelimiter.core.principal import Source
+from ratelimiter.core.quota import Balance, Quota
+from ratelimiter.limiter import Limiter
+from ratelimiter.operator_api import BODY_MAX, operator_app
+from ratelimiter.operator_tokens import Tokens
+from ratelimiter.standing_orders import StandingOrders
+from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.stores.opening import open_store
+from ratelimiter.verbs import Operator
+from tests.stores.redis_server import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+TOKEN = "0123456789abcdef"  # noqa: S105
+ALICE = {"principal": "header:X-API-Key=alice"}
+POLICY = Policy(
+    (
+        Rule("rule", Quota(5, 60_000), principal=(Source("header", "x-api-key"),)),
+        Rule("credits", Balance(50), principal=(Source("header", "x-api-key"),)),
+    )
+)
+
+
+def application(folder: Path, store: Any = None) -> tuple[Any, Limiter]:
+    (folder / "tokens").write_text(f"ann:{TOKEN}\n")
+    limiter = Limiter(POLICY, store or MemoryStore())
+    operator = Operator(lambda: POLICY, limiter.store, "nobody", done=StandingOrders(limiter).poll)
+    return operator_app(operator, Tokens(folder / "tokens")), limiter
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(application(tmp_path)[0])
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://operator", headers=headers) as client:
+        yield client
+
+
+async def test_every_verb(client: httpx.AsyncClient) -> None:
+    """Each is carried out, and the audit says by whom."""
+    for path, body, expected in (
+        ("/v1/peek", ALICE, {"plan": None, "blocked": None}),
+        ("/v1/block", ALICE | {"for": "10m"}, {}),
+        ("/v1/block", ALICE | {"until": "2050-01-01T00:00:00Z"}, {"until_ms": 2_524_608_000_000}),
+        ("/v1/unblock", ALICE, {"was_blocked": True}),
+        ("/v1/overrides", ALICE | {"rule": "rule", "limit": "9/minute"}, {"limit": "9/minute", "replaced": False}),
+        ("/v1/overrides/remove", ALICE | {"rule": "rule"}, {"was_set": True}),
+        ("/v1/shadow", {"on": True, "for": "10m"}, {"on": True}),
+        ("/v1/shadow", {"on": False}, {"on": False, "was_on": True}),
+        ("/v1/topup", ALICE | {"units": 10}, {"available": 60}),
+        ("/v1/reset", ALICE | {"balances": True}, {"rules": ["rule", "credits"]}),
+    ):
+        answer = await client.post(path, json=body)
+        assert (path, 200, "application/json") == (path, answer.status_code, answer.headers["content-type"])
+        assert expected.items() <= answer.json().items(), path
+    assert [] == (await client.get("/v1/orders")).json()["overrides"]
+    lines = (await client.get("/v1/audit?n=100")).json()["lines"]
+
+    assert ["reset", "topup", "shadow", "shadow", "override remove"] == [line["verb"] for line in lines[:5]]
+    assert {"token:ann"} == {line["who"] for line in lines}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer wrong-0123456789",
+        f"Basic {TOKEN}",
+        TOKEN,
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/peek", "/v1/orders", "/openapi.json"])
+async def test_without_a_token(client: httpx.AsyncClient, given: str | None, path: str) -> None:
+    """A 401 that says what would do, and nothing is done; nor is it said what there is."""
+    client.headers.pop("authorization")
+    headers = {} if given is None else {"authorization": given}
+    method = "POST" if path == "/v1/peek" else "GET"
+    answer = await client.request(method, path, headers=headers, json=ALICE)
+
+    assert 401 == answer.status_code
+    assert answer.headers["www-authenticate"].startswith('Bearer realm="operator"')
+    assert ["problems"] == list(answer.json())
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "problem"),
+    [
+        ("/v1/peek", b"", "the body is not JSON"),
+        ("/v1/peek", b"{", "the body is not JSON"),
+        ("/v1/peek", b"[" * 5000, "the body is not JSON"),
+        ("/v1/peek", b"\xff", "the body is not JSON"),
+        ("/v1/peek", b"[]", "the body is not a JSON object; write one with principal and plan"),
+        ("/v1/peek", b"{}", "principal: is missing; write header:NAME=VALUE"),
+        ("/v1/peek", b'{"principal": 1}', "principal: is not a text"),
+        ("/v1/peek", b'{"principal": "digest=x", "limit": 1}', "'limit': is unknown; write principal or plan"),
+        ("/v1/peek", b'{"principal": "alice"}', "principal: what is given is not a principal"),
+        ("/v1/peek", b'{"principal": "header:X-API-Key=\\ud800"}', "principal: has characters that cannot be shown"),
+        ("/v1/shadow", b'{"on": 1}', "on: is not true or false"),
+        ("/v1/topup", b'{"principal": "header:X-API-Key=a", "units": true}', "units: is not a whole number"),
+        ("/v1/topup", b'{"principal": "header:X-API-Key=a", "units": 0}', "units: a top-up must be of 1"),
+        ("/v1/block", b'{"principal": "header:X-API-Key=a", "for": "soon"}', "for: 'soon' is not a duration"),
+        ("/v1/overrides", b'{"principal": "header:X-API-Key=a"}', "override: an override is for somebody"),
+    ],
+)
+async def test_mistakes(client: httpx.AsyncClient, path: str, body: bytes, problem: str) -> None:
+    """A 400 that says every problem, and what would do."""
+    answer = await client.post(path, content=body)
+
+    assert 400 == answer.status_code
+    assert answer.json()["problems"][0].startswith(problem), answer.json()
+    assert [] == (await client.get("/v1/audit")).json()["lines"]
+
+
+async def test_other_ways_to_ask_wrongly(client: httpx.AsyncClient) -> None:
+    """What is not there, not meant or too long has its status."""
+    assert 404 == (await client.post("/v1/pek", json=ALICE)).status_code
+    assert 405 == (await client.get("/v1/peek")).status_code
+    assert 413 == (await client.post("/v1/peek", content=b" " * (BODY_MAX + 1))).status_code
+    for number in ("0", "1001", "x", "-1", "9" * 30):
+        assert 400 == (await client.get(f"/v1/audit?n={number}")).status_code
+
+
+async def test_without_a_store(tmp_path: Path) -> None:
+    """A 503 that does not claim to know what was done."""
+    app, _ = application(tmp_path, open_store(f"redis://127.0.0.1:{free_port()}/0"))
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://o", headers=headers) as client:
+        answer = await client.post("/v1/block", json=ALICE)
+
+    assert 503 == answer.status_code
+    assert ["store: no answer (unreachable); whether anything was done is not known"] == answer.json()["problems"]
+
+
+async def test_the_document_says_all(client: httpx.AsyncClient) -> None:
+    """Every path that there is, with every field."""
+    document = (await client.get("/openapi.json")).json()
+
+    assert 11 == len(document["paths"])
+    for path, item in document["paths"].items():
+        for method in item:
+            answer = await client.request(method, path, json=ALICE | {"on": True, "units": 1})
+            assert answer.status_code in (200, 400), path
