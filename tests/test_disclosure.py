@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,7 +14,12 @@ from ratelimiter import config
 from ratelimiter.core.matching import Match
 from ratelimiter.core.policy import Policy
 from ratelimiter.disclosure import disclosed, fingerprint, without_secrets
+from tests.identity.provider import ISSUER
 from tests.requesting import per_minute
+from tests.test_identity import write_policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SECRET = b"correct horse battery staple"
 
@@ -79,3 +85,16 @@ def test_any_change_changes_the_hash() -> None:
 
     assert len(policies) == len({fingerprint(policy) for policy in policies})
     assert fingerprint(policies[0]) == fingerprint(Policy((per_minute(60),), secret=SECRET))
+
+
+def test_identity_is_shown_without_any_key(tmp_path: Path) -> None:
+    """How callers are identified is no secret; which keys there are, and whose, is."""
+    policy = config.load(write_policy(tmp_path))
+    assert policy.identity is not None
+    assert policy.identity.api_keys is not None
+    text = json.dumps(disclosed(policy))
+
+    assert ISSUER in text
+    assert "ulla" not in text
+    assert not [entry for entry in policy.identity.api_keys.entries if entry.hex() in text]
+    assert "ulla" not in repr(policy)
