@@ -1,0 +1,116 @@
+"""Goal: with all rules in shadow by an operator's order, everything is counted and reported as if they were obeyed.
+Method: random traffic on every kind of limit, through a limiter that is told so and its twin that is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimiter.core.orders import Orders
+from ratelimiter.core.policy import CostFrom, Policy, Rule
+from ratelimiter.core.principal import Source
+from ratelimiter.core.quota import Quota
+from ratelimiter.limiter import Limiter
+from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.testing import FakeClock
+from tests.reference_store import kinds, mixed_gaps_ms, rule_with
+from tests.requesting import request
+
+KEYS = (Source("header", "x-api-key"),)
+
+
+class Twin:
+    """A limiter of its own store."""
+
+    def __init__(self, policy: Policy, *, shadow: bool) -> None:
+        self.clock = FakeClock()
+        self.limiter = Limiter(policy, MemoryStore(clock=self.clock), clock=self.clock)
+        self.limiter.obey(Orders("v", shadow=shadow))
+        self.open: list[Any] = []
+
+    async def ask(self, key: str, status: int, cost: int, *, ends: bool) -> tuple[Any, ...]:
+        asked = request("/", headers=[("x-api-key", key)])
+        decision, hits = await self.limiter.decide(asked)
+        # The twin's refused requests have no response: what is settled is settled of those that both admit.
+        follower = self.limiter.follow(decision, hits)
+        if follower is not None:
+            follower.responded(status, [(b"x-cost", b"%d" % cost)])
+            if ends:
+                follower.ended()
+            else:
+                self.open.append(follower)
+        await self.limiter.settled()
+        numbers = [(o.rule.name, o.remaining, o.reset_ms, o.retry_after_ms) for o in decision.outcomes]
+        return numbers, decision.now_ms, decision.source
+
+
+def policies(data: st.DataObject) -> Policy:
+    rules = []
+    for number, quota in enumerate(data.draw(st.lists(kinds(), min_size=1, max_size=4))):
+        others: dict[str, Any] = {"principal": KEYS}
+        if quota.kind != "slots":
+            others["count"] = data.draw(st.sampled_from([frozenset(), frozenset({"2xx"}), frozenset({"401"})]))
+            if data.draw(st.booleans()):
+                others["cost_from"] = CostFrom("response_header", "x-cost")
+        shadow = data.draw(st.integers(0, 4)) == 0
+        rules.append(rule_with(quota, f"rule-{number}", shadow=shadow, **others))
+    return Policy(tuple(rules))
+
+
+@given(st.data())
+def test_all_is_counted_as_if_it_were_obeyed(data: st.DataObject) -> None:
+    """Every figure of every rule is that of the enforcing twin, request by request; and nobody is refused."""
+    policy = policies(data)
+
+    async def run() -> None:
+        obeyed, suspended = Twin(policy, shadow=False), Twin(policy, shadow=True)
+        for _ in range(data.draw(st.integers(1, 15))):
+            gap_ms = data.draw(mixed_gaps_ms(data.draw(st.sampled_from(policy.rules)).quota))
+            for twin in (obeyed, suspended):
+                twin.clock.advance(max(0, gap_ms))
+            key, status = data.draw(st.sampled_from("ab")), data.draw(st.sampled_from([200, 401, 500]))
+            cost, ends = data.draw(st.integers(0, 3)), data.draw(st.booleans())
+            expected = await obeyed.ask(key, status, cost, ends=ends)
+            assert expected == await suspended.ask(key, status, cost, ends=ends)
+        assert all(each.allowed for each in await decisions(suspended))
+
+    async def decisions(twin: Twin) -> list[Any]:
+        return [(await twin.limiter.decide(request("/", headers=[("x-api-key", "a")])))[0] for _ in range(20)]
+
+    asyncio.run(run())
+
+
+@given(kinds(), st.data())
+def test_a_rule_in_shadow_has_the_figures_of_its_enforcing_twin(quota: Any, data: st.DataObject) -> None:
+    """By the policy, too: alone, request by request, and nobody is refused."""
+
+    async def run() -> None:
+        enforcing = Twin(Policy((rule_with(quota, principal=KEYS),)), shadow=False)
+        shadow = Twin(Policy((rule_with(quota, shadow=True, principal=KEYS),)), shadow=False)
+        for _ in range(data.draw(st.integers(1, 15))):
+            gap_ms = max(0, data.draw(mixed_gaps_ms(quota)))
+            for twin in (enforcing, shadow):
+                twin.clock.advance(gap_ms)
+            ends = data.draw(st.booleans())
+            assert await enforcing.ask("a", 200, 1, ends=ends) == await shadow.ask("a", 200, 1, ends=ends)
+
+    asyncio.run(run())
+
+
+def test_rules_stay_what_they_are() -> None:
+    """The policy itself is not changed by it: off again, it refuses as before."""
+    policy = Policy((Rule("rule", Quota(1, 60_000)),))
+
+    async def run() -> list[bool]:
+        limiter = Limiter(policy, MemoryStore())
+        asked = []
+        for shadow in (False, True, False):
+            limiter.obey(Orders("v", shadow=shadow))
+            asked += [(await limiter.decide(request("/")))[0].allowed for _ in range(2)]
+        return asked
+
+    assert [True, False, True, True, False, False] == asyncio.run(run())
