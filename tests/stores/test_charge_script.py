@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.core.policy import Hit, Mode, Rule
-from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota
-from ratelimiter.core.settlement import Settlement, settlement_of
+from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.settlement import RENEW, Settlement, settlement_of
 from ratelimiter.core.window import NEVER, Receipt, Tally, Window, last_instant
 from ratelimiter.errors import Kind, StoreFault
 from ratelimiter.stores import script
@@ -604,6 +604,59 @@ def check_foreign_values_survive(subject: Script) -> None:
         assert value == subject.client.get(b"k")
 
 
+def leased_hit(quota: AnyQuota, cost: int = 1, lease: int = 0) -> Hit:
+    return Hit(b"k", quota, cost, rule_with(quota), lease)
+
+
+def check_leases_end_on_time(subject: Script) -> None:
+    seat = leased_hit(Slots(1, 100_000), 1, 7)
+    assert subject.charge_one([seat], START_MS).admitted
+    assert (False, (1, 1, 1)) == answer(subject, [seat._replace(lease=8)], START_MS + 99_999)
+    assert (False, (1, 200_000, 200_000)) == answer(subject, [seat._replace(lease=8)], START_MS - 100_000)
+    assert (True, (1, 100_000, 0)) == answer(subject, [seat._replace(lease=8)], START_MS - 100_001)
+    assert (True, (1, 100_000, 0)) == answer(subject, [seat._replace(lease=9)], START_MS - 1)
+
+
+def check_reservations_are_settled_to_what_is_there(subject: Script) -> None:
+    call = leased_hit(Balance(100, 100_000), 50, 7)
+    subject.charge_one([call], START_MS)
+    assert 80 == subject.settle([settlement_of(call, 80, START_MS)], START_MS).tallies[0].used
+    subject.charge_one([call._replace(cost=20, lease=8)], START_MS)
+    assert (
+        100 == subject.settle([settlement_of(call._replace(cost=20, lease=8), 30, START_MS)], START_MS).tallies[0].used
+    )
+    assert 100 == subject.settle([settlement_of(call, 30, START_MS)], START_MS).tallies[0].used
+    assert 100 == subject.settle([settlement_of(call, RENEW, START_MS)], START_MS).tallies[0].used
+    assert {b"k": (100, 0, [])} == subject.state()
+
+
+def check_buckets_give_back_what_has_not_drained(subject: Script) -> None:
+    call = leased_hit(Bucket(4, 1, 100_000), 4)
+    subject.charge_one([call], START_MS)
+    subject.charge_one([call._replace(cost=1)], START_MS + 100_000)
+    assert 1 == subject.settle([settlement_of(call, 0, START_MS)], START_MS + 100_000).tallies[0].used
+    subject.client.flushall()
+    subject.charge_one([call], START_MS)
+    assert subject.charge_one([call], START_MS - 400_001).admitted
+    assert 4 == subject.settle([settlement_of(call, 0, START_MS)], START_MS - 400_001).tallies[0].used
+
+
+def check_buckets_keep_units_when_their_rate_changes(subject: Script) -> None:
+    subject.charge_one([leased_hit(Bucket(9, 1, 100_000), 5)], START_MS)
+    assert (True, 5) == (True, answer(subject, [leased_hit(Bucket(9, 3, 700_000), 0)], START_MS)[1].used)
+
+
+def check_periods_end_and_begin(subject: Script) -> None:
+    call = leased_hit(Period(2, "day"), 2)
+    midnight_ms = START_MS // 86_400_000 * 86_400_000
+    assert subject.charge_one([call], midnight_ms - 1_000_000).admitted
+    assert (False, (2, 1, 1)) == answer(subject, [call], midnight_ms - 1)
+    assert (True, (2, 86_400_000, 0)) == answer(subject, [call], midnight_ms)
+    assert 2 == subject.settle([settlement_of(call, 0, midnight_ms - 1_000_000)], midnight_ms).tallies[0].used
+    assert (False, (2, 86_400_001, 86_400_001)) == answer(subject, [call], midnight_ms - 1)
+    assert 0 == subject.settle([settlement_of(call, 0, midnight_ms)], midnight_ms).tallies[0].used
+
+
 def answer(subject: Script, hits: Sequence[Hit], now_ms: int) -> tuple[bool, Tally]:
     receipt = subject.charge_one(hits, now_ms)
     return receipt.admitted, receipt.tallies[0]
@@ -669,6 +722,16 @@ MUTATIONS: list[tuple[str, str, Callable[[Script], None]]] = [
     ("version ~= VERSION", "false", check_foreign_values_survive),
     (" or (newest > oldest) ~= (#value > HEADER)", "", check_foreign_values_survive),
     ("#value < HEADER", "#value < 0", check_foreign_values_survive),
+    ("state[1] = spent + min(due, there)", "state[1] = spent + due", check_reservations_are_settled_to_what_is_there),
+    ("there = there + units\n", "\n", check_reservations_are_settled_to_what_is_there),
+    ("if now < lapses and", "if now <= lapses and", check_leases_end_on_time),
+    ("if now < lapses and lapses <= far then", "if now < lapses then", check_leases_end_on_time),
+    ("debt - weight + elapsed * drain)", "debt - weight)", check_buckets_give_back_what_has_not_drained),
+    ("elseif at <= state[2] then", "else", check_buckets_give_back_what_has_not_drained),
+    ("or -elapsed > ceil_of(limit * weight, drain)", "", check_buckets_give_back_what_has_not_drained),
+    ("ceil_of(state[1], state[3]) * weight", "state[1]", check_buckets_keep_units_when_their_rate_changes),
+    ("elseif at >= state[2] and (spent", "elseif (spent", check_periods_end_and_begin),
+    ("if to <= state[2] and state[2] < next_to then", "if false then", check_periods_end_and_begin),
 ]
 
 
