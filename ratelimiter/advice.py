@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ratelimiter import documents
 from ratelimiter.core.policy import REQUEST_HEADER, OnStoreError
 from ratelimiter.core.principal import CLIENT, ORG
+from ratelimiter.core.terms import with_quota
 from ratelimiter.identity.reading import unsafe_url
 from ratelimiter.notation import spell_limit
 from ratelimiter.stores.bridge import PREFIX, WEAKNESS
@@ -51,7 +52,19 @@ def outage(policy: Policy, processes: int = 1) -> list[str]:
     """
     if not _shared(policy):
         return []
-    return [f"{rule.name}: without the store, {_outage(rule, policy.local_share, processes)}" for rule in policy.rules]
+    return [
+        f"{name}: without the store, {'unlimited' if rule is None else _outage(rule, policy.local_share, processes)}"
+        for stated in policy.rules
+        for name, rule in _by_plan(stated)
+    ]
+
+
+def _by_plan(rule: Rule) -> Iterator[tuple[str, Rule | None]]:
+    """*rule* as each plan has it, by the name of both; None for a plan without a limit."""
+    if not rule.plans:
+        yield rule.name, rule
+    for plan, quota in rule.plans:
+        yield f"{rule.name}, plan {plan}", None if quota is None else with_quota(rule, quota)
 
 
 def _outage(rule: Rule, local_share: float, processes: int) -> str:
@@ -114,7 +127,7 @@ def _twin_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
         for other_index, other in enumerate(policy.rules):
             same = (other.match, other.principal, _but_limit(other), other.burst, other.cost, other.mode) == (
                 (rule.match, rule.principal, _but_limit(rule), rule.burst, rule.cost, rule.mode)
-            )
+            ) and other.plans == rule.plans
             if same and other_index < index and other.quota == rule.quota:
                 yield ("rules", index), f"rules[{index}]: is the same as rules[{other_index}]; leave one out"
                 break
@@ -141,6 +154,8 @@ def _header_warnings(policy: Policy, document: Document | None) -> Iterator[tupl
         if rule.cost_from is not None and rule.cost_from.where == REQUEST_HEADER and not policy.trust.anyone:
             text = f"rules[{index}]: cost_from is never read, as no proxy is trusted; write trusted_proxies, too"
             yield ("rules", index), text
+    if policy.plan is not None and policy.plan.headers and not policy.trust.anyone:
+        yield ("plan", "from"), "plan.from: is never read, as no proxy is trusted; write trusted_proxies, too"
     stated = document is not None and isinstance(document.value, dict) and "client_header" in document.value
     if stated and not policy.trust.anyone:
         yield ("client_header",), "client_header: is never read, as no proxy is trusted; write trusted_proxies, too"

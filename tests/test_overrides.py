@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ratelimiter import config
+from ratelimiter.advice import outage, warnings
 from ratelimiter.clock import unix_ms
 from ratelimiter.core.policy import Planner, Policy, reader_for
 from ratelimiter.core.quota import Bucket, Period, Quota, Slots
@@ -200,3 +201,21 @@ def test_a_value_alone(folder: Path) -> None:
 
     assert [1, 2] == [len(override.digests) for override in policy.overrides]
     assert () == Planner(policy).hits(request("/", peer="192.0.2.1"))
+
+
+def test_what_an_outage_admits_on_each_plan(folder: Path) -> None:
+    """check-config tells it plan by plan."""
+    policy = load(folder, SENTINEL.replace("name: sentinel", "name: sentinel\nstore: redis://127.0.0.1:1/0", 1))
+    told = outage(policy, 2)
+
+    assert 15 == len(told)
+    assert "per-minute, plan professional: without the store, 2 processes at most 200 per minute" in told
+    assert "profiles-per-month, plan enterprise: without the store, unlimited" in told
+
+
+def test_a_header_that_nobody_may_send(folder: Path) -> None:
+    """Without a trusted peer it is never read, and check-config says so."""
+    told = warnings(load(folder, SENTINEL.replace("trusted_proxies: [10.0.0.0/8]\n", "")))
+
+    assert "plan.from: is never read, as no proxy is trusted; write trusted_proxies, too" in told
+    assert not [text for text in warnings(load(folder, SENTINEL)) if text.startswith("plan")]

@@ -23,7 +23,8 @@ from ratelimiter.stores.opening import open_store
 from ratelimiter.testing import FakeClock
 from ratelimiter.verbs import Operator, Wanted, read_wanted
 from tests.requesting import request
-from tests.stores.redis_server import free_port
+from tests.stores.redis_server import RedisServer, free_port
+from tests.stores.test_redis import PATIENT_MS
 
 if TYPE_CHECKING:
     from ratelimiter.core.request import Request
@@ -324,3 +325,25 @@ async def test_topups_beyond_all_measure() -> None:
         await scene.operator.topup(ALICE, 10**9)
     with pytest.raises(ConfigError, match="would be too large a balance"):
         await scene.operator.topup(ALICE, 10**9)
+
+
+async def test_all_kinds_on_a_server() -> None:
+    """What is peeked, reset and topped up in Redis is what it is in this process."""
+    with RedisServer() as server:
+        store = open_store(server.url, timeout_ms=PATIENT_MS)
+        limiter = Limiter(KINDS, store)
+        operator = Operator(lambda: KINDS, store, "user:ann")
+        for _ in range(2):
+            assert (await limiter.decide(of()))[0].allowed
+
+        async def counted() -> list[int]:
+            return [rule["used"] for rule in (await operator.peek(ALICE))["rules"]]
+
+        assert 1 <= (await counted())[1] <= 2  # some of the bucket is back, perhaps
+        assert [2, 2, 2, 6] == [(await counted())[index] for index in (0, 2, 3, 4)]
+        assert 144 == (await operator.topup(ALICE, 100))["available"]
+        await operator.reset(ALICE)
+        assert [0, 0, 0, 0, -94] == await counted()
+        await operator.reset(ALICE, balances=True)
+        assert [0, 0, 0, 0, 0] == await counted()
+        await store.close()
