@@ -333,3 +333,32 @@ def test_listeners_that_cannot_be(tmp_path: Path, flags: list[str], problem: str
 
     assert 2 == done.returncode
     assert done.stderr.startswith(problem), done.stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["--workers", "2"]], ids=["memory", "two workers on redis"])
+def test_whichever_process_is_asked(tmp_path: Path, flags: list[str]) -> None:
+    """The embedded store obeys its own listener at once; of several workers any may be asked, and all obey."""
+    (tmp_path / "tokens").write_text(f"ann:{TOKEN}\n")
+    with ExitStack() as stack:
+        behind = stack.enter_context(upstream())
+        words = ["-m", "ratelimiter", "proxy", "--upstream", behind, "--listen", "127.0.0.1:0", "--admin", "none"]
+        words += ["--limit", "100000/minute", "--principal", "header:X-API-Key", *flags]
+        words += ["--operator", "127.0.0.1:0", "--operator-token-file", str(tmp_path / "tokens")]
+        if flags:
+            words += ["--store", stack.enter_context(RedisServer()).url]
+        started = stack.enter_context(process(*words))
+        assert started.stdout is not None
+        places = re.findall(r"http://(127\.0\.0\.1:\d+)", started.stdout.readline())
+        sidecar, headers = Place(places[0]), {"authorization": f"Bearer {TOKEN}"}
+        wait_until(lambda: sidecar.status() == 200, "it is there")
+
+        def order(path: str) -> int:
+            connection = http.client.HTTPConnection(places[-1], timeout=10)
+            connection.request("POST", path, json.dumps({"principal": ALICE}), headers)
+            status = connection.getresponse().status
+            connection.close()
+            return status
+
+        for path, status in (("/v1/block", 429), ("/v1/unblock", 200)):
+            assert 200 == order(path)
+            wait_until(lambda status=status: {sidecar.status() for _ in range(20)} == {status}, path, WITHIN_S)
