@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import signal
 import socket
@@ -23,10 +24,15 @@ START_S = 10  # a loaded machine needs a moment
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens at, for a server that is about to.
+
+    Not one that the system would give away by itself: any connection made meanwhile might get that.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)  # so that two who ask at the same time get two
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], object], what: str, within_s: float = START_S) -> None:
