@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ratelimiter.core.orders import BlockedError, Override, in_force
 from ratelimiter.core.principal import CLIENT, credential
 from ratelimiter.core.quota import Bucket, Period, Quota
+from ratelimiter.core.request import MalformedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -69,12 +70,15 @@ class Terms:
 
         Raises:
             BlockedError: one is.
-            MalformedRequest: a header that names a principal can be read in two ways.
         """
         if not self._blocks:
             return
         for source in self._sources:
-            until_ms = self._blocks.get(self._reader.read((source,), headers, peer, names).digest)
+            try:
+                principal = self._reader.read((source,), headers, peer, names)
+            except MalformedRequest:
+                continue  # whether that matters is for the rules to say that look there
+            until_ms = self._blocks.get(principal.digest)
             if until_ms is not None:
                 raise BlockedError(until_ms)
 

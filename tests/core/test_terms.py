@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.core.decision import BLOCKED, BLOCKED_WAIT_MS, OVER_LIMIT, UNMATCHED, WITHIN_LIMIT
+from ratelimiter.core.decision import BLOCKED, BLOCKED_WAIT_MS, MALFORMED, OVER_LIMIT, UNMATCHED, WITHIN_LIMIT
 from ratelimiter.core.headers import x_ratelimit
 from ratelimiter.core.identity import Identity
 from ratelimiter.core.matching import Match
@@ -308,6 +308,14 @@ class TestBlocks:
         assert [BLOCKED, BLOCKED, UNMATCHED] == await gate.reasons(
             of("a", peer="192.0.2.1"), elsewhere, elsewhere._replace(peer="192.0.2.2")
         )
+
+    async def test_a_header_that_no_rule_looks_at_here(self) -> None:
+        """That somebody is blocked makes nobody else's request malformed."""
+        gate = Gate(by_plan(match=Match(path="/v1/**")), plan=PLANS)
+        gate.limiter.obey(Orders("v", blocks=(Block(digest(gate.policy, "a"), 0),)))
+        twice = request("/elsewhere", headers=[("x-api-key", "b"), ("X-Api-Key", "c")])
+
+        assert [UNMATCHED, MALFORMED] == await gate.reasons(twice, twice._replace(target=b"/v1/x"))
 
     async def test_no_store_is_asked(self) -> None:
         """A flood of a blocked principal costs the store nothing."""
