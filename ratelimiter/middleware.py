@@ -120,6 +120,7 @@ class RateLimitMiddleware:
         }
         policy = configuration.build(**settings)
         self.app = app
+        self._opened = store is None or isinstance(store, str)
         if store is None or isinstance(store, str):
             store = store_for(policy, observer if isinstance(observer, StoreObserver) else None)
         self.limiter = Limiter(policy, store, observer=observer)
@@ -164,7 +165,7 @@ class RateLimitMiddleware:
         if self._timed:
             self._begin()
         if kind not in ("http", "websocket"):
-            await self.app(scope, receive, self._behind_settlements(send) if kind == "lifespan" else send)
+            await self.app(scope, receive, self._behind_the_end(send) if kind == "lifespan" else send)
             return
         if SCOPE_KEY in scope:
             await self._further_in(scope[SCOPE_KEY], scope, receive, send)
@@ -215,12 +216,22 @@ class RateLimitMiddleware:
             follower.refused(reply.status)
         return reply
 
-    def _behind_settlements(self, send: Send) -> Send:
-        """*send* of a lifespan, which says goodbye only when the store was told all there is to tell."""
+    async def close(self) -> None:
+        """Tell the store all there is to tell, and let go of what was begun: of the store, too, if it was opened here.
+
+        Done by itself where the server speaks lifespan. A request that comes after all begins everything anew.
+        """
+        if self._reloading is not None:
+            self._reloading.end()
+        await self._standing.stop()
+        await (self.limiter.close() if self._opened else self.limiter.settled())
+
+    def _behind_the_end(self, send: Send) -> Send:
+        """*send* of a lifespan, which says goodbye only when nothing of ours is left."""
 
         async def send_behind(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown"):
-                await self.limiter.settled()
+                await self.close()
             await send(message)
 
         return send_behind

@@ -199,6 +199,12 @@ class Reloading:
             self._loop = loop
             self._task = loop.create_task(self._make().run())
 
+    def end(self) -> None:
+        """Have it run no longer, until it is begun again."""
+        if self._task is not None and self._loop is asyncio.get_running_loop():
+            self._task.cancel()
+        self._loop = self._task = None
+
 
 def _examine(paths: list[str | os.PathLike[str]]) -> _Look:
     digest = blake2b(digest_size=16)

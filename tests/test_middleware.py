@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,11 @@ from ratelimiter import ConfigError, RateLimitMiddleware
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.asgi import get, http_scope, send_request
+from tests.stores.redis_server import RedisServer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ratelimiter.core.decision import Decision
 
 NOW_S = 1_800_000_000
@@ -329,6 +333,24 @@ class TestScopes:
         assert [{"type": "lifespan.startup.complete"}] == answer.messages
         assert app.scopes[0] is scope
         assert {"type", "asgi"} == set(scope)
+
+    async def test_nothing_is_left_at_the_end(self, tmp_path: Path) -> None:
+        """When the server says goodbye nothing of ours runs on, and the store that was opened here is closed."""
+        policy = tmp_path / "policy.yaml"
+        with RedisServer() as server, server.client() as looking:
+            policy.write_text(f"store: {server.url}\nrules: [{{name: all, limit: 5/minute}}]")
+            middleware = RateLimitMiddleware(App(), config=policy)
+            assert 200 == (await get(middleware)).status
+            begun = asyncio.all_tasks() - {asyncio.current_task()}
+            middleware.app = App({"type": "lifespan.shutdown.complete"})
+            answer = await send_request(middleware, {"type": "lifespan", "asgi": {"version": "3.0"}})
+            await asyncio.wait(begun, timeout=5)
+            left = [client["name"] for client in looking.client_list() if client["name"]]
+
+        assert begun
+        assert all(task.done() for task in begun)
+        assert [] == left
+        assert [{"type": "lifespan.shutdown.complete"}] == answer.messages
 
     async def test_unknown_client_is_somebody(self) -> None:
         """On a unix socket the peer has no address: one principal, not nobody."""

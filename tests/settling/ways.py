@@ -52,8 +52,7 @@ async def limited(way: str, service: Any, policy: Policy) -> AsyncIterator[int]:
         app = RateLimitMiddleware(service, config=policy)
         async with served(app) as port:
             yield port
-        await app._standing.stop()  # which would open the store again
-        await app.limiter.close()
+        await app.close()
         return
     async with served(service) as port:
         store = store_for(policy)
