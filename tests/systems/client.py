@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WORKERS = 16  # calls in flight at most
+PHASE_S = 10.0  # how long a line of the transcript is about, of one who never pauses
 IMPATIENCE_S = 0.25  # how long one waits who does not care
 MANNERS = ("polite", "rude")
 REFUSED = 429
@@ -123,6 +124,8 @@ class Batch:
             else:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), wait_s)
+            if not self._polite and time.monotonic() - self._phase_began > PHASE_S:
+                self._end_phase("told to come back later, and comes back at once")
             for task in [task for task in tasks if task.done()]:
                 tasks.remove(task)
                 task.result()
@@ -170,6 +173,7 @@ class Batch:
         at = f"{self._phase_began - self._began:7.1f} s to {now - self._began:7.1f} s"
         counted = ", ".join(f"{count} x {status}" for status, count in sorted(phase.statuses.items()))
         self.say(f"{at}  {counted or 'nothing'}, {phase.refused} x 429; {why}")
+        self._phase_began = now
 
     def say(self, line: str) -> None:
         """A line of the transcript."""

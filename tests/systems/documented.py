@@ -63,8 +63,8 @@ DOCUMENTED = {
         },
     ),
     "tracefinance-v1": Documented(
-        20,
-        20,
+        10,
+        10,
         "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
         {"code": "TOO_MANY_CONCURRENT_REQUESTS", "message": "Too many concurrent requests", "details": {}},
     ),

@@ -104,7 +104,7 @@ SYSTEMS = {
                 "org": {"principal": "org-key-{n}", "kind": "org", "org": "org-of-keys-{n}", "email_verified": True},
                 "colleague": _USER | {"principal": "colleague-{n}", "org": "shared"},
                 "orphan": {"principal": "orphan-{n}", "kind": "user", "email_verified": True},
-                "unverified": _USER | {"principal": "unverified-{n}", "email_verified": False},
+                "unverified": _USER | {"org": "unverified-{n}", "email_verified": False},
                 "revoked": _USER | {"revoked": True},
             },
             used=500,
@@ -112,7 +112,7 @@ SYSTEMS = {
         System("tracefinance", Call("GET", "/v1/balance"), "300 a minute for each key", _COMPANY, used=200),
         System(
             "tracefinance-v1",
-            Call("GET", "/v1/transfers?seconds=0.2"),
+            Call("GET", "/v1/transfers?seconds=0.5"),
             "10 requests in flight for each key",
             _COMPANY,
         ),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.decision import Decision
 
 MINUTE_MS = 60_000
+JANUARY_MS, FEBRUARY_MS = 1_798_761_600_000, 1_801_440_000_000  # of 2027, UTC
 
 
 class World:
@@ -125,3 +126,51 @@ async def test_sentinel_admits_1000_an_hour() -> None:
     assert not (await world.ask()).allowed
     world.clock.advance(1)
     assert (await world.ask()).allowed
+
+
+@pytest.mark.parametrize(
+    ("plan", "requests", "events", "profiles"),
+    [
+        ("basic", (30, 1000), (100, 5000), 500),
+        ("professional", (100, 5000), (500, 25_000), 5000),
+        ("enterprise", (500, 20_000), (2000, 100_000), None),
+        ("", (30, 1000), (100, 5000), 500),
+    ],
+)
+async def test_sentinels_table(
+    plan: str, requests: tuple[int, int], events: tuple[int, int], profiles: int | None
+) -> None:
+    """Each figure of each plan, and Basic for who has none."""
+    limiter = World("sentinel").limiter
+    limits: dict[str, int] = {}
+    for method, path in (("POST", "/profiles"), ("POST", "/events/ingest")):
+        identity = Identity("bearer", "t", plan, verified=(("bearer", "t"),))
+        request = Request(method, path.encode(), [], "192.0.2.1")
+        _, hits = await limiter.decide(request, identity=identity)
+        limits |= {hit.rule.name: hit.quota.limit for hit in hits}
+    of_profiles = {} if profiles is None else {"profiles-per-month": profiles}
+
+    assert {
+        "per-minute": requests[0],
+        "per-hour": requests[1],
+        "events-per-minute": events[0],
+        "events-per-hour": events[1],
+        "per-address": 6000,
+        **of_profiles,
+    } == limits
+
+
+async def test_sentinels_months_are_the_calendars() -> None:
+    """Five hundred profiles in January; in its last second more are refused until February begins, which is said."""
+    world = World("sentinel")
+    world.clock.now_ms = JANUARY_MS
+    for _ in range(500 // 25):
+        assert 25 == await world.admitted(25, "POST", "/profiles")
+        world.clock.advance(2 * MINUTE_MS)
+    world.clock.now_ms = FEBRUARY_MS - 1000
+    refusal = await world.ask("POST", "/profiles")
+    assert (False, 1000) == (refusal.allowed, refusal.retry_after_ms)
+    assert (await world.ask("GET", "/profiles")).allowed
+    world.clock.advance(1000)
+
+    assert (await world.ask("POST", "/profiles")).allowed
