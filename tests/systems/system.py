@@ -79,6 +79,7 @@ class Deployment:
 
 
 _USER = {"principal": "user-{n}", "kind": "user", "org": "org-{n}", "email_verified": True}
+_LIVE = {"kind": "production"}
 _COMPANY = {"company": {"principal": "company-{n}"}, "revoked": {"principal": "former-{n}", "revoked": True}}
 
 SYSTEMS = {
@@ -103,9 +104,11 @@ SYSTEMS = {
                 "user": _USER,
                 "org": {"principal": "org-key-{n}", "kind": "org", "org": "org-of-keys-{n}", "email_verified": True},
                 "colleague": _USER | {"principal": "colleague-{n}", "org": "shared"},
+                "topped-up": _USER | {"org": "topped-up"},
                 "orphan": {"principal": "orphan-{n}", "kind": "user", "email_verified": True},
                 "unverified": _USER | {"org": "unverified-{n}", "email_verified": False},
                 "revoked": _USER | {"revoked": True},
+                "expired": _USER | {"expires": "2026-01-01T00:00:00Z"},
             },
             used=500,
         ),
@@ -121,11 +124,12 @@ SYSTEMS = {
             Call("GET", "/profiles"),
             "plan Basic, 30 a minute and 1,000 an hour for each tenant",
             {
-                "basic": {"principal": "7d3f6b0e-4c1a-4f5e-9b57-{n:012d}", "plan": "basic"},
-                "professional": {"principal": "7d3f6b0e-4c1a-4f5e-9b58-{n:012d}", "plan": "professional"},
-                "enterprise": {"principal": "7d3f6b0e-4c1a-4f5e-9b59-{n:012d}", "plan": "enterprise"},
-                "planless": {"principal": "7d3f6b0e-4c1a-4f5e-9b60-{n:012d}"},
-                "revoked": {"principal": "7d3f6b0e-4c1a-4f5e-9b61-{n:012d}", "revoked": True},
+                "basic": _LIVE | {"principal": "7d3f6b0e-4c1a-4f5e-9b57-{n:012d}", "plan": "basic"},
+                "professional": _LIVE | {"principal": "7d3f6b0e-4c1a-4f5e-9b58-{n:012d}", "plan": "professional"},
+                "enterprise": _LIVE | {"principal": "7d3f6b0e-4c1a-4f5e-9b59-{n:012d}", "plan": "enterprise"},
+                "planless": _LIVE | {"principal": "7d3f6b0e-4c1a-4f5e-9b60-{n:012d}"},
+                "revoked": _LIVE | {"principal": "7d3f6b0e-4c1a-4f5e-9b61-{n:012d}", "revoked": True},
+                "sandbox": {"principal": "7d3f6b0e-4c1a-4f5e-9b62-{n:012d}", "kind": "sandbox"},
             },
         ),
     )

@@ -10,7 +10,7 @@ import pytest
 
 from ratelimiter.cli import main
 from ratelimiter.config import build, load
-from ratelimiter.core.headers import x_ratelimit
+from ratelimiter.core.headers import retry_after_s, x_ratelimit
 from ratelimiter.core.identity import API_KEY, Identity, named
 from ratelimiter.core.request import Request
 from ratelimiter.limiter import Limiter
@@ -36,14 +36,14 @@ class World:
         """What becomes of a request of one principal, with a plan if the key says one."""
         name = "7d3f6b0e-4c1a-4f5e-9b57-2d1c8a9e0f36"
         sources = [str(source) for rule in self.limiter.policy.rules for source in rule.principal]
-        identity = Identity(sources[0], name, plan, method=API_KEY, org="acme", email_verified=True)
+        identity = Identity(sources[0], name, plan, kind="production", method=API_KEY, org="acme", email_verified=True)
         identity = identity._replace(verified=named(sources[0], name, "acme"))
         headers = [(b"x-tenant-id", name.encode())]
         request = Request(method, path.encode(), headers, "192.0.2.1", "", None, body)
         decision, hits = await self.limiter.decide(request, identity=identity)
         follower = self.limiter.follow(decision, hits)
         if follower is not None:
-            follower.responded(201, [])
+            follower.responded(201, [(b"x-ratelimit-cost", b"1")])
             follower.ended()
             await self.limiter.settled()
         return decision
@@ -105,6 +105,23 @@ async def test_intrace_admits_ten_deep_lookups_a_minute() -> None:
     assert not (await world.ask(**deep)).allowed
     world.clock.advance(1)
     assert (await world.ask(**deep)).allowed
+
+
+@pytest.mark.parametrize("name", ["intrace", "sentinel", "trace", "tracefinance"])
+async def test_at_the_reset_a_retry_is_admitted(name: str) -> None:
+    """Who waits until the time that X-RateLimit-Reset named is let in, and so is who waits for Retry-After."""
+    for told in ("reset", "retry after"):
+        world = World(name)
+        refusal = await world.ask()
+        while refusal.allowed:
+            world.clock.advance(7)
+            refusal = await world.ask()
+        _, _, reset = (int(value) for _, value in x_ratelimit(refusal))
+        wait_s = retry_after_s(refusal)
+        assert wait_s is not None
+        world.clock.now_ms = reset * 1000 if told == "reset" else world.clock.now_ms + wait_s * 1000
+
+        assert (await world.ask()).allowed
 
 
 async def test_sentinel_admits_1000_an_hour() -> None:

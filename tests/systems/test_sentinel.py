@@ -116,6 +116,13 @@ def test_a_key_is_required(scene: Scene, sort: str) -> None:
     assert (401, "Unauthorized") == (response.status_code, error(response)["error"])
 
 
+def test_sandbox_keys_have_no_access(scene: Scene) -> None:
+    """403, as they cannot access production endpoints."""
+    response = scene.caller("sandbox").get("/profiles")
+
+    assert (403, "Forbidden") == (response.status_code, error(response)["error"])
+
+
 def test_nobody_spends_what_is_anothers(scene: Scene) -> None:
     """Who names another tenant is charged himself."""
     victim = scene.deployment.headers()

@@ -39,9 +39,9 @@ def test_without_a_credential(scene: Scene) -> None:
     assert isinstance(body["message"], str)
 
 
-@pytest.mark.parametrize("sort", ["made-up", "revoked"])
+@pytest.mark.parametrize("sort", ["made-up", "revoked", "expired"])
 def test_with_a_bad_key(scene: Scene, sort: str) -> None:
-    """401 in the documented words, whether nobody has heard of the key or it was revoked."""
+    """401 in the documented words, whether nobody has heard of the key, it was revoked, or it has expired."""
     headers = {"X-API-Key": "trace_made_up"} if sort == "made-up" else scene.deployment.headers(sort)
     response = scene.stranger(headers).get(COMPANY)
 

@@ -103,6 +103,7 @@ def test_what_fails_costs_nothing(scene: Scene, path: str, statuses: set[int]) -
     caller = scene.caller()
     for _ in range(CREDITS // MOST + 5):
         assert caller.get(path, headers={"Connection": "close"}).status_code in statuses
+    wait_until(lambda: caller.get("/v1/lists").status_code == 200, "a connection to the application is good again")
     spend(caller, CREDITS)
 
 
@@ -123,6 +124,18 @@ def test_credits_are_the_organisations(scene: Scene) -> None:
     assert exhausted(MOST, MOST) == body_of(refused(one))
     assert exhausted(MOST, MOST) == body_of(refused(other))
     assert 200 == stranger.get(COMPANY).status_code
+
+
+def test_an_operator_tops_a_balance_up(scene: Scene) -> None:
+    """Of the organisation by its name, while it runs; so much is there then, and not a credit more."""
+    key = scene.deployment.headers("topped-up")
+    caller = scene.stranger(key)
+    spend(caller, CREDITS)
+    refused(caller)
+    scene.operate("topup", "org=topped-up", "60")
+    wait_until(lambda: caller.get("/v1/search", params={"limit": MOST}).status_code == 200, "it is topped up", 3)
+
+    assert exhausted(MOST, MOST - 10) == body_of(refused(caller))
 
 
 def test_many_at_once_never_overspend(scene: Scene) -> None:
