@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 WAYS = ("middleware", "sidecar")
 START_S = 30.0
-STOP_S = 1.0
+STOP_S = 0.5
 # Of a busy machine of tests: what is tried here is not whether a decision comes in time (tests/faults does that).
 TIMEOUT = "5s"
 
@@ -127,7 +127,7 @@ class Served:
 
 def _stopped(process: subprocess.Popen[bytes]) -> None:
     """End it as a container would be ended, and soon after at once: nobody is left to be served."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_S)

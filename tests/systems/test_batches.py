@@ -103,7 +103,7 @@ def test_redis_stops_in_the_middle_of_a_batch(scene: Scene) -> None:
     caller = scene.caller()
     before = [scene.call(caller).status_code for _ in range(3)]
     scene.redis.kill()
-    during = [scene.call(caller) for _ in range(20 if denied else 5 if name == "tracefinance-v1" else admitted + 5)]
+    during = [scene.call(caller) for _ in range(20 if denied else 3 if name == "tracefinance-v1" else admitted + 5)]
     scene.redis.start()
     wait_until(lambda: scene.call(scene.caller()).status_code == 200, "all is well again", within_s=5)
 

@@ -79,6 +79,21 @@ def test_429_means_too_many_in_flight(scene: Scene) -> None:
     wait_until(lambda: free(caller) == IN_FLIGHT, "those who have ended have made room")
 
 
+def test_who_hangs_up_is_in_flight_no_longer_than_the_work(scene: Scene) -> None:
+    """The sidecar hangs up on the application, too, and the slot is free; behind the middleware the application works
+    on, and holds its slot until it is done.
+    """
+    headers, seconds = scene.deployment.headers(), 3
+    caller = scene.stranger(headers)
+    began = time.monotonic()
+    with held(scene.served.url, headers, IN_FLIGHT, seconds):
+        wait_until(lambda: status(caller) == 429, "all are in flight")
+    wait_until(lambda: free(caller) == IN_FLIGHT, "all slots are free")
+    held_s = time.monotonic() - began
+
+    assert held_s < seconds if scene.way == "sidecar" else held_s >= seconds
+
+
 def test_it_is_no_limit_on_a_rate(scene: Scene) -> None:
     """One after the other there may be any number of them."""
     caller = scene.caller()
