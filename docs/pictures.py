@@ -43,7 +43,7 @@ LIMIT = " limit"  # what a line's name ends with that is to be dashed
 SCRAPE_S = 1.0
 
 # When what happens, as a share of the run.
-MORE_TRAFFIC, BAD_POLICY, GOOD_POLICY, OUT, BACK = 0.25, 0.375, 0.5, 0.583, 0.79
+BLOCK, MORE_TRAFFIC, BAD_POLICY, GOOD_POLICY, OUT, BACK, SHADOW = 0.083, 0.25, 0.375, 0.5, 0.583, 0.79, 0.875
 
 
 class Line(NamedTuple):
@@ -57,12 +57,15 @@ class Line(NamedTuple):
 
 def watch(scene: Scene, callers: Callers, seconds: float) -> float:
     """Let everything happen; gives when it ended."""
+    blocked, suspended = (f"{round(share * seconds * 1000)}ms" for share in (0.125, 0.083))
     events: tuple[tuple[float, Callable[[], None]], ...] = (
+        (BLOCK, lambda: scene.order("block", "header:X-API-Key=key-1", "--for", blocked)),
         (MORE_TRAFFIC, lambda: setattr(callers, "pause_s", callers.pause_s / 3)),
         (BAD_POLICY, scene.spoil_policy),
         (GOOD_POLICY, lambda: scene.write_policy("12/second")),
         (OUT, scene.stop_redis),
         (BACK, scene.start_redis),
+        (SHADOW, lambda: scene.order("shadow", "on", "--for", suspended)),
         (1.0, lambda: None),
     )
     begun_s = time.monotonic()

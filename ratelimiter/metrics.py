@@ -45,7 +45,7 @@ NOBODY = "none"  # source of a decision for which nobody had to be asked
 SOURCES = (STORE, REMEMBERED, LOCAL, FAIL_OPEN, FAIL_CLOSED, NOBODY)
 ADMITTED, REFUSED, SHADOW_REFUSED, SPARED = "admitted", "refused", "shadow_refused", "spared"
 # Of requests.
-OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, BLOCKED, UNMATCHED, MALFORMED, STORE_ERROR, *REASONS)
+OUTCOMES = (ADMITTED, REFUSED, CREDIT_EXHAUSTED, SHADOW_REFUSED, BLOCKED, UNMATCHED, MALFORMED, STORE_ERROR, *REASONS)
 RULE_OUTCOMES = (ADMITTED, REFUSED, SHADOW_REFUSED, SPARED, STORE_ERROR)  # spared: has room, another rule refused
 ORDERS = ("override", "block", "shadow")  # kinds of orders
 INTERNAL = "internal"  # kind of a store error that is a mistake of ours
@@ -55,7 +55,7 @@ _OF_REASONS = {
     WITHIN_LIMIT: ADMITTED,
     OVER_LIMIT: REFUSED,
     OVER_CAPACITY: REFUSED,
-    CREDIT_EXHAUSTED: REFUSED,
+    CREDIT_EXHAUSTED: CREDIT_EXHAUSTED,  # a 402, which no waiting helps against; the rule itself has refused
     SUSPENDED: SHADOW_REFUSED,
     BLOCKED: BLOCKED,
     UNMATCHED: UNMATCHED,
@@ -129,11 +129,16 @@ class Metrics(Instruments, Batches):
         )
         self._limit = self._gauge("rule_limit", "Units that a rule admits in its window.", "rule")
         self._of_plans = self._gauge("rule_plan_limit", "Units that a rule admits on a plan.", "rule", "plan")
+        self._of_plan_windows = self._gauge(
+            "rule_plan_window_seconds", "Length of the window of a rule on a plan; 0 if it has none.", "rule", "plan"
+        )
         self._window = self._gauge("rule_window_seconds", "Length of the window of a rule; 0 if it has none.", "rule")
         self._decisions = self._histogram("decision_seconds", "From a request to its verdict.", DECISION_S, "source")
         self._store_calls = self._histogram("store_call_seconds", "Round trips to the store.", CALL_S)
         self._store_batches = self._histogram("store_batch_requests", "Requests that shared a round trip.", BATCH)
-        self._store_errors = self._counter("store_errors", "Requests that the store failed to answer.", "kind")
+        self._store_errors = self._counter(
+            "store_errors", "Requests and settlements that the store failed to answer.", "kind"
+        )
         self._open = self._gauge(
             "store_breaker_open", "Processes that do not ask the store at present.", of_several="livesum"
         )
@@ -156,6 +161,8 @@ class Metrics(Instruments, Batches):
             (ADMITTED, FAIL_OPEN),
             (STORE_ERROR, FAIL_CLOSED),
             *((outcome, NOBODY) for outcome in sorted(_UNASKED)),
+            # What an operator's switch makes of refusals, whatever the policy says.
+            *product((SHADOW_REFUSED,), (STORE, REMEMBERED, LOCAL, FAIL_OPEN)),
         ):
             self._of_requests.labels(*labels)
         for kind in KINDS:
@@ -251,19 +258,27 @@ class Metrics(Instruments, Batches):
                 self._window.remove(name)
             self._hash.clear()
             self._of_plans.clear()
+            self._of_plan_windows.clear()
         elif self._shown_hash:  # nothing can be taken out of the files that are shared
             self._hash.labels(self._shown_hash).set(0)
+        lacking = sorted({reason for requirement in policy.requirements for reason in requirement.reasons})
+        for reason in lacking:
+            self._of_requests.labels(reason, NOBODY)
         for rule in policy.rules:
             self._limit.labels(rule.name).set(rule.quota.limit)
             self._window.labels(rule.name).set(rule.quota.window_ms / 1000)
             for plan, quota in rule.plans:
                 self._of_plans.labels(rule.name, plan).set(inf if quota is None else quota.limit)
+                self._of_plan_windows.labels(rule.name, plan).set(0 if quota is None else quota.window_ms / 1000)
             if _can_be_near(rule):
                 self._of_near.labels(rule.name)
             for outcome, source in _expected(rule, policy):
                 self._of_rules.labels(rule.name, outcome, source)
-                if outcome == SHADOW_REFUSED:
-                    self._of_requests.labels(outcome, source)
+                if outcome == REFUSED and rule.quota.credits:
+                    self._of_requests.labels(CREDIT_EXHAUSTED, source)
+                elif outcome == ADMITTED:  # what has room may lack something else
+                    for reason in lacking:
+                        self._of_requests.labels(reason, source)
         self._hash.labels(hash_).set(1)
         self._loaded.set(self._clock() / 1000)
         self._reload_ok.set(1)

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +17,23 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from ratelimiter.core.decision import OVER_LIMIT, STORE_ERROR, WITHIN_LIMIT, Decision, Outcome
+from ratelimiter.core.decision import (
+    CREDIT_EXHAUSTED,
+    OVER_LIMIT,
+    STORE_ERROR,
+    SUSPENDED,
+    WITHIN_LIMIT,
+    Decision,
+    Outcome,
+)
+from ratelimiter.core.identity import FAULTS
+from ratelimiter.core.matching import Match
+from ratelimiter.core.orders import Block, Orders, PlanChoice
 from ratelimiter.core.policy import Mode, OnStoreError, Policy
 from ratelimiter.core.principal import parse_source
-from ratelimiter.core.quota import Quota
-from ratelimiter.core.window import FAIL_CLOSED, LOCAL, REMEMBERED
+from ratelimiter.core.quota import Balance, Quota
+from ratelimiter.core.requirement import REASONS, Requirement
+from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.disclosure import fingerprint
 from ratelimiter.errors import Kind, StoreUnavailable
 from ratelimiter.instruments import Instruments, process_registry
@@ -107,8 +121,6 @@ def documented(which: str) -> dict[str, tuple[str, tuple[str, ...]]]:
 class TestDecisions:
     async def test_every_request_is_counted_once(self) -> None:
         """Admitted, refused, unmatched and malformed requests are told apart, and their sum is all of them."""
-        from ratelimiter.core.matching import Match
-
         observed = Observed(per_minute(2, match=Match(path="/v1/**")))
         await observed.ask(5, target="/v1/x")
         await observed.ask(2, target="/other")
@@ -128,6 +140,35 @@ class TestDecisions:
         assert (2, 3) == (observed.of_rule("tight", "admitted"), observed.of_rule("tight", "refused"))
         assert (2, 3) == (observed.of_rule("wide", "admitted"), observed.of_rule("wide", "spared"))
         assert (2, 3) == (observed.requests("admitted"), observed.requests("refused"))
+
+    @pytest.mark.parametrize("others", [(), (per_minute(100, name="wide"),)], ids=["alone", "with-another"])
+    async def test_exhausted_credits_stand_out(self, others: tuple[Rule, ...]) -> None:
+        """The 402 is told from the 429; what the rule did is refuse, all the same. Both are there before it happens."""
+        observed = Observed(per_minute(name="credits", quota=Balance(2)), *others)
+        before = observed.requests("credit_exhausted")
+        await observed.ask(5)
+
+        assert (0, 3, 0) == (before, observed.requests("credit_exhausted"), observed.requests("refused"))
+        assert (2, 3) == (observed.of_rule("credits", "admitted"), observed.of_rule("credits", "refused"))
+
+    @pytest.mark.parametrize("others", [(), (per_minute(100, name="wide"),)], ids=["alone", "with-another"])
+    async def test_the_switch_and_blocks_show(self, others: tuple[Rule, ...]) -> None:
+        """While an operator's switch is on, what a rule would have refused counts as in shadow; how many orders there
+        are is shown by kind, and the series of what they lead to are there before.
+        """
+        observed = Observed(per_minute(2, name="tight"), *others)
+        before = observed.requests("shadow_refused"), observed.requests("blocked", "none")
+        observed.limiter.obey(Orders("1", blocks=(Block("0" * 32, 0), Block("1" * 32, 0)), shadow=True))
+        await observed.ask(5)
+        during = [observed.value("orders", kind=kind) for kind in ("override", "block", "shadow")]
+        observed.limiter.obey(Orders("2"))
+        await observed.ask(1)
+
+        assert (0, 0) == before
+        assert [0, 2, 1] == during
+        assert [0, 0, 0] == [observed.value("orders", kind=kind) for kind in ("override", "block", "shadow")]
+        assert (2, 3, 1) == tuple(map(observed.requests, ("admitted", "shadow_refused", "refused")))
+        assert 3 == observed.of_rule("tight", "shadow_refused")
 
     @pytest.mark.parametrize("others", [(), (per_minute(100, name="wide"),)], ids=["alone", "with-another"])
     async def test_shadow_refusals_are_admissions_that_stand_out(self, others: tuple[Rule, ...]) -> None:
@@ -324,6 +365,42 @@ class TestPolicy:
 
         assert dict.fromkeys(expected, 0.0) == found
 
+    def test_what_is_required_is_told_before_it_lacks(self) -> None:
+        """Each reason that a policy can refuse for is a series for each way to decide, and no other reason is."""
+        required = (Requirement(header="X-Tenant-ID"), Requirement(match=Match(path="/admin"), org=True))
+        rules = (per_minute(name="a", on_store_error=OnStoreError.ALLOW), per_minute(name="b"))
+        registry = CollectorRegistry()
+        Metrics(registry, Policy(rules, store="redis://h", requirements=required))
+        found = {
+            (sample.labels["outcome"], sample.labels["source"])
+            for metric in registry.collect()
+            for sample in metric.samples
+            if sample.name == "ratelimiter_requests_total" and sample.labels["outcome"] in REASONS
+        }
+
+        assert found == set(
+            product((*FAULTS, "org_missing", "header_missing"), ("store", "local", "fail_open", "none"))
+        )
+
+    def test_plans_show_their_limits_and_windows(self) -> None:
+        """Of each plan by itself, as they may differ in both; a plan without a limit has an infinite one, and those of
+        the policy before are gone.
+        """
+        plans = (("basic", Quota(60, 60_000)), ("professional", Quota(1000, 3_600_000)), ("enterprise", None))
+        observed = Observed(per_minute(60))
+        observed.metrics.loaded(Policy((per_minute(60, plans=plans),), plan=PlanChoice("basic")))
+
+        def shown() -> list[tuple[float | None, float | None]]:
+            names = ("rule_plan_limit", "rule_plan_window_seconds")
+            return [
+                (observed.value(names[0], rule="rule", plan=plan), observed.value(names[1], rule="rule", plan=plan))
+                for plan, _ in plans
+            ]
+
+        assert [(60, 60), (1000, 3600), (inf, 0)] == shown()
+        observed.metrics.loaded(Policy((per_minute(60),)))
+        assert [(None, None)] * 3 == shown()
+
     def test_rules_make_as_many_series_as_is_said(self) -> None:
         """The README says how many a policy begins with, and each further rule."""
         counts = [
@@ -334,6 +411,37 @@ class TestPolicy:
 
         assert said is not None
         assert [counts[0], counts[2] - counts[1]] == [*map(int, said.groups())]
+
+    def test_no_more_series_than_is_said(self) -> None:
+        """Whatever can happen, the number of series stays below what the README says of a policy."""
+        said = re.search(r"add (\d+) at most and (\d+) for each rule", (ROOT / "README.md").read_text())
+        assert said is not None
+        rules = (per_minute(1000, name="a"), per_minute(1000, name="b"))
+        registry = CollectorRegistry()
+        metrics = Metrics(registry, Policy(rules, store="redis://h"))
+        before = len(samples(metrics.exposition()[0]))
+        room, none = (tuple(Outcome(rule, 500, 9, wait_ms) for rule in rules) for wait_ms in (0, 9))
+        half = (room[0], none[1]), (none[0], room[1])
+        refusing = list(product((OVER_LIMIT, CREDIT_EXHAUSTED, SUSPENDED), (none, *half)))
+        admitting = [(reason, room) for reason in (WITHIN_LIMIT, *REASONS)]
+        happens = {
+            STORE: [*refusing, *admitting, *((reason, ()) for reason in REASONS)],
+            REMEMBERED: [*refusing, *admitting[1:]],
+            LOCAL: [*refusing, *admitting],
+            FAIL_OPEN: [*admitting, (SUSPENDED, ())],
+            FAIL_CLOSED: [(STORE_ERROR, ())],
+        }
+        for source, reasons in happens.items():
+            for reason, outcomes in reasons:
+                shown = (
+                    tuple(each._replace(rule=replace(each.rule, mode=Mode.SHADOW)) for each in outcomes)
+                    if reason == SUSPENDED
+                    else outcomes
+                )
+                metrics.decided(Decision(False, reason, 0, shown, None, source), hits_of(*rules), 0.001)
+        added = len(samples(metrics.exposition()[0])) - before
+
+        assert added <= int(said[1]) + 2 * int(said[2])
 
     async def test_reloads_are_counted_by_result(self, clock: FakeClock) -> None:
         """A failed reload counts and stays visible until the file is good again."""

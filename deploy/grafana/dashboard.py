@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.grafana.panels import BARS, HEATMAP, LENGTHS, LINES, NUMBER, ROWS, STACKED, TABLE, VARIABLES
+from deploy.grafana.panels import ANNOTATIONS, BARS, HEATMAP, LENGTHS, LINES, NUMBER, ROWS, STACKED, TABLE, VARIABLES
 
 with warnings.catch_warnings():
     # Only the classic model is loaded by file provisioning everywhere, so it is meant.
@@ -80,6 +80,8 @@ def _dashboard() -> dashboard.Dashboard:
     for name, label, query, everything in VARIABLES:
         variable = _variable(name, label, query)
         board.with_variable(variable.all_value(everything) if everything else variable)
+    for name, color, query in ANNOTATIONS:
+        board.annotation(_annotation(name, color, query))
     for id_, title, row in ROWS:
         board.with_row(dashboard.Row(title).id(id_))
         for view in row:
@@ -98,6 +100,19 @@ def _variable(name: str, label: str, query: str) -> dashboard.QueryVariable:
         .multi(True)
         .include_all(True)
         .current(VariableOption(selected=True, text="All", value="$__all"))
+    )
+
+
+def _annotation(name: str, color: str, query: str) -> dashboard.AnnotationQuery:
+    return (
+        dashboard.AnnotationQuery()
+        .name(name)
+        .expr(query)
+        .title_format(name)
+        .text_format("{{job}}")
+        .icon_color(color)
+        .datasource(DATASOURCE)
+        .enable(True)
     )
 
 

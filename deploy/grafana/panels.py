@@ -22,6 +22,13 @@ OF_RULES = f'{SHOWN}, rule=~"$rule"'
 ADMITTED = 'outcome="admitted"'
 REFUSED = 'outcome="refused"'
 REFUSING = 'outcome=~"refused|shadow_refused"'
+PASSED_ON = 'outcome=~"admitted|shadow_refused|unmatched"'
+NOT_PASSED_ON = PASSED_ON.replace("=~", "!~")
+LACKING = (
+    'outcome=~"credentials_missing|token_expired|token_invalid|api_key_invalid|identity_unavailable|credential_kind'
+    '|org_missing|email_unverified|insufficient_scope|header_missing"'
+)
+NOT_LACKING = LACKING.replace("=~", "!~")
 BY_STORE = 'source="store"'
 BY_ANYBODY = 'source!="none"'
 WITHOUT_STORE = 'source=~"local|fail_open|fail_closed"'
@@ -62,8 +69,8 @@ def _increase(metric: str, more: str = "", *, shown: str = SHOWN, over: str = "$
     return f"increase(ratelimiter_{metric}{{{_and(shown, more)}}}[{over}])"
 
 
-def _gauge(metric: str, *, shown: str = SHOWN) -> str:
-    return f"ratelimiter_{metric}{{{shown}}}"
+def _gauge(metric: str, more: str = "", *, shown: str = SHOWN) -> str:
+    return f"ratelimiter_{metric}{{{_and(shown, more)}}}"
 
 
 def _became(outcome: str) -> str:
@@ -90,6 +97,13 @@ def _quantiles(histogram: str) -> tuple[Query, ...]:
 
 ADMISSIONS = _rate("rule_requests_total", ADMITTED, shown=OF_RULES)
 NEAR_LIMIT = _rate("rule_near_limit_total", shown=OF_RULES)
+# Units per second that a principal may have. Credits and slots have no window, a plan may have no limit.
+PER_SECOND = f"{_gauge('rule_limit', shown=OF_RULES)} / ({_gauge('rule_window_seconds', shown=OF_RULES)} > 0)"
+PER_SECOND_ON_PLANS = (
+    f"({_gauge('rule_plan_limit', shown=OF_RULES)} < +Inf) / ({_gauge('rule_plan_window_seconds', shown=OF_RULES)} > 0)"
+)
+ORDERS = _gauge("orders")
+SWITCH = _gauge("orders", 'kind="shadow"')
 
 ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
     (
@@ -108,8 +122,8 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
             View(
                 11,
                 "Refused",
-                "Share of all requests that was answered with the 429. What is normal is yours to know: a jump is "
-                "what counts.",
+                "Share of all requests that was refused because a limit was used up. What is normal is yours to know: "
+                "a jump is what counts.",
                 "percentunit",
                 (Query(_share(_rate("requests_total", REFUSED), _rate("requests_total"))),),
                 NUMBER,
@@ -145,11 +159,14 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
             View(
                 14,
                 "Requests by outcome",
-                "Every request is in one of these: admitted, refused (429), shadow_refused (admitted, but a rule "
-                "in shadow would have refused it), unmatched (no rule is about it), malformed (400), store_error "
-                "(503).",
+                "Every request is in one of these: admitted, refused (429), credit_exhausted (402), shadow_refused "
+                "(admitted, but a rule in shadow would have refused it), blocked (by an operator), unmatched (no rule "
+                "is about it), malformed (400), store_error (503), lacking (what require asks for).",
                 "reqps",
-                (Query(f"sum by (outcome) ({_rate('requests_total')})", "{{outcome}}"),),
+                (
+                    Query(f"sum by (outcome) ({_rate('requests_total', NOT_LACKING)})", "{{outcome}}"),
+                    Query(f"sum({_rate('requests_total', LACKING)})", "lacking"),
+                ),
                 STACKED,
                 12,
             ),
@@ -161,7 +178,7 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
                 "reqps",
                 (
                     Query(
-                        f"sum by (rule, outcome) ({_rate('rule_requests_total', REFUSING, shown=OF_RULES)})",
+                        f"sum by (rule, outcome) ({_rate('rule_requests_total', REFUSING, shown=OF_RULES)}) > 0",
                         "{{rule}} {{outcome}}",
                     ),
                 ),
@@ -172,7 +189,7 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
                 16,
                 "Admitted, and the limit of one principal",
                 "Requests per second that a rule admits to everybody together, and dashed what it admits to one "
-                "principal. A rule over everyone never stays above its dashed line.",
+                "principal, on each plan if it has plans. A rule over everyone never stays above its dashed line.",
                 "reqps",
                 (
                     Query(
@@ -180,30 +197,28 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
                         "{{rule}}",
                     ),
                     Query(
-                        f"max by (rule) ({_gauge('rule_limit', shown=OF_RULES)} "
-                        f"/ {_gauge('rule_window_seconds', shown=OF_RULES)})",
+                        f"max by (rule) ({PER_SECOND}) unless max by (rule) ({PER_SECOND_ON_PLANS})",
                         "{{rule}} limit",
                     ),
+                    Query(f"max by (rule, plan) ({PER_SECOND_ON_PLANS})", "{{rule}} {{plan}} limit"),
                 ),
                 LINES,
-                8,
+                24,
             ),
             View(
                 17,
                 "Limits used up",
                 "Admitted requests as a number of whole limits: 3 is as much as three principals may have who use "
-                "all that they may. Says what lowering a limit could save.",
+                "all that they may, of a rule with plans on the default one. Says what lowering a limit could save.",
                 "short",
                 (
                     Query(
-                        f"sum by (rule) ({ADMISSIONS}) "
-                        f"/ max by (rule) ({_gauge('rule_limit', shown=OF_RULES)} "
-                        f"/ {_gauge('rule_window_seconds', shown=OF_RULES)})",
+                        f"sum by (rule) ({ADMISSIONS}) / max by (rule) ({PER_SECOND})",
                         "{{rule}}",
                     ),
                 ),
                 LINES,
-                8,
+                12,
             ),
             View(
                 18,
@@ -220,7 +235,84 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
                     ),
                 ),
                 LINES,
+                12,
+            ),
+        ),
+    ),
+    (
+        9,
+        "Refusals and orders",
+        (
+            View(
+                90,
+                "Kill switch",
+                "Instances on which an operator has put all rules into shadow, so that nobody is refused there. Zero "
+                "but for an emergency; `ratelimiter shadow off` ends it.",
+                "short",
+                (Query(f"sum({SWITCH})"),),
+                NUMBER,
                 8,
+                (1, 1),
+            ),
+            View(
+                91,
+                "Orders in force",
+                "Of operators at run time: principals that are blocked, overrides of limits and plans, and 1 while the "
+                "kill switch is on. `ratelimiter override list` says which, `ratelimiter audit` whose.",
+                "short",
+                (Query(f"max by (kind) ({ORDERS})", "{{kind}}"),),
+            ),
+            View(
+                92,
+                "Orders that some do not obey",
+                "By how many orders the instances of one job differ, of the job where it is most. Up for a second or so "
+                "after each order; what stays is an instance that cannot read them.",
+                "short",
+                (
+                    Query(
+                        f"max by (kind) (max by (job, kind) ({ORDERS}) - min by (job, kind) ({ORDERS}))",
+                        "{{kind}}",
+                    ),
+                ),
+            ),
+            View(
+                93,
+                "Refusals by reason",
+                "Requests that were not passed on, by why: refused (a limit is used up), credit_exhausted, blocked, "
+                "malformed, store_error, or what they lacked.",
+                "reqps",
+                (Query(f"sum by (outcome) ({_rate('requests_total', NOT_PASSED_ON)}) > 0", "{{outcome}}"),),
+                STACKED,
+                12,
+            ),
+            View(
+                94,
+                "Credentials and requirements",
+                "Requests within their limits that lacked what require asks for, by what it was. "
+                "identity_unavailable is the 503 of callers who may be in the right.",
+                "reqps",
+                (Query(f"sum by (outcome) ({_rate('requests_total', LACKING)}) > 0", "{{outcome}}"),),
+                STACKED,
+                12,
+            ),
+            View(
+                95,
+                "Refusals that were not enforced",
+                "Share of the requests passed on that were only because a rule is in shadow, by its mode or by the "
+                "kill switch: what would be refused at once if it were enforced.",
+                "percentunit",
+                (
+                    Query(
+                        _share(
+                            _rate("requests_total", _became("shadow_refused")),
+                            _rate("requests_total", PASSED_ON),
+                            "job",
+                        ),
+                        "{{job}}",
+                    ),
+                ),
+                LINES,
+                24,
             ),
         ),
     ),
@@ -279,8 +371,8 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
             View(
                 31,
                 "Store errors",
-                "Requests that the store failed to answer, by kind. While the store is not asked there are none, so "
-                "silence here is no proof of health.",
+                "Requests and settlements that the store failed to answer, by kind. While the store is not asked there "
+                "are none, so silence here is no proof of health.",
                 "reqps",
                 (Query(f"sum by (kind) ({_rate('store_errors_total')}) > 0", "{{kind}}"),),
             ),
@@ -587,6 +679,9 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
         ),
     ),
 )
+
+# Shown across all panels while it lasts: name, colour, query.
+ANNOTATIONS = (("Kill switch", "red", f"max by (job) ({SWITCH}) > 0"),)
 
 VARIABLES = (  # name, label, query, what All stands for: empty is every value that the query finds
     # Metrics of processes are exposed by others, too, so All is not any job.

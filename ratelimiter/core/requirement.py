@@ -86,6 +86,18 @@ class Requirement:
         spellings = underscore_twins(self.header.lower()) if self.header else ()
         object.__setattr__(self, "_spellings", frozenset(spelling.encode() for spelling in spellings))
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Those of `REASONS` for which it can refuse a request."""
+        asked = (
+            (self.kinds, CREDENTIAL_KIND),
+            (self.org, ORG_MISSING),
+            (self.email_verified, EMAIL_UNVERIFIED),
+            (self.scopes, INSUFFICIENT_SCOPE),
+            (self.header, HEADER_MISSING),
+        )
+        return (*(FAULTS if self.credentials else ()), *(reason for wanted, reason in asked if wanted))
+
     def reason(self, identity: Identity) -> str:
         """Why *identity* does not do; empty when it does."""
         if not self.credentials:

@@ -66,6 +66,27 @@ def lacking(
 def test_why_an_identity_does_not_do(requirement: Requirement, identity: Identity, reason: str) -> None:
     """All that is asked of credentials asks for good ones first."""
     assert requirement.reason(identity) == reason
+    assert {reason} - {""} <= set(requirement.reasons)
+
+
+@pytest.mark.parametrize(
+    ("requirement", "reasons"),
+    [
+        (Requirement(), ()),
+        (TENANT, (HEADER_MISSING,)),
+        (Requirement(credentials=True), FAULTS),
+        (Requirement(scopes=frozenset("a")), (*FAULTS, INSUFFICIENT_SCOPE)),
+        (
+            Requirement(
+                kinds=frozenset({"user"}), org=True, email_verified=True, scopes=frozenset("a"), header="X-Tenant-ID"
+            ),
+            REASONS,
+        ),
+    ],
+)
+def test_for_what_a_requirement_can_refuse(requirement: Requirement, reasons: tuple[str, ...]) -> None:
+    """So that metrics can have each at 0 before it happens."""
+    assert reasons == requirement.reasons
 
 
 @given(fault=st.sampled_from(FAULTS), scopes=st.frozensets(st.sampled_from("abc")))

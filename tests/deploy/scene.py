@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from deploy.grafana.panels import VARIABLES
+from ratelimiter.cli import main
 from tests.deploy.prometheus_server import PrometheusServer, Series
 from tests.stores.redis_server import RedisServer, free_port, wait_until
 
@@ -32,13 +33,20 @@ JOBS = (MIDDLEWARE, WORKERS, SIDECAR)
 START_S = 20.0
 STOP_S = 10.0
 
-# Short windows, so that little traffic in little time meets them; one rule for each thing that an outage can do.
+# Short windows, so that little traffic in little time meets them; one rule for each thing that an outage can do, one
+# with plans, one of credits. The identity provider is down all the time.
 POLICY = """\
 store: {store}
 principal: [header:X-API-Key, client]
+plan: {{default: basic}}
+identity:
+  jwt: {{issuer: https://id.example/, audience: api, keys: "http://127.0.0.1:{nobody}/jwks.json"}}
+require:
+  - match: {{path: /account/**}}
+    credentials: true
 rules:
   - name: per-key
-    match: {{except: [/exports, /payments, /health]}}
+    match: {{except: [/exports, /payments, /health, /reports, /generate]}}
     limit: {limit}
   - name: search
     match: {{path: /search/**}}
@@ -52,6 +60,12 @@ rules:
     match: {{path: /payments}}
     limit: {limit}
     on_store_error: deny
+  - name: reports
+    match: {{path: /reports}}
+    limit: {{basic: {shadow}, professional: {limit}, enterprise: unlimited}}
+  - name: generate
+    match: {{path: /generate}}
+    limit: 5 credits
 """
 BAD_POLICY = "rules: [{name: per-key, limit: 10 per parsec}]\n"
 
@@ -66,7 +80,13 @@ PATHS = (
     "/health",
     "/items/a%2fb",
     "/broken",
+    "/reports",
+    "/generate",
+    "/account",
+    "/account/mine",
 )
+# What is sent along to one of them: as good as any token, while nobody can say whose it is.
+TOKENS = {"/account/mine": "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsifQ.eyJzdWIiOiJhbGljZSJ9.c2lnbmVk"}
 
 
 class Way(NamedTuple):
@@ -112,6 +132,7 @@ class Scene:
         self._directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ratelimiter-scene-")))
         with self._stack:
             self.redis = self._stack.enter_context(RedisServer())
+            self._nobody = free_port()
             self.policy_file = self._directory / "policy.yaml"
             self.write_policy(self._limit)
             makers = {MIDDLEWARE: self._middleware, WORKERS: self._workers, SIDECAR: self._sidecar}
@@ -137,11 +158,15 @@ class Scene:
 
     def write_policy(self, limit: str) -> None:
         """Put another limit into the policy file, whole at once."""
-        self._write(POLICY.format(store=self.redis.url, limit=limit, shadow=self._shadow))
+        self._write(POLICY.format(store=self.redis.url, nobody=self._nobody, limit=limit, shadow=self._shadow))
 
     def spoil_policy(self) -> None:
         """Put something into the policy file that is no policy."""
         self._write(BAD_POLICY)
+
+    def order(self, *words: str) -> None:
+        """An operator says *words* on the command line; not while the policy file is bad, or Redis out."""
+        assert main([*words, "--config", str(self.policy_file), "--json"]) == 0, words
 
     def stop_redis(self) -> None:
         """Redis crashes."""
@@ -295,7 +320,9 @@ class Callers:
         while not self._done.wait(self.pause_s):
             turn += 1
             try:
-                connection.request("GET", PATHS[turn % len(PATHS)], headers={"X-API-Key": key})
+                path = PATHS[turn % len(PATHS)]
+                headers = {"Authorization": f"Bearer {TOKENS[path]}"} if path in TOKENS else {}
+                connection.request("GET", path, headers={"X-API-Key": key, **headers})
                 answer = connection.getresponse()
                 answer.read()
                 status = answer.status

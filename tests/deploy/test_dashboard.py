@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from ruamel.yaml import YAML
 
 from deploy.grafana.dashboard import FILE, JSONEncoder, written
 from deploy.grafana.panels import ROWS, VARIABLES, views
+from ratelimiter.core.requirement import REASONS
+from ratelimiter.metrics import NOBODY, ORDERS, OUTCOMES, RULE_OUTCOMES, SOURCES
 from tests.deploy.scene import JOBS, MIDDLEWARE, SIDECAR, Callers, Scene
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ VIEWS = list(views())
 
 SCRAPE_S = 0.25
 LIMITS = ("10/second", "12/second")
+RULES = ("per-key", "search", "exports", "payments", "reports", "generate")
 
 # Panels that a run without misfortune of their own kind leaves empty, and why.
 MAY_BE_EMPTY: dict[str, str] = {}
@@ -64,12 +68,17 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[Watched]:
-    """A run with everything in it that the dashboard can show: refusals, a bad policy file, a better one, an outage."""
+    """A run with everything in it that the dashboard can show: refusals of each kind, orders of operators, a bad policy
+    file, a better one, an outage.
+    """
     with Scene(limit=LIMITS[0], scrape_s=SCRAPE_S) as scene:
         time.sleep(3 * SCRAPE_S)
         first_s = time.time()
         with Callers(scene) as callers:
-            time.sleep(2)
+            scene.order("block", "header:X-API-Key=key-1", "--for", "600ms")
+            time.sleep(1)
+            scene.order("shadow", "on", "--for", "700ms")
+            time.sleep(1)
             scene.spoil_policy()
             time.sleep(1)
             scene.write_policy(LIMITS[1])
@@ -179,6 +188,21 @@ def test_counters_are_asked_for_their_rate() -> None:
                 assert target["expr"][: counter.start()].endswith(("rate(", "increase(")), panel["title"]
 
 
+def test_queries_name_values_that_labels_can_have() -> None:
+    """A misspelt value would match nothing, and with the others that it stands among nobody would notice."""
+    known = {*OUTCOMES, *RULE_OUTCOMES, *SOURCES, NOBODY, *ORDERS}
+    asked = {
+        value
+        for panel in PANELS
+        for target in inside(panel)
+        for values in re.findall(r'(?:outcome|source|kind)!?=~?"([^"]*)"', target["expr"])
+        for value in values.split("|")
+    }
+
+    assert asked <= known
+    assert set(REASONS) <= asked  # nothing that a request may lack is left out
+
+
 @pytest.mark.parametrize("title", TITLES)
 def test_the_guide_speaks_of_every_panel(title: str) -> None:
     """docs/dashboard.md says how to read it."""
@@ -229,6 +253,18 @@ def test_every_metric_is_exposed(panel: dict[str, Any], watched: Watched) -> Non
     assert asked <= watched.scene.prometheus.metadata()
 
 
+def test_the_switch_is_seen_across_all_panels(watched: Watched) -> None:
+    """What it does to every panel is marked in all of them while it lasts, and neither before nor after."""
+    [annotation] = BOARD["annotations"]["list"]
+    found = watched.scene.shown(annotation["expr"], watched.ended_s, instant=False)
+    moments = [at for series in found for at, _ in series.points]
+
+    assert {"type": "prometheus", "uid": "${datasource}"} == annotation["datasource"]
+    assert set(JOBS) == {series.labels["job"] for series in found}
+    assert watched.first_s < min(moments)
+    assert max(moments) < watched.ended_s - 3
+
+
 @pytest.mark.parametrize(("name", "query"), [(name, query) for name, _, query, _ in VARIABLES])
 def test_the_variables_have_values(name: str, query: str, watched: Watched) -> None:
     """Each has something to choose from; jobs are ours, and not the others' that Prometheus scrapes."""
@@ -236,7 +272,7 @@ def test_the_variables_have_values(name: str, query: str, watched: Watched) -> N
     found = watched.scene.shown(f"group by ({label}) ({selector})", watched.ended_s, instant=True)
     values = {series.labels[label] for series in found}
 
-    assert {"job": set(JOBS), "rule": {"per-key", "search", "exports", "payments"}}.get(name, values) == values
+    assert {"job": set(JOBS), "rule": {*RULES}}.get(name, values) == values
     assert 1 < len(values)
 
 
@@ -249,14 +285,18 @@ def test_prometheus_counts_request_for_request(job: str, watched: Watched) -> No
     assert 0 == answers[job, 0]
     assert watched.callers.of(job) - answers[job, 400] + malformed == watched.total(job)
     assert malformed == watched.total(job, outcome="malformed")
-    assert answers[job, 429] == watched.total(job, outcome="refused")
-    assert answers[job, 503] == watched.total(job, outcome="store_error")
+    assert answers[job, 429] == watched.total(job, outcome="refused|blocked")
+    assert answers[job, 402] == watched.total(job, outcome="credit_exhausted")
+    assert answers[job, 401] == watched.total(job, outcome="credentials_missing")
+    assert answers[job, 503] == watched.total(job, outcome="store_error|identity_unavailable")
     assert watched.scene.reached(job) == watched.total(job, outcome="admitted|shadow_refused|unmatched")
 
 
 def test_the_run_has_everything_in_it(watched: Watched) -> None:
     """Data that is there proves little unless each thing that can happen has happened."""
-    for outcome in ("admitted", "refused", "shadow_refused", "unmatched", "malformed", "store_error"):
+    limits = ("admitted", "refused", "shadow_refused", "credit_exhausted", "store_error")
+    others = ("blocked", "unmatched", "malformed", "credentials_missing", "identity_unavailable")
+    for outcome in (*limits, *others):
         assert watched.total(MIDDLEWARE, outcome=outcome), outcome
     for source in ("store", "remembered", "local", "fail_open", "fail_closed", "none"):
         assert watched.total(MIDDLEWARE, source=source), source
@@ -268,9 +308,14 @@ def test_the_run_has_everything_in_it(watched: Watched) -> None:
 
 def test_no_first_event_was_missed(watched: Watched) -> None:
     """What has happened in the run was a series from the first scrape on, so that rate() has seen it all; but for what
-    a rule says of requests that another one has refused, by memory or without the store.
+    a rule says of requests that another one has refused, by memory or without the store, and what the switch makes of
+    refusals.
     """
-    besides = {("spared", "remembered"), ("shadow_refused", "remembered"), ("spared", "local")}
+    besides = {
+        "requests_total": {("credentials_missing", "remembered"), ("identity_unavailable", "remembered")},
+        "rule_requests_total": {*product(("spared", "shadow_refused"), ("remembered", "local"))}
+        | {("shadow_refused", "store")},
+    }
     for metric in ("requests_total", "rule_requests_total", "store_errors_total", "policy_reloads_total"):
         now = watched.scene.prometheus.query(f"ratelimiter_{metric}", watched.ended_s)
         first = watched.scene.prometheus.query(f"ratelimiter_{metric}", watched.first_s)
@@ -278,7 +323,7 @@ def test_no_first_event_was_missed(watched: Watched) -> None:
         late = {(one.labels.get("outcome"), one.labels.get("source")) for one in now if one.labels not in known}
 
         assert first
-        assert late <= (besides if metric == "rule_requests_total" else set())
+        assert late <= besides.get(metric, set())
 
 
 def test_the_sidecar_answers_are_all_counted(watched: Watched) -> None:
@@ -286,7 +331,8 @@ def test_the_sidecar_answers_are_all_counted(watched: Watched) -> None:
     responses = "ratelimiter_proxy_responses_total"
     answers = watched.callers.answers
 
-    assert answers[SIDECAR, 429] == watched.total(SIDECAR, responses, status="4xx", source="judge")
+    refused = sum(answers[SIDECAR, status] for status in (401, 402, 429))
+    assert refused == watched.total(SIDECAR, responses, status="4xx", source="judge")
     assert answers[SIDECAR, 503] == watched.total(SIDECAR, responses, status="5xx", source="judge")
     assert watched.scene.reached(SIDECAR) == watched.total(SIDECAR, responses, source="upstream")
     assert answers[SIDECAR, 500] == watched.total(SIDECAR, responses, status="5xx", source="upstream")

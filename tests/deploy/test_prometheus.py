@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from ruamel.yaml import YAML
 
 from deploy.prometheus.rule_manifest import FILE, written
-from ratelimiter.metrics import KINDS, OUTCOMES, RULE_OUTCOMES, SOURCES, Metrics
+from ratelimiter.metrics import KINDS, ORDERS, OUTCOMES, RULE_OUTCOMES, SOURCES, Metrics
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -115,5 +115,7 @@ def test_rules_name_values_that_labels_can_have() -> None:
     """A misspelt value would match nothing, silently."""
     words = {"source": SOURCES, "kind": KINDS, "outcome": (*OUTCOMES, *RULE_OUTCOMES)}
     for rule in ALL:
-        for label, values in re.findall(r'(source|kind|outcome)!?=~?"([^"]*)"', rule["expr"]):
-            assert set(values.split("|")) <= set(words[label]), rule
+        for metric, selector in re.findall(r"(\w+)\{([^}]*)\}", rule["expr"]):
+            for label, values in re.findall(r'(source|kind|outcome)!?=~?"([^"]*)"', selector):
+                known = ORDERS if metric == "ratelimiter_orders" else words[label]
+                assert set(values.split("|")) <= set(known), rule
