@@ -9,6 +9,7 @@ Needs `redis-server` and `prometheus`. docs/dashboard.md says what happens in th
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import time
 from io import BytesIO
@@ -160,7 +161,7 @@ def _draw_lines(axes: Axes, view: View, lines: Sequence[Line]) -> None:
         elif line.name.endswith(LIMIT):
             axes.plot(line.seconds, line.values, "--", color=colours[line.name], linewidth=1.2, label=line.name)
         else:
-            axes.plot(line.seconds, line.values, color=colours[line.name], linewidth=1.6, label=line.name)
+            axes.plot(*_broken(line), color=colours[line.name], linewidth=1.6, label=line.name)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: readable(value, view.unit)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} s"))
@@ -172,6 +173,18 @@ def _draw_lines(axes: Axes, view: View, lines: Sequence[Line]) -> None:
         axes.legend(
             fontsize=7.5, ncols=columns, loc="upper left", bbox_to_anchor=(0, -0.1), frameon=False, columnspacing=1
         )
+
+
+def _broken(line: Line) -> tuple[list[float], list[float]]:
+    """The points of *line*, with a break where it has none for a while: nothing is known there, as Grafana has it."""
+    seconds, values = line.seconds[:1], line.values[:1]
+    for before, at, value in zip(line.seconds, line.seconds[1:], line.values[1:], strict=False):
+        if at - before > 1.5 * SCRAPE_S:
+            seconds.append(before)
+            values.append(math.nan)
+        seconds.append(at)
+        values.append(value)
+    return seconds, values
 
 
 def _colours(lines: Sequence[Line]) -> dict[str, str]:

@@ -265,8 +265,8 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
             View(
                 92,
                 "Orders that some do not obey",
-                "By how many orders the instances of one job differ, of the job where it is most. Up for a second or so "
-                "after each order; what stays is an instance that cannot read them.",
+                "By how many orders the instances of one job differ, of the job where it is most. Up for a second "
+                "or so after each order; what stays is an instance that cannot read them.",
                 "short",
                 (
                     Query(
@@ -470,7 +470,7 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
                 "502, 504 and the like). 5xx of upstream is the service's own; 5xx of proxy means that it gave no "
                 "answer.",
                 "reqps",
-                (Query(f"sum by (status, source) ({_rate('proxy_responses_total')})", "{{status}} {{source}}"),),
+                (Query(f"sum by (status, source) ({_rate('proxy_responses_total')}) > 0", "{{status}} {{source}}"),),
                 STACKED,
             ),
             View(
