@@ -37,6 +37,7 @@ _CALENDAR_DAYS = {"week": 7, "month": 30, "year": 365}
 _CREDITS = re.compile(r"\s*(\d{1,20})\s*credits?(?:\s*(?:/|per)\s*([a-z]+))?\s*", re.ASCII | re.IGNORECASE)
 _CONCURRENT = re.compile(r"\s*(\d{1,20})\s*concurrent\s*", re.ASCII | re.IGNORECASE)
 _LIMIT = re.compile(r"\s*(\d{1,20})\s*r?\s*(?:/|per)\s*(\d{1,20})?\s*([a-z]+)\s*", re.ASCII | re.IGNORECASE)
+_COUNTED = re.compile(r"\s*(\d{1,20})\s*([a-z]+)\s*", re.ASCII | re.IGNORECASE)
 _DURATION = re.compile(r"(0|[1-9][0-9]{0,11})(ms|s|m|h)")
 
 SLIDING_WINDOW, TOKEN_BUCKET, CALENDAR = "sliding-window", "token-bucket", "calendar"
@@ -91,7 +92,7 @@ def parse_limit(text: str, terms: Terms = PLAIN) -> AnyQuota:
     if parts is None:
         if any(separator in text for separator in ",;|"):
             raise _refusal(text, "one limit", "write one rule for each")
-        raise _refusal(text, "a limit", _limit_meant(None))
+        raise _refusal(text, "a limit", _word_meant(text) or _limit_meant(None))
     unit = parts[3].lower().removesuffix("s")
     if terms.algorithm == CALENDAR or (unit in ("month", "year") and not terms.algorithm):
         return _period(text, parts, unit, terms)
@@ -238,6 +239,13 @@ def parse_moment_ms(text: str) -> int:
         noun = "a moment" if moment is None else "a moment everywhere, as it has no time zone"
         raise _refusal(text, noun, "write one like 2027-01-01T00:00:00Z")
     return max(1, int(moment.timestamp() * 1000))
+
+
+def _word_meant(text: str) -> str:
+    """What a number with a word that is nearly one of ours was meant to be; empty if it was none."""
+    parts = _COUNTED.fullmatch(text)
+    close = get_close_matches(parts[2].lower(), ("concurrent", "credits"), n=1) if parts else []
+    return f"did you mean {parts[1]} {close[0]}?" if parts and close else ""
 
 
 def _limit_meant(parts: re.Match[str] | None) -> str:

@@ -39,6 +39,8 @@ def test_limits_are_read(text: str, limit: int, window_ms: int) -> None:
     ("text", "expected"),
     [
         ("10 parsecs", "'10 parsecs' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds"),
+        ("10 concurent", "'10 concurent' is not a limit; did you mean 10 concurrent?"),
+        ("500 creds", "'500 creds' is not a limit; did you mean 500 credits?"),
         ("", "'' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds"),
         ("60/min", "'60/min' is not a limit; did you mean 60 per minute?"),
         ("10r/s", "'10r/s' is not a limit; did you mean 10 per second?"),
