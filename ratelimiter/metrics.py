@@ -10,7 +10,7 @@ from itertools import product
 from math import inf
 from typing import TYPE_CHECKING
 
-from ratelimiter.batches import Batches
+from ratelimiter.batches import Decisions
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.core.decision import (
     BLOCKED,
@@ -77,7 +77,7 @@ BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 NEAR = 5
 
 
-class Metrics(Instruments, Batches):
+class Metrics(Instruments, Decisions):
     """All metrics of one limiter; the observer of its decisions, of its store and of its policy file.
 
     Args:
@@ -114,7 +114,7 @@ class Metrics(Instruments, Batches):
         self._out_since_s: float | None = None
         self._shown_rules: frozenset[str] = frozenset()
         self._shown_hash = ""
-        Batches.__init__(self)
+        Decisions.__init__(self)
         Instruments.__init__(self, registry)
         if policy is not None:
             self.loaded(policy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ratelimiter.batches import Batches
+from ratelimiter.batches import Decisions
 from ratelimiter.limiter import NamesObserver, OrdersObserver, PolicyObserver
 from ratelimiter.stores.base import StoreObserver
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from ratelimiter.limiter import Observer
 
 
-class Observers(Batches):
+class Observers(Decisions):
     """Tells each of *observers*, in their order, what it wants to know: when a batch is full if it counts in batches,
     else at once.
     """
 
     def __init__(self, *observers: Observer) -> None:
         super().__init__()
-        self._in_batches = [each for each in observers if isinstance(each, Batches)]
-        self._at_once = [each for each in observers if not isinstance(each, Batches)]
+        self._in_batches = [each for each in observers if isinstance(each, Decisions)]
+        self._at_once = [each for each in observers if not isinstance(each, Decisions)]
         self._of_stores = [each for each in observers if isinstance(each, StoreObserver)]
         self._of_policies = [each for each in observers if isinstance(each, PolicyObserver)]
         self._of_names = [each for each in observers if isinstance(each, NamesObserver)]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Protocol
 
+from ratelimiter.batches import Batches
 from ratelimiter.instruments import Instruments, Noted, Observed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ratelimiter.instruments import CollectorRegistry
 
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # none: the client was told nothing
@@ -50,7 +53,7 @@ class Connections(Protocol):
         """How many are open."""
 
 
-class ProxyMetrics(Instruments):
+class ProxyMetrics(Instruments, Batches[Exchanged]):
     """All metrics of a proxy; the observer of its exchanges.
 
     Args:
@@ -66,8 +69,10 @@ class ProxyMetrics(Instruments):
         self._responses = Noted()  # class, source
         self._bytes = Noted()  # direction
         self._seconds = {name: Observed(UPSTREAM_S) for name in CLASSES}
+        self._tallies = {name: observed.tallies for name, observed in self._seconds.items()}
         self._turned_away = 0  # as passed on
-        super().__init__(registry)
+        Batches.__init__(self)
+        Instruments.__init__(self, registry)
 
     def _make(self) -> None:
         self._of_responses = self._counter("proxy_responses", "Requests answered, each once.", "status", "source")
@@ -89,20 +94,32 @@ class ProxyMetrics(Instruments):
             self._of_responses.labels(status, source)
 
     def exchanged(self, exchange: Exchanged) -> None:
-        """Count an exchange; see `ratelimiter.proxy.judging.Observer`."""
-        name = CLASSES[exchange.status // 100]
-        self._responses[name, exchange.source] += 1
-        self._bytes["received",] += exchange.received
-        self._bytes["sent",] += exchange.sent
-        if exchange.upstream_ms:
-            seconds = exchange.upstream_ms / 1000
-            tallies = self._seconds[name].tallies
-            tallies[0] += seconds
-            tallies[bisect_left(UPSTREAM_S, seconds) + 1] += 1
+        """Keep an exchange until it is counted; see `ratelimiter.proxy.judging.Observer`."""
+        self.keep(exchange)
+
+    def begin(self) -> None:
+        """See that other processes hear of what is kept; see `ratelimiter.batches.Batches`."""
         if not self._timed:
             self._flush_soon()
 
+    def _count(self, batch: Sequence[Exchanged]) -> None:
+        responses, received, sent = self._responses, 0, 0
+        for exchange in batch:
+            name = CLASSES[exchange.status // 100]
+            responses[name, exchange.source] += 1
+            received += exchange.received
+            sent += exchange.sent
+            upstream_ms = exchange.upstream_ms
+            if upstream_ms:
+                seconds = upstream_ms / 1000
+                tallies = self._tallies[name]
+                tallies[0] += seconds
+                tallies[bisect_left(UPSTREAM_S, seconds) + 1] += 1
+        self._bytes["received",] += received
+        self._bytes["sent",] += sent
+
     def _pass_on(self) -> None:
+        self.catch_up()
         for labels, number in self._responses.news():
             self._of_responses.labels(*labels).inc(number)
         for (direction,), number in self._bytes.news():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ratelimiter.batches import Batches
+from ratelimiter.batches import Decisions
 from ratelimiter.clock import Clock, unix_ms
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Heaviest:
         heapreplace(queue, (smallest + count, key))
 
 
-class Top(Batches):
+class Top(Decisions):
     """The heaviest and the most refused principals of each rule, in the last minute and the one under way; an observer
     of decisions.
 

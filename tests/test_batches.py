@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ratelimiter.batches import BATCH, Batches
+from ratelimiter.batches import BATCH, Decisions
 from ratelimiter.core.decision import unmatched
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DECISION = unmatched(0)
 
 
-class Counting(Batches):
+class Counting(Decisions):
     """Counts by seconds, which tell decisions apart here."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ def test_who_reads_catches_up() -> None:
     assert Counter({1: 1, 2: 1, 3: 1}) == counting.counted
 
 
-class Passing(Batches):
+class Passing(Decisions):
     """Counts nothing by itself."""
 
     to: Counting

@@ -55,6 +55,8 @@ class ClientConnection(asyncio.Protocol):
         "_fields",
         "_fields_forwarded",
         "_full",
+        "_head",
+        "_head_read",
         "_provenance",
         "_scheme",
         "_searched",
@@ -79,8 +81,10 @@ class ClientConnection(asyncio.Protocol):
         self._bounds = service.bounds
         self._scheme = scheme
         self._provenance = Provenance(None, scheme, trusted=False)
-        self._fields: Fields | None = None  # of the request before, and how the upstream was told of them
+        self._fields: Fields | None = None  # of the last request forwarded, and how the upstream was told of them
         self._fields_forwarded = b""
+        self._head = b""  # the one that was read last, if it was no longer than `REMEMBERED_MAX`
+        self._head_read = UNREADABLE
         self._state = HEAD
         self._exchange: Exchange | None = None  # that is under way
         self._searched = 0  # how much of the buffer holds no end of a head; in the end, how much was discarded
@@ -208,7 +212,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_head(self) -> bool:
         """Read one head, and do with it what is to be done; False if it has not come in full yet."""
-        data = self.buffer
+        data, dropped = self.buffer, self.service.dropped
         end = data.find(END, self._searched)
         if data[0] == 0x0D and not self._searched:
             data, end = self._without_empty_lines(data)
@@ -218,14 +222,19 @@ class ClientConnection(asyncio.Protocol):
                 return False
             head, self.buffer = data[: end + 4], data[end + 4 :]
             self._searched = 0
-            request = parse_request(head, self._bounds, self.service.dropped, self._fields)
+            if head == self._head and self._head_read.fields.dropped is dropped:
+                request = self._head_read
+            else:
+                request = parse_request(head, self._bounds, dropped, self._head_read.fields)
+                if len(head) <= REMEMBERED_MAX:
+                    self._head, self._head_read = head, request
         except HeadError as fault:
             if fault.subject != "path" or self.service.judge.looks_at_paths:
                 self._refuse_head(fault)
                 return True
             # Readers may differ about this path, and nobody judges by it.
             try:
-                request = parse_request(head, self._bounds, self.service.dropped, self._fields, as_written=True)
+                request = parse_request(head, self._bounds, dropped, self._head_read.fields, as_written=True)
             except HeadError as worse:
                 self._refuse_head(worse)
                 return True

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 NEVER_S = float("inf")
 
+new = tuple.__new__  # what a named tuple does by itself, without the call of a function in Python
+
 # What an exchange waits for. Which deadline is running follows from it.
 PREVIEW = "preview"  # as much of the request's body as the judge wants to see
 VERDICT = "verdict"
@@ -109,7 +111,9 @@ class Exchange:
     def ask(self) -> None:
         """Ask the judge, once as much of the body as it wants is there, and do as it says."""
         request = self._request
-        asked = Request(request.method, request.target, request.fields.headers, self._client.peer)
+        asked = new(
+            Request, (request.method, request.target, request.fields.headers, self._client.peer, "", None, None)
+        )
         judge = self._service.judge
         if judge.looks_at_bodies:
             self._ask_with_body(asked, judge.body_wanted(asked))
@@ -363,17 +367,16 @@ class Exchange:
             self._due_s = self._asked_s + self._upstream_s + self._service.bounds.upstream_timeout_ms / 1000
         keep = self._keeps()
         framing = b""
-        if not has_body(request.method, head.status):
-            if length is not None and head.status != 204:
+        if length is not None:
+            if head.status != 204:
                 framing = b"Content-Length: %d\r\n" % length
-        elif length is not None:
-            framing = b"Content-Length: %d\r\n" % length
-        elif fields.http_1_0:
-            self._open_ended = True
-            keep = False
-        else:
-            self._chunking = True
-            framing = b"Transfer-Encoding: chunked\r\n"
+        elif has_body(request.method, head.status):
+            if fields.http_1_0:
+                self._open_ended = True
+                keep = False
+            else:
+                self._chunking = True
+                framing = b"Transfer-Encoding: chunked\r\n"
         if self._service.via:
             framing += via_line(self._service.via, http_1_0=head.http_1_0)
         self._keep = keep
@@ -510,8 +513,7 @@ class Exchange:
         if observer is None:
             return
         request, upload, started = self._request, self._upload, self._started
-        # What a named tuple does by itself, without the call of a function in Python.
-        told = tuple.__new__(
+        told = new(
             Exchanged,
             (
                 request.method,

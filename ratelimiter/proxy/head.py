@@ -66,7 +66,7 @@ _OF_RESPONSES = frozenset({b"content-length", b"transfer-encoding", b"connection
 OF_CONNECTION = frozenset({b"close", b"keep-alive", b"upgrade"})  # options that are no names of fields
 
 Roles = re.Pattern[bytes]  # finds the field lines of a response that are not passed on as they are
-REMEMBERED_MAX = 2048  # bytes of header fields that a connection may remember to know them again
+REMEMBERED_MAX = 2048  # bytes of a head, or of its fields, that a connection may remember to know them again
 
 
 class HeadError(ValueError):
