@@ -75,9 +75,9 @@ def watched() -> Iterator[Watched]:
         time.sleep(3 * SCRAPE_S)
         first_s = time.time()
         with Callers(scene) as callers:
-            scene.order("block", "header:X-API-Key=key-1", "--for", "600ms")
+            scene.order("block", "header:X-API-Key=key-1", "--for", "1500ms")
             time.sleep(1)
-            scene.order("shadow", "on", "--for", "700ms")
+            scene.order("shadow", "on", "--for", "1s")
             time.sleep(1)
             scene.spoil_policy()
             time.sleep(1)
