@@ -9,6 +9,7 @@ from ratelimiter import dialect_files, request_id
 from ratelimiter.core.decision import malformed
 from ratelimiter.core.headers import renderer, replaced
 from ratelimiter.core.identity import NOBODY, Identity, Teller
+from ratelimiter.core.window import new
 from ratelimiter.limiter import Limiter
 from ratelimiter.proxy.judging import Verdict
 
@@ -95,7 +96,9 @@ class Gate:
         if self._teller.names and decision.allowed:
             told = self._teller.headers(self.limiter.placed(request, identity))
         if self._ids is None:
-            return Verdict(None, self._render(decision), told, "") if decision.allowed else self._refused(decision)
+            if decision.allowed:
+                return new(Verdict, (None, self._render(decision), told, "", None))
+            return self._refused(decision)
         identifier, of_id = self._id(request.headers)
         headers = [*self._render(decision), *of_id]
         if decision.allowed:

@@ -77,10 +77,10 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
     in the policy at a tie. A refusal for want of credits binds before all others, as no wait for these helps against
     it; what it tells to wait is long enough for all.
     """
-    if receipt.source == FAIL_CLOSED:
-        return Decision(False, STORE_ERROR, receipt.now_ms, (), None, FAIL_CLOSED)
     if len(hits) == 1:  # most requests: a third of the cost of the general way (tests/benchmarks/decisions.py)
         return _decide_one(hits[0], receipt)
+    if receipt.source == FAIL_CLOSED:
+        return _failed_closed(receipt)
     outcomes: list[Outcome] = []
     for hit, tally in zip(hits, receipt.tallies, strict=True):
         outcome = _outcome(hit, tally)
@@ -108,18 +108,24 @@ def _decide_one(hit: Hit, receipt: Receipt) -> Decision:
     now_ms, admitted, tallies, source = receipt
     used, reset_ms, wait_ms = tallies[0]
     _, quota, cost, rule, _ = hit
-    remaining = quota.limit - used
-    retry_after_ms = wait_ms if not wait_ms else _told_wait(quota, wait_ms)
-    outcome = new(Outcome, (rule, max(0, remaining), reset_ms, retry_after_ms))
-    missing = None
+    left = quota.limit - used
+    retry_after_ms = wait_ms and _told_wait(quota, wait_ms)
+    remaining = left if left > 0 else 0  # noqa: FURB136  # a call would be a tenth of all this
+    outcome = new(Outcome, (rule, remaining, reset_ms, retry_after_ms))
     if admitted:
-        reason = WITHIN_LIMIT
-    elif quota.credits and cost > remaining:
-        reason, missing = CREDIT_EXHAUSTED, (cost, cost - remaining)
-    else:
-        reason = OVER_CAPACITY if retry_after_ms is None else OVER_LIMIT
-    binding = None if (rule.silent if admitted else rule.shadow) else outcome
-    return new(Decision, (admitted, reason, now_ms, (outcome,), binding, source, None, missing))
+        binding = None if rule.silent else outcome
+        return new(Decision, (True, WITHIN_LIMIT, now_ms, (outcome,), binding, source, None, None))
+    if source == FAIL_CLOSED:
+        return _failed_closed(receipt)
+    reason, missing = OVER_CAPACITY if retry_after_ms is None else OVER_LIMIT, None
+    if quota.credits and cost > left:
+        reason, missing = CREDIT_EXHAUSTED, (cost, cost - left)
+    binding = None if rule.shadow else outcome
+    return new(Decision, (False, reason, now_ms, (outcome,), binding, source, None, missing))
+
+
+def _failed_closed(receipt: Receipt) -> Decision:
+    return Decision(False, STORE_ERROR, receipt.now_ms, (), None, FAIL_CLOSED)
 
 
 def merge(decisions: Sequence[Decision]) -> Decision:
