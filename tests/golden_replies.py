@@ -17,6 +17,7 @@ from ratelimiter.core.decision import (
     WITHIN_LIMIT,
     Decision,
     Outcome,
+    blocked,
     malformed,
     refused_for,
 )
@@ -93,6 +94,11 @@ def over_capacity() -> Decision:
     return Decision(False, OVER_CAPACITY, NOW_MS, [refusing], refusing)
 
 
+def blocked_caller() -> Decision:
+    """An operator's block that ends in half a minute."""
+    return blocked(NOW_MS, NOW_MS + 29_500, PER_MINUTE)
+
+
 def credit_exhausted() -> Decision:
     """A call that needs 50 credits where 38 are left."""
     refusing = Outcome(Rule("credits", Balance(1000), cost=50), 38, 0, None)
@@ -135,7 +141,7 @@ def replies(dialect: Dialect) -> Iterator[tuple[str, Reply]]:
     for name in dialect.answers:
         facts = FACTS_OF.get((dialect.name, name)) or FACTS.get(name, {})
         yield name, dialect.reply(name, request_id=request_id, **facts)
-    refused = (over_limit(), over_capacity(), credit_exhausted(), malformed_request(), store_error())
+    refused = (over_limit(), over_capacity(), blocked_caller(), credit_exhausted(), malformed_request(), store_error())
     for decision in (*refused, *lacking()):
         yield f"refusal-{decision.reason}", dialect.refusal(decision, request_id)
     for status in STATUSES:

@@ -16,7 +16,8 @@ over these words, and no others. There is no word for the principal, so no answe
 | `{remaining}` | units of it that are left | in refusals by a limit |
 | `{reset_s}` | seconds until it resets, whole, at least 1 | in refusals by a limit |
 | `{reset_at_s}` | the Unix time of that, in seconds | in refusals by a limit |
-| `{window_s}` | length of its window in seconds; a fraction if it is not whole | in refusals by a limit |
+| `{window_s}` | length of its window in seconds; a fraction if it is not whole, 0 if it has none | in refusals by a limit |
+| `{quota}` | what it admits, in words: `60 per 60 s`, `10 at the same time`, `500 per month` | in refusals by a limit |
 | `{rule}` | name of the binding rule | in refusals by a limit |
 | `{rules}` | names of all rules that refuse, a list | in refusals by a limit |
 | `{location}` | where a finding is: body, query, path, header or cookie | in findings |
@@ -46,6 +47,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ratelimiter.core.decision import BLOCKED, CREDIT_EXHAUSTED, MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR
 from ratelimiter.core.headers import ceil_s, reset_at_s, retry_after_s
 from ratelimiter.core.identity import FAULTS, UNAVAILABLE
+from ratelimiter.core.quota import Balance, Bucket, Period, Slots
 from ratelimiter.core.requirement import CREDENTIAL_KIND, HEADER_MISSING, INSUFFICIENT_SCOPE, REASONS, Unmet
 from ratelimiter.core.template import (
     MissingWordError,
@@ -78,6 +80,7 @@ COMPILED_MAX = 1024  # templates kept for combinations of an answer and the fact
 
 OF_ANSWER = frozenset({"code", "message", "status", "title", "details", "request_id"})
 OF_DECISION = frozenset({"retry_after_s", "limit", "remaining", "reset_s", "reset_at_s", "window_s", "rule", "rules"})
+OF_DECISION |= {"quota"}
 OF_FINDING = frozenset({"location", "field", "issue", "Issue"})
 OF_APPLICATION = frozenset({"resource", "requested", "shortfall", "credential_used", "credential_required"})
 VOCABULARY = OF_ANSWER | OF_DECISION | OF_FINDING | OF_APPLICATION | {"findings"}
@@ -267,9 +270,9 @@ class Dialect:
         Raises:
             ValueError: the decision is none of these.
         """
-        reason = OVER_LIMIT if decision.reason == BLOCKED else decision.reason
+        reason = decision.reason
         facts: dict[str, Any] = {"request_id": request_id}
-        if reason == OVER_LIMIT:
+        if reason in (OVER_LIMIT, BLOCKED):
             wait_s = retry_after_s(decision)
             if wait_s is None:
                 reason = OVER_CAPACITY
@@ -488,6 +491,7 @@ class Dialect:
         for reason in (*REASONS, CREDIT_EXHAUSTED):
             if reason not in self._refusals:
                 self._refusals[reason] = self._compiled(self._unworded(reason), _GIVEN[reason], refusal=True)
+        self._refusals.setdefault(BLOCKED, self._refusals[OVER_LIMIT])
 
     def _prepare_validation(self, faults: list[tuple[Path, str]], validation: Mapping[str, Any]) -> None:
         finding = validation.get("finding")
@@ -519,8 +523,27 @@ def _reset_s(_: Decision, outcome: Outcome) -> int:
 
 
 def _window_s(_: Decision, outcome: Outcome) -> int | float:
-    seconds, rest = divmod(outcome.rule.quota.window_ms, 1000)
-    return outcome.rule.quota.window_ms / 1000 if rest else seconds
+    return _seconds(outcome.rule.quota.window_ms)
+
+
+def _seconds(ms: int) -> int | float:
+    seconds, rest = divmod(ms, 1000)
+    return ms / 1000 if rest else seconds
+
+
+def _quota(_: Decision, outcome: Outcome) -> str:
+    quota = outcome.rule.quota
+    match quota:
+        case Bucket():
+            return f"{quota.refill} per {_seconds(quota.window_ms)} s, {quota.limit} at once"
+        case Period():
+            return f"{quota.limit} per {quota.unit}"
+        case Slots():
+            return f"{quota.limit} at the same time"
+        case Balance():
+            return f"{quota.limit} in all"
+        case _:
+            return f"{quota.limit} per {_seconds(quota.window_ms)} s"
 
 
 def _rules(decision: Decision, _: Outcome) -> list[str]:
@@ -534,6 +557,7 @@ _READERS: dict[str, Callable[[Decision, Outcome], Any]] = {
     "reset_s": _reset_s,
     "reset_at_s": reset_at_s,
     "window_s": _window_s,
+    "quota": _quota,
     "rule": lambda _, outcome: outcome.rule.name,
     "rules": _rules,
 }
@@ -541,6 +565,7 @@ _READERS: dict[str, Callable[[Decision, Outcome], Any]] = {
 # What a refusal can speak of.
 _GIVEN = {
     OVER_LIMIT: OF_DECISION,
+    BLOCKED: frozenset({"retry_after_s"}),
     OVER_CAPACITY: OF_DECISION - {"retry_after_s"},
     CREDIT_EXHAUSTED: OF_DECISION - {"retry_after_s"} | {"requested", "shortfall"},
     MALFORMED: frozenset({"field", "issue", "Issue"}),

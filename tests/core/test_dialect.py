@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ratelimiter import dialect_files
 from ratelimiter.core import dialect as module
-from ratelimiter.core.decision import MALFORMED, OVER_LIMIT, Decision, unmatched
+from ratelimiter.core.decision import MALFORMED, OVER_LIMIT, Decision, Outcome, unmatched
 from ratelimiter.core.dialect import (
     FINDINGS_MAX,
     GIVABLE,
@@ -22,9 +22,12 @@ from ratelimiter.core.dialect import (
     Reply,
     RequestIds,
 )
+from ratelimiter.core.policy import Rule
+from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
 from tests.golden_replies import (
     NOW_MS,
     TOKEN_ID,
+    blocked_caller,
     credit_exhausted,
     malformed_request,
     over_capacity,
@@ -527,7 +530,7 @@ def test_a_lone_placeholder_keeps_its_type() -> None:
 
 def test_every_word_of_a_decision_can_be_said() -> None:
     """The words of the table are those that a dialect has."""
-    words = ["retry_after_s", "limit", "remaining", "reset_s", "reset_at_s", "window_s", "rule", "rules"]
+    words = ["retry_after_s", "limit", "remaining", "reset_s", "reset_at_s", "window_s", "quota", "rule", "rules"]
     reply = Dialect("mine", {**MINE, "body": {word: f"{{{word}}}" for word in words}}).refusal(over_limit())
 
     assert {
@@ -537,9 +540,42 @@ def test_every_word_of_a_decision_can_be_said() -> None:
         "reset_s": 30,
         "reset_at_s": 1_800_000_030,
         "window_s": 60,
+        "quota": "60 per 60 s",
         "rule": "per-minute",
         "rules": ["per-minute"],
     } == json.loads(reply.body)
+
+
+@pytest.mark.parametrize(
+    ("quota", "told"),
+    [
+        (Quota(5, 1500), {"w": 1.5, "q": "5 per 1.5 s"}),
+        (Bucket(100, 10, 1000), {"w": 1, "q": "10 per 1 s, 100 at once"}),
+        (Period(500, "month"), {"w": 0, "q": "500 per month"}),
+        (Slots(2), {"w": 0, "q": "2 at the same time"}),
+        (Balance(1000), {"w": 0, "q": "1000 in all"}),
+    ],
+)
+def test_every_kind_of_limit_is_told_as_what_it_is(quota: AnyQuota, told: dict[str, object]) -> None:
+    """In words that are true where there is no window, too."""
+    outcome = Outcome(Rule("rule", quota), 0, 1000, 1000)
+    decision = Decision(False, OVER_LIMIT, 0, [outcome], outcome)
+    body = {"w": "{window_s}", "q": "{quota}"}
+
+    assert told == json.loads(Dialect("mine", {**MINE, "body": body}).refusal(decision).body)
+
+
+def test_a_block_is_over_the_limit_unless_the_dialect_says_otherwise() -> None:
+    """Documented is one 429; who has a word for it may use it."""
+    silent = Dialect("mine", MINE).refusal(blocked_caller())
+    refusals = {**MINE["refusals"], "blocked": {"answer": "rate_limited", "message": "Not today."}}
+    told = Dialect("mine", {**MINE, "refusals": refusals}).refusal(blocked_caller())
+
+    assert (429, 429) == (silent.status, told.status)
+    assert b"Not today." in told.body
+    assert b"Not today." not in silent.body
+    assert (b"retry-after", b"30") in silent.headers
+    assert (b"retry-after", b"30") in told.headers
 
 
 def test_the_vocabulary_is_the_table_in_the_documentation() -> None:
