@@ -6,7 +6,8 @@ proxy that does nothing else.
 Needs `nginx`, `wrk`, `redis-server` and two cores: what is measured has one to itself, the load, the upstream, Redis
 and Envoy's limiter share the other. CPU is what counts, not throughput, as the other core is the busier one; that of
 Redis and of the limiter is part of it. All requests are the same, and so are the answers of a second, which our
-connections know again; what that is worth, and what others cost, is in `proxy_path`. Without an Envoy its rows are left out, and that is said.
+connections know again; what that is worth, and what others cost, is in `proxy_path`. Without an Envoy its rows are left
+out, and that is said.
 """
 
 from __future__ import annotations
