@@ -16,7 +16,7 @@ over these words, and no others. There is no word for the principal, so no answe
 | `{remaining}` | units of it that are left | in refusals by a limit |
 | `{reset_s}` | seconds until it resets, whole, at least 1 | in refusals by a limit |
 | `{reset_at_s}` | the Unix time of that, in seconds | in refusals by a limit |
-| `{window_s}` | length of its window in seconds; a fraction if it is not whole, 0 if it has none | in refusals by a limit |
+| `{window_s}` | length of its window in seconds, perhaps a fraction; 0 if it has none | in refusals by a limit |
 | `{quota}` | what it admits, in words: `60 per 60 s`, `10 at the same time`, `500 per month` | in refusals by a limit |
 | `{rule}` | name of the binding rule | in refusals by a limit |
 | `{rules}` | names of all rules that refuse, a list | in refusals by a limit |
