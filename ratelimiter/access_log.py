@@ -7,58 +7,21 @@ import json
 import logging
 import os
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, unix_ms
 from ratelimiter.errors import ConfigError
+from ratelimiter.exchanged import JUDGE
+
+if TYPE_CHECKING:
+    from ratelimiter.exchanged import Exchanged
 
 STDOUT = "-"
-JUDGE = "judge"  # the source of a refusal, as in `ratelimiter.proxy.judging`
 REFUSALS_PER_S = 10
 FLUSH_S = 0.2
 PENDING_MAX = 10_000  # lines that wait for a slow disk or reader, about 300 bytes each; what comes then is left out
 
 log = logging.getLogger("ratelimiter.access_log")
-
-
-class Exchanged(Protocol):
-    """Of one request and its answer, what a line tells."""
-
-    @property
-    def method(self) -> str:
-        """As sent; empty when the head could not be read."""
-
-    @property
-    def target(self) -> bytes:
-        """Canonical path and query; empty likewise."""
-
-    @property
-    def status(self) -> int:
-        """What the client was told; 0 when it was told nothing."""
-
-    @property
-    def source(self) -> str:
-        """Who gave the answer."""
-
-    @property
-    def received(self) -> int:
-        """Bytes of the request's body."""
-
-    @property
-    def sent(self) -> int:
-        """Bytes of the response's body."""
-
-    @property
-    def duration_ms(self) -> float:
-        """From the end of the request's head to the end of the response."""
-
-    @property
-    def upstream_ms(self) -> float:
-        """Of it, until the head of the upstream's answer; 0 if it was not asked."""
-
-    @property
-    def request_id(self) -> str:
-        """Quoted in error bodies; empty where there is none."""
 
 
 class AccessLog:

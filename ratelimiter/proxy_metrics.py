@@ -6,6 +6,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Protocol
 
 from ratelimiter.batches import Batches
+from ratelimiter.exchanged import Exchanged
 from ratelimiter.instruments import Instruments, Noted, Observed
 
 if TYPE_CHECKING:
@@ -14,32 +15,7 @@ if TYPE_CHECKING:
     from ratelimiter.instruments import CollectorRegistry
 
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # none: the client was told nothing
-SOURCES = ("upstream", "judge", "proxy")  # who gave the answer; as in `ratelimiter.proxy.judging`
 UPSTREAM_S = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-
-
-class Exchanged(Protocol):
-    """Of one request and its answer, what is counted."""
-
-    @property
-    def status(self) -> int:
-        """What the client was told; 0 when it was told nothing."""
-
-    @property
-    def source(self) -> str:
-        """Who gave the answer, one of `SOURCES`."""
-
-    @property
-    def received(self) -> int:
-        """Bytes of the request's body."""
-
-    @property
-    def sent(self) -> int:
-        """Bytes of the response's body."""
-
-    @property
-    def upstream_ms(self) -> float:
-        """From the request's leaving to the head of the upstream's answer; 0 if it was not asked."""
 
 
 class Connections(Protocol):

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from ratelimiter.core.policy import Policy
+    from ratelimiter.exchanged import Exchanged
     from ratelimiter.metrics import Metrics
-    from ratelimiter.proxy.judging import Exchanged, Observer
+    from ratelimiter.proxy.judging import Observer
     from ratelimiter.proxy.upstream import Target
     from ratelimiter.proxy_metrics import ProxyMetrics
     from ratelimiter.stores.base import Store

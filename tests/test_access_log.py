@@ -11,15 +11,17 @@ import pytest
 
 from ratelimiter.access_log import PENDING_MAX, AccessLog
 from ratelimiter.errors import ConfigError
-from ratelimiter.proxy import judging
+from ratelimiter.exchanged import JUDGE, PROXY, UPSTREAM, Exchanged
 from ratelimiter.testing import FakeClock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ratelimiter.proxy.judging import Observer
 
-def exchange(status: int = 200, source: str = judging.UPSTREAM, target: bytes = b"/v1/items") -> judging.Exchanged:
-    return judging.Exchanged("GET", target, status, source, 3, 5, 1.23456, 0.5, "req_1")
+
+def exchange(status: int = 200, source: str = UPSTREAM, target: bytes = b"/v1/items") -> Exchanged:
+    return Exchanged("GET", target, status, source, 3, 5, 1.23456, 0.5, "req_1")
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -31,7 +33,7 @@ async def test_a_line_tells_one_exchange_and_no_secret(tmp_path: Path) -> None:
     path = tmp_path / "access.json"
     clock = FakeClock(1_800_000_000_123)
     log = AccessLog(str(path), clock=clock)
-    observer: judging.Observer = log
+    observer: Observer = log
     observer.exchanged(exchange(target=b"/v1/items?api_key=secret"))
     observer.exchanged(exchange(target=b'/"\n{"status":200}\xff'))
     await log.close()
@@ -58,12 +60,12 @@ async def test_a_flood_of_refusals_is_thinned_out_and_counted(tmp_path: Path) ->
     clock = FakeClock(1_800_000_000_000)
     log = AccessLog(str(path), refusals_per_s=2, clock=clock)
     for _ in range(100):
-        log.exchanged(exchange(429, judging.JUDGE))
+        log.exchanged(exchange(429, JUDGE))
     log.exchanged(exchange())
     clock.advance(1000)
     for _ in range(3):
-        log.exchanged(exchange(429, judging.JUDGE))
-    log.exchanged(exchange(502, judging.PROXY))
+        log.exchanged(exchange(429, JUDGE))
+    log.exchanged(exchange(502, PROXY))
     await log.close()
 
     told = lines_of(path)

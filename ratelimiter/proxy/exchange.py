@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.clock import stopwatch_s
 from ratelimiter.core.request import Request
+from ratelimiter.exchanged import JUDGE, PROXY, UPSTREAM, Exchanged
 from ratelimiter.proxy.body import chunk, last_chunk
 from ratelimiter.proxy.forwarding import field_lines, has_body, trailer_lines, via_line
 from ratelimiter.proxy.head import Fields, HeadError, RequestHead
-from ratelimiter.proxy.judging import JUDGE, PROXY, UPSTREAM, Exchanged, Verdict, tell
+from ratelimiter.proxy.judging import Verdict, tell
 from ratelimiter.proxy.stepping import run
 from ratelimiter.proxy.upload import Upload, UploadError
 from ratelimiter.proxy.upstream import CrowdedError

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.dialect import Reply
     from ratelimiter.core.request import Request
+    from ratelimiter.exchanged import Exchanged
 
     Header = tuple[bytes, bytes]
 
@@ -94,26 +95,6 @@ class Errors(Protocol):
             verdict: what the judge had said, if it was asked.
             headers: of the request as far as they could be read; names in lower case.
         """
-
-
-class Exchanged(NamedTuple):
-    """The facts of one request and its answer, for metrics and logs."""
-
-    method: str  # as sent, so no metric label; empty when the head could not be read
-    target: bytes  # canonical path and query; empty likewise
-    status: int  # what the client was told; 0 when it was told nothing
-    source: str  # who gave that answer: one of the constants below
-    received: int  # bytes of the request's body that came
-    sent: int  # bytes of the response's body that left
-    duration_ms: float  # from the end of the request's head to the end of the response
-    upstream_ms: float  # of it, from the request's leaving to the head of the upstream's answer; 0 if it was not asked
-    request_id: str
-
-
-# A closed set: it becomes a metric label.
-UPSTREAM = "upstream"
-JUDGE = "judge"
-PROXY = "proxy"
 
 
 class Observer(Protocol):

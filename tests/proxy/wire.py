@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from ratelimiter.proxy.judging import Exchanged, Judge
+    from ratelimiter.exchanged import Exchanged
+    from ratelimiter.proxy.judging import Judge
 
     Handler = Callable[["Seen", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
 

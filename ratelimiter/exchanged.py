@@ -1,0 +1,26 @@
+"""One request through a proxy and its answer, as those who count or write it down are told of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Exchanged(NamedTuple):
+    """The facts of one request and its answer, for metrics and logs."""
+
+    method: str  # as sent, so no metric label; empty when the head could not be read
+    target: bytes  # canonical path and query; empty likewise
+    status: int  # what the client was told; 0 when it was told nothing
+    source: str  # who gave that answer: one of the constants below
+    received: int  # bytes of the request's body that came
+    sent: int  # bytes of the response's body that left
+    duration_ms: float  # from the end of the request's head to the end of the response
+    upstream_ms: float  # of it, from the request's leaving to the head of the upstream's answer; 0 if it was not asked
+    request_id: str
+
+
+# Who gave an answer. A closed set: it becomes a metric label.
+UPSTREAM = "upstream"
+JUDGE = "judge"
+PROXY = "proxy"
+SOURCES = (UPSTREAM, JUDGE, PROXY)
