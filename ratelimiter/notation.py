@@ -173,6 +173,28 @@ def parse_duration_ms(text: str) -> int:
     return int(parts[1]) * DURATION_UNITS_MS[parts[2]]
 
 
+def read_duration_ms(text: str, least_ms: int, most_ms: int, example: str = "") -> int:
+    """Read a duration from *least_ms* to *most_ms*.
+
+    Raises:
+        ValueError: it is no duration, or none of these; says what would do, *example* if there is one.
+    """
+    duration_ms = parse_duration_ms(text)
+    if not least_ms <= duration_ms <= most_ms:
+        noun = f"a duration from {spell_duration(least_ms)} to {spell_duration(most_ms)}"
+        raise _refusal(text, noun, f"write {example}, for example" if example else "write one of these")
+    return duration_ms
+
+
+def spell_duration(duration_ms: int) -> str:
+    """A duration as `parse_duration_ms` reads it, in the largest of hours, seconds and ms that divides it."""
+    for unit in ("h", "s"):
+        count, rest = divmod(duration_ms, DURATION_UNITS_MS[unit])
+        if count and not rest:
+            return f"{count}{unit}"
+    return f"{duration_ms}ms"
+
+
 def spell_limit(quota: AnyQuota, limit: int | None = None) -> str:
     """The limit as people say it: `60 per minute`, `5 per 2 seconds`, `10 concurrent`, `1000 credits`.
 

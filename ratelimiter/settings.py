@@ -20,7 +20,7 @@ from ratelimiter.core.policy import CostFrom
 from ratelimiter.core.principal import Network, Source, parse_source
 from ratelimiter.core.quota import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
 from ratelimiter.documents import shown
-from ratelimiter.notation import parse_duration_ms
+from ratelimiter.notation import read_duration_ms
 from ratelimiter.schema import listed, suggestion
 from ratelimiter.stores.opening import opened
 
@@ -80,29 +80,17 @@ def read_network(text: str) -> Network:
 
 def read_decision_timeout_ms(text: str) -> int:
     """A duration from 1 ms to 10 s, in milliseconds."""
-    timeout_ms = parse_duration_ms(text)
-    if not 1 <= timeout_ms <= TIMEOUT_MS_MAX:
-        msg = f"{shown(text)} is not a duration from 1ms to 10s; write 50ms, for example"
-        raise ValueError(msg)
-    return timeout_ms
+    return read_duration_ms(text, 1, TIMEOUT_MS_MAX, "50ms")
 
 
 def read_proxy_timeout_ms(text: str, least_ms: int) -> int:
     """A duration from *least_ms* to 24 h, in milliseconds."""
-    timeout_ms = parse_duration_ms(text)
-    if not least_ms <= timeout_ms <= PROXY_TIMEOUT_MS_MAX:
-        msg = f"{shown(text)} is not a duration from {least_ms}ms to 24h; write 10s, for example"
-        raise ValueError(msg)
-    return timeout_ms
+    return read_duration_ms(text, least_ms, PROXY_TIMEOUT_MS_MAX, "10s")
 
 
 def read_lease_ttl_ms(text: str) -> int:
     """A duration from 1 s to 1 h, in milliseconds."""
-    ttl_ms = parse_duration_ms(text)
-    if not LEASE_TTL_MS_MIN <= ttl_ms <= LEASE_TTL_MS_MAX:
-        msg = f"{shown(text)} is not a duration from 1s to 1h; write 30s, for example"
-        raise ValueError(msg)
-    return ttl_ms
+    return read_duration_ms(text, LEASE_TTL_MS_MIN, LEASE_TTL_MS_MAX, "30s")
 
 
 def read_timezone(text: str) -> str:

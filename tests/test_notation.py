@@ -11,6 +11,7 @@ from ratelimiter.notation import (
     name_of,
     parse_duration_ms,
     parse_limit,
+    spell_duration,
     spell_limit,
     spell_window,
     terms_of,
@@ -197,3 +198,9 @@ def test_what_is_no_duration_says_what_would_do(text: str) -> None:
 def test_windows_are_spelled_in_the_largest_unit(window_ms: int, expected: str) -> None:
     """A window is spelled in the largest unit that divides it."""
     assert expected == spell_window(window_ms)
+
+
+@pytest.mark.parametrize("duration_ms", [0, 1, 999, 1000, 1500, 60_000, 3_600_000, 3_601_000, 86_400_000])
+def test_a_duration_is_spelled_as_it_is_read(duration_ms: int) -> None:
+    """What an error suggests is what would do."""
+    assert duration_ms == parse_duration_ms(spell_duration(duration_ms))

@@ -17,7 +17,7 @@ from ratelimiter.core.requirement import Requirement
 from ratelimiter.documents import BYTES_MAX, shown, shown_name
 from ratelimiter.errors import ConfigError
 from ratelimiter.identity.api_keys import read_key_file
-from ratelimiter.notation import parse_duration_ms
+from ratelimiter.notation import read_duration_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +86,7 @@ class Reader:
         for name, argument, least_ms, most_ms in _DURATIONS:
             if name in value:
                 try:
-                    duration_ms = _duration_ms(value[name], least_ms, most_ms)
+                    duration_ms = read_duration_ms(value[name], least_ms, most_ms)
                 except ValueError as fault:
                     self._refuse((*path, name), str(fault))
                     return None
@@ -203,21 +203,6 @@ def unsafe_url(tokens: Tokens) -> bool:
         return not ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host != "localhost"
-
-
-def _duration_ms(text: str, least_ms: int, most_ms: int) -> int:
-    duration_ms = parse_duration_ms(text)
-    if not least_ms <= duration_ms <= most_ms:
-        msg = f"{shown(text)} is not a duration from {_spelled(least_ms)} to {_spelled(most_ms)}; write one of these"
-        raise ValueError(msg)
-    return duration_ms
-
-
-def _spelled(duration_ms: int) -> str:
-    for unit_ms, unit in ((3_600_000, "h"), (1000, "s")):
-        if duration_ms and duration_ms % unit_ms == 0:
-            return f"{duration_ms // unit_ms}{unit}"
-    return f"{duration_ms}ms"
 
 
 def _check_url(url: str) -> None:
