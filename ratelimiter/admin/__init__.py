@@ -1,0 +1,1 @@
+"""Health, policy and operator's commands."""
