@@ -1,0 +1,1 @@
+"""The policy file, arguments and environment, read into a `Policy`."""
