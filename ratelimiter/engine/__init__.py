@@ -1,0 +1,1 @@
+"""The engine that every edge calls: a request in, a judgement out."""
