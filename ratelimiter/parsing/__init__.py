@@ -1,0 +1,1 @@
+"""Readers of what people write: strict YAML, JSON Schema, units, environment, principals."""
