@@ -1,0 +1,1 @@
+"""The proxy and the engine together: `ratelimiter proxy`."""
