@@ -1,0 +1,1 @@
+"""The Redis store: connection, group commit, script, cluster and Sentinel."""
