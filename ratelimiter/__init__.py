@@ -1,8 +1,8 @@
 """Strict rate limiting for APIs."""
 
-from ratelimiter.dialect_error import DialectError
+from ratelimiter.asgi.middleware import RateLimitMiddleware
+from ratelimiter.dialects.error import DialectError
 from ratelimiter.errors import ConfigError, RateLimiterError, StoreError
-from ratelimiter.middleware import RateLimitMiddleware
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from ratelimiter.cli import main
+from ratelimiter.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

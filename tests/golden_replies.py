@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter import dialect_files
 from ratelimiter.core.decision import (
     CREDIT_EXHAUSTED,
     OVER_CAPACITY,
@@ -21,7 +20,6 @@ from ratelimiter.core.decision import (
     malformed,
     refused_for,
 )
-from ratelimiter.core.dialect import REASON_PHRASES, Dialect, Finding, Reply
 from ratelimiter.core.identity import FAULTS, ApiKeys, Identity, IdentityPolicy, Tokens
 from ratelimiter.core.policy import Rule
 from ratelimiter.core.principal import Source
@@ -36,6 +34,8 @@ from ratelimiter.core.requirement import (
     Requirement,
     unmet,
 )
+from ratelimiter.dialects import loader
+from ratelimiter.dialects.dialect import REASON_PHRASES, Dialect, Finding, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,9 +162,9 @@ def as_http(reply: Reply) -> bytes:
 def main() -> None:
     """Write all files anew, and remove those that nothing writes any more."""
     written = set()
-    for name in dialect_files.names():
+    for name in loader.names():
         (DIRECTORY / name).mkdir(parents=True, exist_ok=True)
-        for stem, reply in replies(dialect_files.load(name)):
+        for stem, reply in replies(loader.load(name)):
             path = DIRECTORY / name / f"{stem}.http"
             path.write_bytes(as_http(reply))
             written.add(path)

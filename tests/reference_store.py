@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from ratelimiter.core.bucket import BucketState
+from ratelimiter.core.algorithms import STATES, settle
+from ratelimiter.core.algorithms.sliding_window import Receipt, Tally, Window, charge
+from ratelimiter.core.algorithms.token_bucket import BucketState
 from ratelimiter.core.policy import Hit, Mode, OnStoreError, Rule
 from ratelimiter.core.quota import (
     PERIOD_UNITS,
@@ -20,8 +22,6 @@ from ratelimiter.core.quota import (
     Slots,
 )
 from ratelimiter.core.settlement import RENEW, Settlement, settlement_of
-from ratelimiter.core.states import STATES, settle
-from ratelimiter.core.window import Receipt, Tally, Window, charge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

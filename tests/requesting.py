@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ratelimiter.core.policy import Policy, Rule
 from ratelimiter.core.quota import Quota
 from ratelimiter.core.request import Request
-from ratelimiter.limiter import Limiter
+from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.access_log import PENDING_MAX, AccessLog
 from ratelimiter.errors import ConfigError
-from ratelimiter.exchanged import JUDGE, PROXY, UPSTREAM, Exchanged
+from ratelimiter.proxy.exchange_record import JUDGE, PROXY, UPSTREAM, Exchanged
+from ratelimiter.sidecar.access_log import PENDING_MAX, AccessLog
 from ratelimiter.testing import FakeClock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ratelimiter.proxy.judging import Observer
+    from ratelimiter.proxy.interfaces import Observer
 
 
 def exchange(status: int = 200, source: str = UPSTREAM, target: bytes = b"/v1/items") -> Exchanged:

@@ -12,24 +12,24 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ratelimiter.admin import State, admin_app, bind, hosts_for, serve_admin
+from ratelimiter.admin.app import State, admin_app, bind, hosts_for, serve_admin
+from ratelimiter.config.redact import fingerprint
 from ratelimiter.core.policy import Policy
-from ratelimiter.disclosure import fingerprint
+from ratelimiter.engine.limiter import Limiter
+from ratelimiter.engine.observer import Observers
 from ratelimiter.errors import ConfigError, StoreUnavailable
-from ratelimiter.limiter import Limiter
-from ratelimiter.metrics import Metrics
-from ratelimiter.observers import Observers
-from ratelimiter.stores.breaker import FAILURES_MAX
-from ratelimiter.stores.guarded import GuardedStore
+from ratelimiter.metrics.heavy_hitters import Top
+from ratelimiter.metrics.limiter_metrics import Metrics
+from ratelimiter.stores.circuit_breaker import FAILURES_MAX
+from ratelimiter.stores.fallback import GuardedStore
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.top import Top
 from tests.requesting import per_minute, request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
-    from ratelimiter.core.window import Receipt
 
 POLICY = Policy((per_minute(2),), store="redis://user:hunter2@redis:6379/0", secret=b"horse battery staple")
 

@@ -6,13 +6,13 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ratelimiter.batches import BATCH, Decisions
 from ratelimiter.core.decision import unmatched
+from ratelimiter.engine.batched_observer import BATCH, Decisions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.batches import Told
+    from ratelimiter.engine.batched_observer import Told
 
 DECISION = unmatched(0)
 

@@ -22,11 +22,11 @@ import ipaddress
 import pytest
 
 from ratelimiter.core.decision import MALFORMED, OVER_LIMIT, UNMATCHED, WITHIN_LIMIT
-from ratelimiter.core.matching import Match
+from ratelimiter.core.match import Match
 from ratelimiter.core.policy import Mode, Policy, Rule
 from ratelimiter.core.principal import CLIENT, EVERYONE, Trust, parse_source
 from ratelimiter.core.quota import Quota
-from ratelimiter.limiter import Limiter
+from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import PEER, Gate, per_minute, request
 

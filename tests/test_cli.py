@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import ratelimiter
-from ratelimiter import dialect_files
-from ratelimiter.cli import main
+from ratelimiter.cli.main import main
+from ratelimiter.dialects import loader
 
 POLICIES = Path(__file__).parent / "data" / "policies"
 SHIPPED = sorted((Path(__file__).parents[1] / "config").glob("*.yaml"))
@@ -57,7 +57,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_it_runs_as_a_module() -> None:
     """`python -m ratelimiter` is the command, and its version is said without waiting for what other commands need."""
     heavy = {"ruamel", "jsonschema", "limits", "starlette", "uvicorn", "redis"}
-    code = f"import sys, ratelimiter.cli; print({heavy} & set(sys.modules))"
+    code = f"import sys, ratelimiter.cli.main; print({heavy} & set(sys.modules))"
     run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
     done = run([sys.executable, "-m", "ratelimiter", "--version"])
     lean = run([sys.executable, "-c", code])
@@ -232,7 +232,7 @@ def test_explain_says_who_is_charged_what(policy: str, capsys: pytest.CaptureFix
 
 def test_explain_charges_as_the_limiter_does(policy: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The keys are those that the limiter would charge, forwarded addresses and all."""
-    from ratelimiter.config import load
+    from ratelimiter.config.loader import load
     from ratelimiter.core.policy import Planner
     from ratelimiter.core.request import Request
 
@@ -285,18 +285,18 @@ def test_dialects_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["dialects"])
 
     lines = capsys.readouterr().out.splitlines()
-    assert dialect_files.names() == [line.split()[0] for line in lines]
+    assert loader.names() == [line.split()[0] for line in lines]
     assert all(len(line.split()) > 1 for line in lines)
 
 
-@pytest.mark.parametrize("name", dialect_files.names())
+@pytest.mark.parametrize("name", loader.names())
 def test_every_answer_of_a_dialect_is_printed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The table has a line for every answer, with its status."""
     assert 0 == main(["dialects", name])
 
     head, *lines = capsys.readouterr().out.splitlines()
     assert ["STATUS", "ANSWER", "CODE", "MESSAGE"] == head.split()
-    assert [[str(answer.status), answer.name] for answer in dialect_files.load(name).answers.values()] == [
+    assert [[str(answer.status), answer.name] for answer in loader.load(name).answers.values()] == [
         line.split()[:2] for line in lines
     ]
 
@@ -319,7 +319,7 @@ def test_schemas_are_printed(arguments: list[str], capsys: pytest.CaptureFixture
 
 def test_demo_hands_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is given on the command line arrives, and what is not is left open."""
-    from ratelimiter import demo
+    from ratelimiter.cli import demo
 
     given: list[dict[str, object]] = []
     monkeypatch.setattr(demo, "run", lambda **settings: given.append(settings))
@@ -350,10 +350,10 @@ def test_demo_says_what_is_wrong_with_its_flags(capsys: pytest.CaptureFixture[st
 
 def test_top_hands_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table is another module's; here its flags are read."""
-    from ratelimiter import top_table
+    from ratelimiter.cli import top
 
     asked: list[object] = []
-    monkeypatch.setattr(top_table, "run", lambda *words, **more: asked.append((words, more)))
+    monkeypatch.setattr(top, "run", lambda *words, **more: asked.append((words, more)))
     main(["top"])
     main(["top", "--admin", "http://10.0.0.1:9090", "--every", "5", "--once"])
 

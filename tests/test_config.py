@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.advice import warnings
-from ratelimiter.config import build, load, load_with_document, policy_schema
-from ratelimiter.core.matching import Match
+from ratelimiter.config.lint import warnings
+from ratelimiter.config.loader import build, load, load_with_document, policy_schema
+from ratelimiter.core.match import Match
 from ratelimiter.core.policy import AmbiguousPaths, Mode, OnStoreError, Policy, Rule
 from ratelimiter.core.principal import CLIENT, EVERYONE, Source, Trust
 from ratelimiter.core.quota import Quota
 from ratelimiter.errors import ConfigError
+from ratelimiter.stores.factory import OPENERS, open_store
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.opening import OPENERS, open_store
 
 POLICIES = Path(__file__).parent / "data" / "policies"
 SHIPPED = sorted((Path(__file__).parents[1] / "config").glob("*.yaml"))

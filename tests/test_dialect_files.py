@@ -5,7 +5,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from ratelimiter import dialect_files
+from ratelimiter.dialects import loader
 from ratelimiter.errors import ConfigError
 
 BAD = sorted((Path(__file__).parent / "data" / "dialects").glob("*.yaml"))
@@ -21,23 +21,23 @@ def test_the_dialects_of_the_package() -> None:
         "trace",
         "tracefinance",
         "tracefinance-v1",
-    ] == dialect_files.names()
+    ] == loader.names()
 
 
-@pytest.mark.parametrize("name", dialect_files.names())
+@pytest.mark.parametrize("name", loader.names())
 def test_packaged_dialects_load_once(name: str) -> None:
     """A name always means the same dialect, under that name, with a line about it."""
-    dialect = dialect_files.load(name)
+    dialect = loader.load(name)
 
-    assert dialect is dialect_files.load(name)
+    assert dialect is loader.load(name)
     assert name == dialect.name
     assert dialect.about
 
 
-@pytest.mark.parametrize("name", dialect_files.names())
+@pytest.mark.parametrize("name", loader.names())
 def test_every_answer_can_be_told(name: str) -> None:
     """Each answer has what a table of them shows: status, code and a message or its cause."""
-    for answer in dialect_files.load(name).answers.values():
+    for answer in loader.load(name).answers.values():
         assert 400 <= answer.status <= 599
         assert answer.code
         assert answer.message
@@ -50,7 +50,7 @@ def test_a_bad_file_is_refused_with_its_place(path: Path, monkeypatch: pytest.Mo
     expected = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
     with pytest.raises(ConfigError) as refused:
-        dialect_files.load(path.name)
+        loader.load(path.name)
 
     assert (expected,) == refused.value.problems
 
@@ -61,7 +61,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     path.write_text("about: x\nmedia_type: json\nbody: 3\nanswers: {}\ngeneral: {}\n", encoding="utf-8")
 
     with pytest.raises(ConfigError) as refused:
-        dialect_files.load(path)
+        loader.load(path)
 
     assert [f"{path}:{line}" for line in (1, 2, 3, 4, 5)] == sorted(
         problem.rsplit(":", problem.count(":") - 1)[0] for problem in refused.value.problems
@@ -71,23 +71,23 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 def test_unknown_name_says_what_would_do() -> None:
     """A slip in a name is told with the name that was meant, and else with all of them."""
     with pytest.raises(ConfigError, match="there is no dialect 'intrase'; did you mean intrace"):
-        dialect_files.load("intrase")
+        loader.load("intrase")
     with pytest.raises(ConfigError, match=r"write intrace, plain, problem, .*, or a path like \./my\.yaml"):
-        dialect_files.load("xyz")
+        loader.load("xyz")
 
 
 def test_a_name_is_never_a_path() -> None:
     """No name reaches outside of the package's folder, and no path is taken for a name."""
     with pytest.raises(ConfigError, match=r"\.\./dialects/intrace: cannot be read"):
-        dialect_files.load("../dialects/intrace")
+        loader.load("../dialects/intrace")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     """A missing file is a configuration error like any other."""
     with pytest.raises(ConfigError, match=r"mine\.yaml: cannot be read"):
-        dialect_files.load(tmp_path / "mine.yaml")
+        loader.load(tmp_path / "mine.yaml")
 
 
 def test_the_schema_is_a_schema() -> None:
     """Editors can use it."""
-    jsonschema.Draft202012Validator.check_schema(dialect_files.schema())
+    jsonschema.Draft202012Validator.check_schema(loader.schema())

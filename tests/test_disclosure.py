@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter import config
-from ratelimiter.core.matching import Match
+from ratelimiter.config import loader
+from ratelimiter.config.redact import disclosed, fingerprint, without_secrets
+from ratelimiter.core.match import Match
 from ratelimiter.core.policy import Policy
-from ratelimiter.disclosure import disclosed, fingerprint, without_secrets
 from tests.identity.provider import ISSUER
 from tests.requesting import per_minute
 from tests.test_identity import write_policy
@@ -58,7 +58,7 @@ def test_a_store_is_shown_without_who_gets_in(url: str, shown: str) -> None:
 def test_equal_policies_have_equal_hashes_in_every_process() -> None:
     """The hash tells replicas with different policies apart, so it depends on nothing but the policy."""
     program = (
-        "from ratelimiter import config, disclosure; print(disclosure.fingerprint(config.load('config/sentinel.yaml')))"
+        "from ratelimiter import config, disclosure; print(disclosure.fingerprint(loader.load('config/sentinel.yaml')))"
     )
     seen = {
         subprocess.run(
@@ -71,7 +71,7 @@ def test_equal_policies_have_equal_hashes_in_every_process() -> None:
         for seed in ("1", "2", "3")
     }
 
-    assert {fingerprint(config.load("config/sentinel.yaml"))} == seen
+    assert {fingerprint(loader.load("config/sentinel.yaml"))} == seen
 
 
 def test_any_change_changes_the_hash() -> None:
@@ -89,7 +89,7 @@ def test_any_change_changes_the_hash() -> None:
 
 def test_identity_is_shown_without_any_key(tmp_path: Path) -> None:
     """How callers are identified is no secret; which keys there are, and whose, is."""
-    policy = config.load(write_policy(tmp_path))
+    policy = loader.load(write_policy(tmp_path))
     assert policy.identity is not None
     assert policy.identity.api_keys is not None
     text = json.dumps(disclosed(policy))

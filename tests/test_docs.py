@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ratelimiter.cli import main
+from ratelimiter.cli.main import main
 from tests.deploy.cli_words import commands, flags_of
 
 ROOT = Path(__file__).parent.parent
@@ -127,7 +127,7 @@ def test_consoles_show_what_is_printed(
 
 def test_defaults_of_the_checklist_are_those_of_the_schema() -> None:
     """The table of timeouts says what a policy that says nothing gets."""
-    schema = json.loads(resources.files("ratelimiter").joinpath("policy.schema.json").read_text())
+    schema = json.loads(resources.files("ratelimiter.config").joinpath("policy.schema.json").read_text())
     fields = schema["properties"] | schema["properties"]["proxy"]["properties"]
     table = text_of(ROOT / "docs" / "production.md").partition("## 5. Timeouts")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]*`) \| ([^|]*) \|", table, re.MULTILINE)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ratelimiter.documents import BYTES_MAX, NODES_MAX, PROBLEMS_MAX, Document, examine, read_file, read_text
 from ratelimiter.errors import ConfigError
+from ratelimiter.parsing.yaml import BYTES_MAX, NODES_MAX, PROBLEMS_MAX, Document, examine, read_file, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path

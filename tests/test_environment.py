@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.config import build
-from ratelimiter.documents import examine, told
-from ratelimiter.environment import filled
+from ratelimiter.config.loader import build
 from ratelimiter.errors import ConfigError
+from ratelimiter.parsing.env import filled
+from ratelimiter.parsing.yaml import examine, told
 
 SET = {"LIMIT": "90", "EMPTY": "", "WORDS": "a: [b]\n", "NESTED": "${LIMIT}", "LATIN": "caf\udce9", "PATH_1": "/x"}
 

@@ -13,7 +13,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratelimiter.middleware import RateLimitMiddleware
+from ratelimiter.asgi.middleware import RateLimitMiddleware
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.asgi import http_scope, send_request

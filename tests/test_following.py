@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ratelimiter.core.algorithms.sliding_window import FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.core.decision import Decision, Outcome, malformed, refused_for
 from ratelimiter.core.policy import RESPONSE_HEADER, CostFrom, Hit, Mode, Rule
 from ratelimiter.core.quota import Balance, Period, Quota, Slots
 from ratelimiter.core.requirement import Unmet
 from ratelimiter.core.settlement import RENEW
-from ratelimiter.core.window import FAIL_OPEN, LOCAL, REMEMBERED, STORE
+from ratelimiter.engine.settlements import TOGETHER_MAX, UNDER_WAY_MAX, Following
 from ratelimiter.errors import StoreTimeout
-from ratelimiter.following import TOGETHER_MAX, UNDER_WAY_MAX, Following
 from tests.turning_loop import turn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.settlement import Settlement
-    from ratelimiter.core.window import Receipt
 
 NOW_MS = 1_800_000_000_000
 TOLD = CostFrom(RESPONSE_HEADER, "x-cost")

@@ -11,22 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter import config
+from ratelimiter.config import loader
 from ratelimiter.core.request import Request
 from ratelimiter.errors import ConfigError
-from ratelimiter.gate import NEEDING_NO_TASK, Gate
-from ratelimiter.proxy.stepping import run
+from ratelimiter.proxy.eager import run
+from ratelimiter.sidecar.judge import NEEDING_NO_TASK, Gate
+from ratelimiter.stores.factory import OPENERS, store_for
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.opening import OPENERS, store_for
 from ratelimiter.testing import FakeClock
 from tests.stores.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
-    from ratelimiter.core.window import Receipt
-    from ratelimiter.proxy.judging import Verdict
+    from ratelimiter.proxy.interfaces import Verdict
 
 
 def request(peer: str = "203.0.113.7", method: str = "GET") -> Request:
@@ -60,7 +60,7 @@ steps = st.lists(
 @given(steps=steps, dialect=st.sampled_from(["problem", "plain", "trace"]))
 async def test_what_is_remembered_is_what_would_be_said(steps: list[tuple[str, int]], dialect: str) -> None:
     """A refusal from memory has the figures of this moment and this principal, to the byte."""
-    policy = config.build(limit="2 per 5 seconds", dialect=dialect, principal="header:X-API-Key", environ={})
+    policy = loader.build(limit="2 per 5 seconds", dialect=dialect, principal="header:X-API-Key", environ={})
     clock, twin = FakeClock(), FakeClock()
     gate = Gate(policy, MemoryStore(clock=clock))
     store = MemoryStore(clock=twin)
@@ -73,10 +73,10 @@ async def test_what_is_remembered_is_what_would_be_said(steps: list[tuple[str, i
 
 async def test_a_swap_forgets_the_words_and_keeps_the_counts() -> None:
     """The next refusal is in the new dialect, and is one."""
-    first = config.build(limit="1/hour", dialect="problem", environ={})
+    first = loader.build(limit="1/hour", dialect="problem", environ={})
     gate = Gate(first, MemoryStore())
     await asked(gate, request(), request())
-    gate.swap(config.build(limit="1/hour", dialect="plain", environ={}))
+    gate.swap(loader.build(limit="1/hour", dialect="plain", environ={}))
     (verdict,) = await asked(gate, request())
 
     assert verdict.reply is not None
@@ -86,9 +86,9 @@ async def test_a_swap_forgets_the_words_and_keeps_the_counts() -> None:
 
 async def test_a_swap_that_cannot_be_changes_nothing() -> None:
     """The old policy stays in force, whole."""
-    gate = Gate(config.build(limit="1/hour", environ={}), MemoryStore())
+    gate = Gate(loader.build(limit="1/hour", environ={}), MemoryStore())
     with pytest.raises(ConfigError):
-        gate.swap(config.build(limit="2/hour", store="redis://127.0.0.1:1", dialect="plain", environ={}))
+        gate.swap(loader.build(limit="2/hour", store="redis://127.0.0.1:1", dialect="plain", environ={}))
 
     assert ("problem", 1) == (gate.dialect.name, gate.limiter.policy.rules[0].quota.limit)
     assert gate.policy is gate.limiter.policy
@@ -111,7 +111,7 @@ class Hasty:
 
 async def test_stores_that_need_a_task_get_one() -> None:
     """Whatever is not known to do without."""
-    policy = config.build(limit="1/hour", store="redis+cluster://127.0.0.1:7000", environ={})
+    policy = loader.build(limit="1/hour", store="redis+cluster://127.0.0.1:7000", environ={})
     verdicts = await asked(Gate(policy, Hasty()), request(), request())
 
     assert [None, 429] == [verdict.reply and verdict.reply.status for verdict in verdicts]
@@ -121,7 +121,7 @@ async def test_stores_that_need_a_task_get_one() -> None:
 async def test_through_redis() -> None:
     """Concurrent questions share round trips, and no more are admitted than the limit."""
     with RedisServer() as redis:
-        policy = config.build(limit="30/hour", store=redis.url, decision_timeout="5s", environ={})
+        policy = loader.build(limit="30/hour", store=redis.url, decision_timeout="5s", environ={})
         store = store_for(policy)
         verdicts = await asked(Gate(policy, store), *[request() for _ in range(100)])
         await store.close()
@@ -143,6 +143,6 @@ async def test_through_redis() -> None:
 )
 def test_who_may_speak_for_others(settings: dict[str, str], peer: str | None, trusted: bool) -> None:
     """The same peers whose word is taken for a principal's address."""
-    policy = config.build(limit="1/hour", environ={}, **settings)
+    policy = loader.build(limit="1/hour", environ={}, **settings)
 
     assert trusted == Gate(policy, MemoryStore()).trusts(peer)

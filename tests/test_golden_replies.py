@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter import dialect_files
-from ratelimiter.documents import read_file
+from ratelimiter.dialects import loader
 from ratelimiter.errors import ConfigError
+from ratelimiter.parsing.yaml import read_file
 from tests.golden_replies import (
     DIRECTORY,
     FINDINGS,
@@ -24,21 +24,21 @@ from tests.golden_replies import (
     store_error,
 )
 
-PACKAGED = Path(dialect_files.__file__).parent / "dialects"
+PACKAGED = Path(loader.__file__).parent / "dialects"
 
 
-@pytest.mark.parametrize("name", dialect_files.names())
+@pytest.mark.parametrize("name", loader.names())
 def test_every_reply_has_the_bytes_that_were_reviewed(name: str) -> None:
     """A change of any byte of any reply shows in review: `python -m tests.golden_replies`, then `git diff`."""
     golden = {path.stem: path.read_bytes() for path in (DIRECTORY / name).glob("*.http")}
 
-    assert golden == {stem: as_http(reply) for stem, reply in replies(dialect_files.load(name))}
+    assert golden == {stem: as_http(reply) for stem, reply in replies(loader.load(name))}
 
 
-@pytest.mark.parametrize("name", dialect_files.names())
+@pytest.mark.parametrize("name", loader.names())
 def test_a_file_of_ones_own_has_the_same_powers(name: str, tmp_path: Path) -> None:
     """A copy of a packaged dialect, loaded by its path, gives the same bytes throughout."""
-    mine = dialect_files.load(shutil.copy(PACKAGED / f"{name}.yaml", tmp_path))
+    mine = loader.load(shutil.copy(PACKAGED / f"{name}.yaml", tmp_path))
 
     for stem, reply in replies(mine):
         assert (DIRECTORY / name / f"{stem}.http").read_bytes() == as_http(reply)
@@ -46,13 +46,13 @@ def test_a_file_of_ones_own_has_the_same_powers(name: str, tmp_path: Path) -> No
 
 def test_no_golden_file_is_left_over() -> None:
     """Every folder belongs to a dialect."""
-    assert dialect_files.names() == sorted(path.name for path in DIRECTORY.iterdir() if path.is_dir())
+    assert loader.names() == sorted(path.name for path in DIRECTORY.iterdir() if path.is_dir())
 
 
 VALUES = ["{code}", "{findings}", "{details}", "{resource}", "{nope}", "{", "x", "404", 5, None, [], {"a": "{issue}"}]
 
 
-@given(name=st.sampled_from(dialect_files.names()), data=st.data())
+@given(name=st.sampled_from(loader.names()), data=st.data())
 def test_what_loads_never_fails_to_answer(
     name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -68,7 +68,7 @@ def test_what_loads_never_fails_to_answer(
     path = tmp_path_factory.mktemp("dialect") / f"{name}.yaml"
     path.write_text(json.dumps(document, indent=1), encoding="utf-8")  # which is YAML, too
     try:
-        dialect = dialect_files.load(path)
+        dialect = loader.load(path)
     except ConfigError:
         return
     for decision in (over_limit(), over_capacity(), credit_exhausted(), malformed_request(), store_error()):

@@ -17,11 +17,11 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ratelimiter import dialect_files
-from ratelimiter.dialect_error import DialectError
+from ratelimiter.asgi.error_handlers import install_error_handlers
+from ratelimiter.asgi.middleware import RateLimitMiddleware
+from ratelimiter.dialects import loader
+from ratelimiter.dialects.error import DialectError
 from ratelimiter.errors import ConfigError
-from ratelimiter.handlers import install_error_handlers
-from ratelimiter.middleware import RateLimitMiddleware
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -103,9 +103,7 @@ def test_retry_after_of_an_http_exception_is_in_the_body_as_well() -> None:
     """An application's own 429 is the documented one, once."""
     response = client_of(HTTPException(429, headers={"Retry-After": "30"}), "trace").get("/")
 
-    assert (
-        dialect_files.load("trace").reply("operational_rate_limit_exceeded", retry_after_s=30).body == response.content
-    )
+    assert loader.load("trace").reply("operational_rate_limit_exceeded", retry_after_s=30).body == response.content
     assert ["30"] == response.headers.get_list("retry-after")
 
 
@@ -144,14 +142,14 @@ def test_answer_that_does_not_exist_is_an_unhandled_error() -> None:
     assert (500, '{"error": "Internal server error"}') == (response.status_code, response.text)
 
 
-@pytest.mark.parametrize("name", dialect_files.names())
+@pytest.mark.parametrize("name", loader.names())
 def test_unhandled_error_tells_nothing(name: str) -> None:
     """The 500 is the documented one, without internals, in header or body."""
     response = client_of(RuntimeError(SECRET), name).get("/")
     said = response.text + str(response.headers)
 
     assert 500 == response.status_code
-    assert dict(dialect_files.load(name).reply_for_status(500).headers)[b"content-type"].decode() in said
+    assert dict(loader.load(name).reply_for_status(500).headers)[b"content-type"].decode() in said
     assert not re.search("hunter2|RuntimeError|Traceback|postgres", said)
 
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from ratelimiter import config
+from ratelimiter.asgi.middleware import RateLimitMiddleware
+from ratelimiter.asgi.request_state import SCOPE_KEY
+from ratelimiter.config import loader
 from ratelimiter.core.identity import UNAVAILABLE
-from ratelimiter.core.orders import Override, PlanChoice
+from ratelimiter.core.overrides import Override, PlanChoice
 from ratelimiter.core.policy import Planner, Policy, Rule
 from ratelimiter.core.quota import Quota, Slots
 from ratelimiter.core.requirement import REASONS
-from ratelimiter.exchange import SCOPE_KEY
 from ratelimiter.identity.api_keys import hash_key
-from ratelimiter.middleware import RateLimitMiddleware
-from ratelimiter.stores.opening import store_for
+from ratelimiter.stores.factory import store_for
 from tests.asgi import http_scope, send_request
 from tests.identity.provider import AUDIENCE, ISSUER, KeyServer, jwk, key_set, refusing_url, token
 from tests.proxy.wire import Upstream, sidecar
@@ -99,7 +99,7 @@ async def by_middleware(policy: Path | Policy) -> AsyncIterator[Ask]:
 @asynccontextmanager
 async def by_sidecar(policy: Path | Policy) -> AsyncIterator[Ask]:
     upstream = Upstream()
-    store = store_for(config.build(config=policy, environ={}))
+    store = store_for(loader.build(config=policy, environ={}))
     async with upstream.serving(), sidecar(upstream, limit=None, config=policy, store=store) as proxy:
 
         async def ask(*headers: Header, method: str = "GET", target: str = "/") -> Got:
@@ -650,7 +650,7 @@ async def test_refusals_of_ours_are_responses_to_count(tmp_path: Path, store: st
 
 async def test_a_refusal_holds_no_slot(tmp_path: Path, store: str, way: Any) -> None:
     """Who is told 401 has given back his place by the next request."""
-    policy = config.load(write_policy(tmp_path, store, require=[{"credentials": True}]))
+    policy = loader.load(write_policy(tmp_path, store, require=[{"credentials": True}]))
     async with way(replace(policy, rules=(Rule("slots", Slots(1)),))) as ask:
         statuses = []
         for _ in range(3):
@@ -682,7 +682,7 @@ async def test_websockets_are_asked_too(tmp_path: Path) -> None:
 
 async def test_plans_of_credentials(tmp_path: Path, store: str, way: Any) -> None:
     """The plan of a key and of a claim decides which limit applies; nobody's is the default."""
-    policy = config.load(write_policy(tmp_path, store))
+    policy = loader.load(write_policy(tmp_path, store))
     plans = (("basic", Quota(2, 3_600_000)), ("gold", Quota(7, 3_600_000)))
     rules = (replace(policy.rules[0], plans=plans),)
     async with way(replace(policy, rules=rules, plan=PlanChoice(default="basic"))) as ask:
@@ -696,7 +696,7 @@ async def test_plans_of_credentials(tmp_path: Path, store: str, way: Any) -> Non
 
 async def test_an_override_of_the_plan_is_told(tmp_path: Path, way: Any) -> None:
     """What applies is told: the override before what the credentials say."""
-    policy = config.load(write_policy(tmp_path))
+    policy = loader.load(write_policy(tmp_path))
     plans = (("basic", Quota(2, 3_600_000)), ("gold", Quota(7, 3_600_000)))
     rules = (replace(policy.rules[0], plans=plans),)
     digest = Planner(policy).reader.principal("bearer", b"alice").digest

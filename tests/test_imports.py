@@ -122,7 +122,9 @@ def test_the_core_is_pure(name: str) -> None:
 
 def test_tokens_are_a_matter_of_an_extra() -> None:
     """Who verifies no tokens needs no PyJWT: nothing else imports the module that does before it is asked to."""
-    program = "import ratelimiter.cli, ratelimiter.config, ratelimiter.middleware, sys; print(*sys.modules)"
+    program = (
+        "import ratelimiter.cli.main, ratelimiter.config.loader, ratelimiter.asgi.middleware, sys; print(*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
     )
@@ -173,7 +175,9 @@ def test_the_middleware_does_not_know_redis() -> None:
     assert set() == {name for name in within(imports(MODULES["middleware"])) if name.startswith("stores.redis")}
 
 
-@pytest.mark.parametrize("entry", ["ratelimiter", "ratelimiter.testing", "ratelimiter.limiter", "ratelimiter.cli"])
+@pytest.mark.parametrize(
+    "entry", ["ratelimiter", "ratelimiter.testing", "ratelimiter.engine.limiter", "ratelimiter.cli.main"]
+)
 def test_importing_pulls_in_no_server_and_no_client(entry: str) -> None:
     """An application that imports the package pays for neither uvicorn nor redis-py nor the proxy."""
     program = f"import {entry}, sys; print(*sorted(sys.modules))"

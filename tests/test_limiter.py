@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt, Tally
 from ratelimiter.core.decision import MALFORMED
 from ratelimiter.core.policy import REQUEST_HEADER, CostFrom, Policy
 from ratelimiter.core.principal import Trust
 from ratelimiter.core.quota import Slots
-from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt, Tally
+from ratelimiter.engine.limiter import Limiter
 from ratelimiter.errors import ConfigError, StoreTimeout
-from ratelimiter.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import per_minute, request
 

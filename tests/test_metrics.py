@@ -17,6 +17,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from ratelimiter.config.redact import fingerprint
+from ratelimiter.config.reload import RESULTS
+from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.core.decision import (
     CREDIT_EXHAUSTED,
     OVER_LIMIT,
@@ -27,18 +30,15 @@ from ratelimiter.core.decision import (
     Outcome,
 )
 from ratelimiter.core.identity import FAULTS
-from ratelimiter.core.matching import Match
-from ratelimiter.core.orders import Block, Orders, PlanChoice
+from ratelimiter.core.match import Match
+from ratelimiter.core.overrides import Block, Orders, PlanChoice
 from ratelimiter.core.policy import Mode, OnStoreError, Policy
 from ratelimiter.core.principal import parse_source
 from ratelimiter.core.quota import Balance, Quota
 from ratelimiter.core.requirement import REASONS, Requirement
-from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
-from ratelimiter.disclosure import fingerprint
+from ratelimiter.engine.limiter import Limiter, Observer, PolicyObserver
 from ratelimiter.errors import Kind, StoreUnavailable
-from ratelimiter.instruments import Instruments, process_registry
-from ratelimiter.limiter import Limiter, Observer, PolicyObserver
-from ratelimiter.metrics import (
+from ratelimiter.metrics.limiter_metrics import (
     DECISION_S,
     KINDS,
     OUTCOMES,
@@ -46,10 +46,10 @@ from ratelimiter.metrics import (
     SOURCES,
     Metrics,
 )
-from ratelimiter.reload import RESULTS
+from ratelimiter.metrics.prometheus import Instruments, process_registry
 from ratelimiter.stores.base import StoreObserver
-from ratelimiter.stores.breaker import FAILURES_MAX
-from ratelimiter.stores.guarded import GuardedStore
+from ratelimiter.stores.circuit_breaker import FAILURES_MAX
+from ratelimiter.stores.fallback import GuardedStore
 from ratelimiter.stores.memory import MemoryStore
 from tests.reference_store import hits_of
 from tests.requesting import per_minute, request
@@ -57,8 +57,8 @@ from tests.requesting import per_minute, request
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit, Rule
-    from ratelimiter.core.window import Receipt
     from ratelimiter.testing import FakeClock
 
 ROOT = Path(__file__).parent.parent
@@ -528,8 +528,8 @@ WORKER = """
 import asyncio, sys
 from prometheus_client import CollectorRegistry
 from ratelimiter.core.policy import Policy
-from ratelimiter.limiter import Limiter
-from ratelimiter.metrics import Metrics
+from ratelimiter.engine.limiter import Limiter
+from ratelimiter.metrics.limiter_metrics import Metrics
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import per_minute, request
 

@@ -385,7 +385,7 @@ class TestScopes:
 
 
 def _path_policy() -> Any:
-    from ratelimiter.core.matching import Match
+    from ratelimiter.core.match import Match
     from ratelimiter.core.policy import Policy, Rule
     from ratelimiter.core.quota import Quota
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
-from ratelimiter.notation import (
+from ratelimiter.parsing.units import (
     PLAIN,
     Terms,
     name_of,

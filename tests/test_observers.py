@@ -7,12 +7,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from ratelimiter.core.policy import Policy
-from ratelimiter.limiter import Limiter, PolicyObserver
-from ratelimiter.metrics import Metrics
-from ratelimiter.observers import Observers
+from ratelimiter.engine.limiter import Limiter, PolicyObserver
+from ratelimiter.engine.observer import Observers
+from ratelimiter.metrics.heavy_hitters import Top
+from ratelimiter.metrics.limiter_metrics import Metrics
 from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.top import Top
 from tests.requesting import per_minute, request
 
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from ratelimiter.admin.operator import Operator
+from ratelimiter.admin.operator_http import BODY_MAX, operator_app
+from ratelimiter.admin.operator_tokens import Tokens
 from ratelimiter.core.policy import Policy, Rule
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Balance, Quota
-from ratelimiter.limiter import Limiter
-from ratelimiter.operator_api import BODY_MAX, operator_app
-from ratelimiter.operator_tokens import Tokens
-from ratelimiter.standing_orders import StandingOrders
+from ratelimiter.engine.limiter import Limiter
+from ratelimiter.engine.override_watcher import StandingOrders
+from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.opening import open_store
-from ratelimiter.verbs import Operator
 from tests.stores.redis_server import free_port
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ratelimiter.admin.operator_tokens import Tokens, read_tokens
 from ratelimiter.errors import ConfigError
-from ratelimiter.operator_tokens import Tokens, read_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path

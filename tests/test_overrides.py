@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter import config
-from ratelimiter.advice import outage, warnings
+from ratelimiter.cli.explain import explain
 from ratelimiter.clock import unix_ms
+from ratelimiter.config import loader
+from ratelimiter.config.lint import outage, warnings
+from ratelimiter.config.redact import disclosed, fingerprint
+from ratelimiter.config.reload import LOADED, Reloader
 from ratelimiter.core.policy import Planner, Policy, reader_for
 from ratelimiter.core.quota import Bucket, Period, Quota, Slots
-from ratelimiter.disclosure import disclosed, fingerprint
-from ratelimiter.explanation import explain
-from ratelimiter.limiter import Limiter
-from ratelimiter.reload import LOADED, Reloader
+from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import request
 
@@ -67,7 +67,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load(folder: Path, text: str) -> Policy:
     (folder / "policy.yaml").write_text(text)
-    return config.load("policy.yaml")
+    return loader.load("policy.yaml")
 
 
 def of(tenant: str, plan: str = "", target: str = "/", method: str = "GET") -> Request:
@@ -131,7 +131,7 @@ def test_the_secret_is_in_the_digests(folder: Path) -> None:
     """An exact override is kept by the digest that requests have, whatever the secret is and wherever it comes from."""
     (folder / "policy.yaml").write_text(f"{ONE}overrides:\n  - {{principal: a, limit: unlimited}}\n")
     for secret in ("one", "two"):
-        policy = config.build(config="policy.yaml", secret=secret, environ={})
+        policy = loader.build(config="policy.yaml", secret=secret, environ={})
         assert () == Planner(policy).hits(request("/", headers=[("x", "a")]))
         assert reader_for(policy).principal("header:x", b"a").digest in policy.overrides[0].digests
 

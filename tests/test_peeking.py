@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter import config
-from ratelimiter.middleware import RateLimitMiddleware
-from ratelimiter.peeking import peek
+from ratelimiter.asgi.body import peek
+from ratelimiter.asgi.middleware import RateLimitMiddleware
+from ratelimiter.config import loader
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.asgi import http_scope, send_request
@@ -93,7 +93,7 @@ def policy(tmp_path: Path) -> Any:
         "json_bytes_max: 1024\n"
         "rules: [{name: deep, limit: 1/minute, match: {methods: [POST], path: /lookup, json: {depth: deep}}}]\n"
     )
-    return config.load(path)
+    return loader.load(path)
 
 
 class App:

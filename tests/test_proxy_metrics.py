@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ratelimiter.exchanged import JUDGE, SOURCES, UPSTREAM, Exchanged
-from ratelimiter.proxy_metrics import CLASSES, ProxyMetrics
+from ratelimiter.metrics.proxy_metrics import CLASSES, ProxyMetrics
+from ratelimiter.proxy.exchange_record import JUDGE, SOURCES, UPSTREAM, Exchanged
 from tests.test_metrics import documented, exposed, samples
 
 if TYPE_CHECKING:
-    from ratelimiter.proxy.judging import Observer
+    from ratelimiter.proxy.interfaces import Observer
 
 
 class Connections(list[int]):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ratelimiter import dialect_files
-from ratelimiter.cli import main
-from ratelimiter.config import load
+from ratelimiter.cli.main import main
+from ratelimiter.config.loader import load
+from ratelimiter.dialects import loader
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.asgi import get
@@ -61,7 +61,7 @@ def test_dialect(text: str, tmp_path: Path) -> None:
     """Is a dialect, and can say what it promises."""
     file = tmp_path / "dialect.yaml"
     file.write_text(text)
-    dialect = dialect_files.load(file)
+    dialect = loader.load(file)
 
     assert dialect.answers
     assert all(dialect.reply_for_status(answer.status).status == answer.status for answer in dialect.answers.values())

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter import config
+from ratelimiter.config import loader
+from ratelimiter.config.reload import FAILED, LOADED, RETRY_POLLS, UNCHANGED, Reloader
+from ratelimiter.engine.limiter import Limiter
 from ratelimiter.errors import ConfigError
-from ratelimiter.limiter import Limiter
-from ratelimiter.reload import FAILED, LOADED, RETRY_POLLS, UNCHANGED, Reloader
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import request
 
@@ -41,7 +41,7 @@ class Watched:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        policy = config.load(path)
+        policy = loader.load(path)
         self.limiter = Limiter(policy, MemoryStore())
         self.results: list[str] = []
         self.looks = 0
@@ -201,7 +201,7 @@ async def test_a_bad_file_never_replaces_a_good_one(
     """The last good policy stays, with one result and one log line however often it is looked at; and whatever was
     wrong, a good file is in force again.
     """
-    caplog.set_level(logging.INFO, "ratelimiter.reload")
+    caplog.set_level(logging.INFO, "ratelimiter.config.reload")
     spoil(watched.path)
     with as_nobody():
         results = await watched.polled(6)
@@ -269,9 +269,9 @@ async def test_a_file_changed_before_the_first_look_is_in_force(folder: Path) ->
 
 async def test_a_dialect_that_the_policy_names_is_watched(folder: Path) -> None:
     """Its words are part of what is in force."""
-    from ratelimiter import dialect_files
+    from ratelimiter.dialects import loader
 
-    packaged = Path(dialect_files.__file__).parent / "dialects" / "plain.yaml"
+    packaged = Path(loader.__file__).parent / "data" / "plain.yaml"
     (folder / "own.yaml").write_text(packaged.read_text())
     (folder / "policy.yaml").write_text("dialect: ./own.yaml\n" + text(10))
     watched = Watched(folder / "policy.yaml")
@@ -307,7 +307,7 @@ async def test_arguments_stay_in_force_over_the_file(folder: Path) -> None:
     path.write_text(text(10))
 
     def load() -> Policy:
-        return config.build(config=path, headers=[], environ={})
+        return loader.build(config=path, headers=[], environ={})
 
     limiter = Limiter(load(), MemoryStore())
     reloader = Reloader(path, limiter.policy, limiter.swap, load=load)

@@ -7,8 +7,8 @@ import uuid
 
 import pytest
 
-from ratelimiter import request_id
-from ratelimiter.core.dialect import RequestIds
+from ratelimiter.dialects import request_id
+from ratelimiter.dialects.dialect import RequestIds
 
 TOKENS = RequestIds(form="token", prefix="req_")
 UUIDS = RequestIds(form="uuid")

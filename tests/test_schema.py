@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from ratelimiter.config import policy_schema
+from ratelimiter.config.loader import policy_schema
 from ratelimiter.core.headers import FAMILIES
 from ratelimiter.core.policy import AmbiguousPaths, Mode, OnStoreError
-from ratelimiter.documents import examine, read_text
-from ratelimiter.schema import differences, problems
+from ratelimiter.parsing.schema import differences, problems
+from ratelimiter.parsing.yaml import examine, read_text
 
 
 def told(text: str, schema: dict[str, Any]) -> list[str]:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter import config
+from ratelimiter.config import loader
 from ratelimiter.errors import ConfigError
-from ratelimiter.notation import parse_duration_ms
-from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.sidecar import run
+from ratelimiter.parsing.units import parse_duration_ms
+from ratelimiter.proxy.settings import Bounds
+from ratelimiter.sidecar.app import run
 from tests.stores.redis_server import wait_until
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def test_the_file_bounds_the_proxy(tmp_path: Path) -> None:
 
 def test_the_schema_tells_the_defaults() -> None:
     """Every bound is in the schema, by its name and with its default."""
-    properties = config.policy_schema()["properties"]["proxy"]["properties"]
+    properties = loader.policy_schema()["properties"]["proxy"]["properties"]
     no_bounds = {"forwarded", "access_log", "access_log_refusals", "via"}
     told = {name: entry["default"] for name, entry in properties.items() if name not in no_bounds}
     made = {field.name.removesuffix("_ms"): getattr(Bounds(), field.name) for field in fields(Bounds)}

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ratelimiter.admin.operator import Operator, Wanted
 from ratelimiter.core.decision import BLOCKED, OVER_LIMIT, SUSPENDED, WITHIN_LIMIT
-from ratelimiter.core.orders import Override
+from ratelimiter.core.overrides import Override
 from ratelimiter.core.policy import Policy, Rule
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Quota
-from ratelimiter.limiter import Limiter
-from ratelimiter.standing_orders import StandingOrders
-from ratelimiter.stores.books import book_of
+from ratelimiter.engine.limiter import Limiter
+from ratelimiter.engine.override_watcher import StandingOrders
+from ratelimiter.stores.factory import open_store, store_for
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.opening import open_store, store_for
+from ratelimiter.stores.overrides import book_of
 from ratelimiter.testing import FakeClock
-from ratelimiter.verbs import Operator, Wanted
 from tests.requesting import request
 from tests.stores.redis_server import RedisServer
 from tests.stores.test_redis import PATIENT_MS

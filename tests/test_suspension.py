@@ -10,11 +10,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.orders import Orders
+from ratelimiter.core.overrides import Orders
 from ratelimiter.core.policy import CostFrom, Policy, Rule
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Quota
-from ratelimiter.limiter import Limiter
+from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.reference_store import kinds, mixed_gaps_ms, rule_with

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import CLIENT, parse_source
-from ratelimiter.limiter import Limiter
+from ratelimiter.engine.limiter import Limiter
+from ratelimiter.metrics.heavy_hitters import Heaviest, Top
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.top import Heaviest, Top
 from tests.requesting import per_minute, request
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-from ratelimiter.admin import bind, serve_admin
+from ratelimiter.admin.app import bind, serve_admin
+from ratelimiter.cli.top import fetch, run, table
 from ratelimiter.errors import ConfigError
-from ratelimiter.top_table import fetch, run, table
 from tests.requesting import request
 from tests.test_admin import Around
 

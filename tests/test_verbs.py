@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.core.orders import PlanChoice
+from ratelimiter.admin.operator import Operator, Wanted, read_wanted
+from ratelimiter.core.overrides import PlanChoice
 from ratelimiter.core.policy import Policy, Rule, reader_for
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
+from ratelimiter.engine.limiter import Limiter
+from ratelimiter.engine.override_watcher import StandingOrders
 from ratelimiter.errors import ConfigError, StoreError
-from ratelimiter.limiter import Limiter
-from ratelimiter.standing_orders import StandingOrders
-from ratelimiter.stores import books
+from ratelimiter.stores import overrides
+from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.opening import open_store
 from ratelimiter.testing import FakeClock
-from ratelimiter.verbs import Operator, Wanted, read_wanted
 from tests.requesting import request
 from tests.stores.redis_server import RedisServer, free_port
 from tests.stores.test_redis import PATIENT_MS
@@ -248,7 +248,7 @@ def test_ends() -> None:
 
 async def test_too_many_orders(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is an end to them, and it is told."""
-    monkeypatch.setattr(books, "ORDERS_MAX", 1)
+    monkeypatch.setattr(overrides, "ORDERS_MAX", 1)
     await scene.operator.block(ALICE)
     with pytest.raises(ConfigError, match="orders: there are as many as can be kept"):
         await scene.operator.block("header:X-API-Key=bob")

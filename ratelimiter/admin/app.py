@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ratelimiter.disclosure import disclosed, fingerprint
+from ratelimiter.config.redact import disclosed, fingerprint
 from ratelimiter.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -11,24 +11,24 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.core.decision import decide
-from ratelimiter.core.orders import FOR_EVER, NO_ORDERS, Orders, Override
+from ratelimiter.core.overrides import FOR_EVER, NO_ORDERS, Orders, Override
 from ratelimiter.core.policy import Hit, key_of, reader_for
 from ratelimiter.core.principal import CLIENT, Principal
 from ratelimiter.core.quota import Balance
 from ratelimiter.core.settlement import topup
-from ratelimiter.core.terms import Terms, override_fault, plans_of
+from ratelimiter.core.tiers import Terms, override_fault, plans_of
+from ratelimiter.engine.override_watcher import SHADOW, field_of_block, field_of_override, orders_of, override_from
 from ratelimiter.errors import ConfigError, StoreError
-from ratelimiter.notation import UNLIMITED, parse_duration_ms, parse_moment_ms, spell_limit
-from ratelimiter.principals import Named, digests_of, parse_named, pattern_digest, sources_of, value_of
-from ratelimiter.standing_orders import SHADOW, field_of_block, field_of_override, orders_of, override_from
-from ratelimiter.stores.books import BookFullError, book_of
+from ratelimiter.parsing.principals import Named, digests_of, parse_named, pattern_digest, sources_of, value_of
+from ratelimiter.parsing.units import UNLIMITED, parse_duration_ms, parse_moment_ms, spell_limit
+from ratelimiter.stores.overrides import BookFullError, book_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ratelimiter.core.policy import Policy, Rule
     from ratelimiter.stores.base import Store
-    from ratelimiter.stores.books import Book
+    from ratelimiter.stores.overrides import Book
 
 UNTIL_MS_MAX = 100 * 366 * 24 * 3600 * 1000  # from now
 TOLD = 20  # audit lines by default
@@ -114,7 +114,7 @@ class Operator:
         """What every rule that may charge *principal* has counted, and what is ordered for it. Changes nothing.
 
         Args:
-            principal: as `ratelimiter.principals.parse_named` reads it.
+            principal: as `ratelimiter.parsing.principals.parse_named` reads it.
             plan: on which limits are to be shown that are by plan; the default if empty.
 
         Raises:

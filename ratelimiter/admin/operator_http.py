@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ratelimiter import __version__
+from ratelimiter.admin.operator import Operator, read_wanted
 from ratelimiter.errors import ConfigError, StoreError
-from ratelimiter.verbs import Operator, read_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from ratelimiter.operator_tokens import Tokens
+    from ratelimiter.admin.operator_tokens import Tokens
 
     ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 

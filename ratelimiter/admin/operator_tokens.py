@@ -8,8 +8,8 @@ import re
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from ratelimiter.documents import shown_name
 from ratelimiter.errors import ConfigError
+from ratelimiter.parsing.yaml import shown_name
 
 if TYPE_CHECKING:
     import os

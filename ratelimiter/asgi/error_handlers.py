@@ -11,10 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
-from ratelimiter import dialect_files, request_id
-from ratelimiter.core.dialect import GIVABLE, Dialect, Finding
-from ratelimiter.dialect_error import DialectError
-from ratelimiter.exchange import SCOPE_KEY
+from ratelimiter.asgi.request_state import SCOPE_KEY
+from ratelimiter.dialects import loader, request_id
+from ratelimiter.dialects.dialect import GIVABLE, Dialect, Finding
+from ratelimiter.dialects.error import DialectError
 
 if TYPE_CHECKING:
     import os
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import HTTPConnection, Request
 
-    from ratelimiter.core.dialect import Reply
-    from ratelimiter.exchange import Exchange
+    from ratelimiter.asgi.request_state import Exchange
+    from ratelimiter.dialects.dialect import Reply
 
     Header = tuple[bytes, bytes]
 
@@ -49,7 +49,7 @@ def install_error_handlers(app: Starlette, dialect: str | os.PathLike[str] | Dia
     if app.middleware_stack is not None:
         msg = "the application has served a request; install its error handlers before it starts"
         raise RuntimeError(msg)
-    handlers = ErrorHandlers(dialect if isinstance(dialect, Dialect) else dialect_files.load(dialect))
+    handlers = ErrorHandlers(dialect if isinstance(dialect, Dialect) else loader.load(dialect))
     # Starlette's type has one kind of handler for requests and another for websockets; these serve both.
     installed: dict[type[Exception], Any] = {
         HTTPException: handlers.http_error,

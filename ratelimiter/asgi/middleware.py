@@ -5,30 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ratelimiter import config as configuration
-from ratelimiter import dialect_files, request_id
+from ratelimiter.asgi.body import peek
+from ratelimiter.asgi.request_state import SCOPE_KEY, Exchange, Manner
+from ratelimiter.asgi.response_hook import overheard
+from ratelimiter.config import loader as configuration
+from ratelimiter.config.reload import Reloader, Reloading, ReloadObserver
+from ratelimiter.core.algorithms.sliding_window import new
 from ratelimiter.core.headers import renderer, replaced
 from ratelimiter.core.identity import NOBODY, Teller
 from ratelimiter.core.request import Request
-from ratelimiter.core.window import new
-from ratelimiter.exchange import SCOPE_KEY, Exchange, Manner
-from ratelimiter.limiter import Limiter
-from ratelimiter.overhearing import overheard
-from ratelimiter.peeking import peek
-from ratelimiter.reload import Reloader, Reloading, ReloadObserver
-from ratelimiter.standing_orders import StandingOrders
+from ratelimiter.dialects import loader, request_id
+from ratelimiter.engine.limiter import Limiter
+from ratelimiter.engine.override_watcher import StandingOrders
 from ratelimiter.stores.base import StoreObserver
-from ratelimiter.stores.opening import store_for
+from ratelimiter.stores.factory import store_for
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.dialect import Reply
     from ratelimiter.core.identity import Identity
     from ratelimiter.core.policy import Hit, Policy
-    from ratelimiter.limiter import Observer
+    from ratelimiter.dialects.dialect import Reply
+    from ratelimiter.engine.limiter import Observer
     from ratelimiter.stores.base import Store
 
     # As frameworks type them, whose checkers would refuse anything narrower.
@@ -145,12 +145,12 @@ class RateLimitMiddleware:
         Raises:
             ConfigError: its dialect cannot be used, or it says something else of the store; then nothing has changed.
         """
-        dialect_files.load(policy.dialect)
+        loader.load(policy.dialect)
         self.limiter.swap(policy)
         self._read(policy)
 
     def _read(self, policy: Policy) -> None:
-        self.dialect = dialect_files.load(policy.dialect)
+        self.dialect = loader.load(policy.dialect)
         self._timed = self._reloading is not None or self._standing.needs_time
         self._ids = self.dialect.request_ids
         id_header = self._ids.header if self._ids is not None else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ratelimiter.following import Follower
+    from ratelimiter.engine.settlements import Follower
 
     Message = Any  # as frameworks type it
     Send = Callable[[Message], Awaitable[None]]

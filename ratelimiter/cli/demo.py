@@ -10,10 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from ratelimiter import config as configuration
+from ratelimiter.asgi.error_handlers import install_error_handlers
+from ratelimiter.asgi.middleware import RateLimitMiddleware
+from ratelimiter.config import loader as configuration
 from ratelimiter.errors import ConfigError
-from ratelimiter.handlers import install_error_handlers
-from ratelimiter.middleware import RateLimitMiddleware
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -69,7 +69,7 @@ def run(*, listen: str = "127.0.0.1:8080", **settings: Any) -> None:
 
     Args:
         listen: HOST:PORT; port 0 takes a free one.
-        settings: what `ratelimiter.config.build` takes; 60 requests a minute by API key when it names no limit.
+        settings: what `ratelimiter.config.loader.build` takes; 60 requests a minute by API key when it names no limit.
 
     Raises:
         ConfigError: an argument or the policy file cannot be used.

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ratelimiter import dialect_files
 from ratelimiter.core.decision import refused_for, unmatched
 from ratelimiter.core.identity import UNAVAILABLE, Identity, IdentityPolicy
 from ratelimiter.core.json_body import read_fields
-from ratelimiter.core.orders import FOR_EVER
+from ratelimiter.core.overrides import FOR_EVER
 from ratelimiter.core.policy import Planner, key_of
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
-from ratelimiter.identity.identifier import Identifier
-from ratelimiter.notation import UNLIMITED, spell_limit, spell_moment
+from ratelimiter.dialects import loader
+from ratelimiter.identity.authenticator import Identifier
+from ratelimiter.parsing.units import UNLIMITED, spell_limit, spell_moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ratelimiter.core.orders import Override
+    from ratelimiter.core.overrides import Override
     from ratelimiter.core.policy import Policy, Rule
     from ratelimiter.core.request import Request
 
@@ -107,7 +107,7 @@ def _required(policy: Policy, planner: Planner, request: Request, identity: Iden
     lacking = unmet(requirements, identity, request.headers, policy.identity or IdentityPolicy(), policy.name)
     if lacking is None:
         return "all that is required is there"
-    reply = dialect_files.load(policy.dialect).refusal(refused_for(unmatched(0), lacking))
+    reply = loader.load(policy.dialect).refusal(refused_for(unmatched(0), lacking))
     return f"{lacking.reason}: {reply.status}, once it is charged"
 
 

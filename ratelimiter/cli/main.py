@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ratelimiter import __version__, operator_cli
+from ratelimiter import __version__
+from ratelimiter.cli import operator
+from ratelimiter.cli.table import print_table
 from ratelimiter.errors import ConfigError, StoreError
-from ratelimiter.tables import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.dialect import Answer
+    from ratelimiter.dialects.dialect import Answer
 
 # What a command needs is imported inside of it: `--version` and `--help` wait for none of it.
 # ruff: noqa: PLC0415
@@ -144,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_keys(command("keys", _keys, "make API keys, or hash them, for the key file of a policy"))
 
-    operator_cli.add_commands(command)
+    operator.add_commands(command)
 
     schema = command("schema", _schema, "print the JSON Schema of policy, dialect or key files, for editors")
     schema.add_argument(
@@ -193,15 +194,15 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 
 def _demo(listen: str, **settings: Any) -> None:
-    from ratelimiter import demo
+    from ratelimiter.cli import demo
 
     demo.run(listen=listen, **{name: value for name, value in settings.items() if value is not None})
 
 
 def _proxy(**settings: Any) -> None:
-    from ratelimiter import sidecar
+    from ratelimiter.sidecar import app
 
-    status = sidecar.run(**{name: value for name, value in settings.items() if value is not None})
+    status = app.run(**{name: value for name, value in settings.items() if value is not None})
     if status:
         sys.exit(status)
 
@@ -215,8 +216,8 @@ def _count(text: str) -> int:
 
 
 def _check_config(file: str, processes: int) -> None:
-    from ratelimiter.advice import outage, warnings
-    from ratelimiter.config import load_with_document
+    from ratelimiter.config.lint import outage, warnings
+    from ratelimiter.config.loader import load_with_document
 
     policy, document = load_with_document(file)
     rules = f"{len(policy.rules)} rule{'s' if len(policy.rules) > 1 else ''}"
@@ -229,10 +230,10 @@ def _check_config(file: str, processes: int) -> None:
 
 
 def _explain(*, config: str, method: str, url: str, header: Sequence[str], data: str, peer: str) -> None:
+    from ratelimiter.cli.explain import explain
     from ratelimiter.clock import unix_ms
-    from ratelimiter.config import load
+    from ratelimiter.config.loader import load
     from ratelimiter.core.request import Request
-    from ratelimiter.explanation import explain
 
     policy = load(config)
     body = data.encode("utf-8", "surrogateescape")
@@ -262,13 +263,13 @@ def _header(text: str) -> tuple[bytes, bytes]:
 
 
 def _dialects(name: str | None) -> None:
-    from ratelimiter import dialect_files
+    from ratelimiter.dialects import loader
 
     if name is None:
-        for known in sorted(dialect_files.names()):
-            print(f"{known:<16} {dialect_files.load(known).about}")
+        for known in sorted(loader.names()):
+            print(f"{known:<16} {loader.load(known).about}")
         return
-    answers = dialect_files.load(name).answers.values()
+    answers = loader.load(name).answers.values()
     print_table(("STATUS", "ANSWER", "CODE", "MESSAGE"), [_row(answer) for answer in answers])
 
 
@@ -277,13 +278,13 @@ def _row(answer: Answer) -> tuple[str, ...]:
 
 
 def _top(admin: str, every: int, *, once: bool) -> None:
-    from ratelimiter import top_table
+    from ratelimiter.cli import top
 
-    top_table.run(admin, every_s=every, once=once)
+    top.run(admin, every_s=every, once=once)
 
 
 def _keys(verb: str, secret_file: str | None, **said: Any) -> None:
-    from ratelimiter.identity.giving_out import give_out, hash_line
+    from ratelimiter.identity.key_issuing import give_out, hash_line
 
     secret = _secret(secret_file)
     if verb == "hash":
@@ -298,7 +299,7 @@ def _keys(verb: str, secret_file: str | None, **said: Any) -> None:
 
 def _secret(file: str | None) -> bytes:
     """The secret that a policy digests with: of a file, else of the environment, else none."""
-    from ratelimiter.settings import read_secret, read_secret_file
+    from ratelimiter.parsing.values import read_secret, read_secret_file
 
     try:
         if file is not None:
@@ -311,5 +312,5 @@ def _secret(file: str | None) -> bytes:
 
 
 def _schema(kind: str) -> None:
-    file = "identity/keys" if kind == "keys" else kind
-    print(resources.files("ratelimiter").joinpath(f"{file}.schema.json").read_text(encoding="utf-8"), end="")
+    room = {"policy": "config", "dialect": "dialects", "keys": "identity"}[kind]
+    print(resources.files(f"ratelimiter.{room}").joinpath(f"{kind}.schema.json").read_text(encoding="utf-8"), end="")

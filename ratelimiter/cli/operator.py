@@ -6,14 +6,14 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ratelimiter.cli.table import print_table
 from ratelimiter.errors import ConfigError
-from ratelimiter.tables import print_table
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable, Mapping
 
-    from ratelimiter.verbs import Operator, Wanted
+    from ratelimiter.admin.operator import Operator, Wanted
 
     Verb = Callable[[Operator], Awaitable[Any]]
     AddCommand = Callable[..., argparse.ArgumentParser]
@@ -198,7 +198,7 @@ def _topup(*, principal: str, units: int, rule: str, **common: Any) -> None:
 def _told(*, number: int, **common: Any) -> None:
     told = _done(lambda operator: operator.told(number), common)
     if not common["json"]:
-        from ratelimiter.notation import spell_moment
+        from ratelimiter.parsing.units import spell_moment
 
         rows = [
             (
@@ -220,10 +220,10 @@ def _done(verb: Verb, common: Mapping[str, Any]) -> Any:
     """
     import asyncio
 
-    from ratelimiter.config import build
+    from ratelimiter.admin.operator import Operator
+    from ratelimiter.config.loader import build
+    from ratelimiter.stores.factory import open_store
     from ratelimiter.stores.memory import MemoryStore
-    from ratelimiter.stores.opening import open_store
-    from ratelimiter.verbs import Operator
 
     policy = build(config=common["config"], store=common["store"])
 
@@ -271,13 +271,13 @@ def _read_line() -> str:
 
 
 def _wanted(for_: str, until: str) -> Wanted:
-    from ratelimiter.verbs import read_wanted
+    from ratelimiter.admin.operator import read_wanted
 
     return read_wanted(for_, until)
 
 
 def _until(until_ms: int | None) -> str:
-    from ratelimiter.notation import spell_moment
+    from ratelimiter.parsing.units import spell_moment
 
     return "" if until_ms is None else f" until {spell_moment(until_ms)}"
 

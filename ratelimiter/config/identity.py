@@ -9,20 +9,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ratelimiter import settings
 from ratelimiter.core.identity import BEARER, TELLABLE, ApiKeys, IdentityPolicy, Tokens
-from ratelimiter.core.matching import Match
+from ratelimiter.core.match import Match
 from ratelimiter.core.principal import Source
 from ratelimiter.core.requirement import Requirement
-from ratelimiter.documents import BYTES_MAX, shown, shown_name
 from ratelimiter.errors import ConfigError
 from ratelimiter.identity.api_keys import read_key_file
-from ratelimiter.notation import read_duration_ms
+from ratelimiter.parsing import values
+from ratelimiter.parsing.units import read_duration_ms
+from ratelimiter.parsing.yaml import BYTES_MAX, shown, shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ratelimiter.documents import Path
+    from ratelimiter.parsing.yaml import Path
 
     Refuse = Callable[[Path, str], None]
 
@@ -110,7 +110,7 @@ class Reader:
     def _with_keys(self, path: Path, stated: str, tokens: Tokens) -> Tokens | None:
         """*tokens* with the keys of its file, if it is one."""
         try:
-            from ratelimiter.identity.tokens import parse_key_set  # noqa: PLC0415  # see below
+            from ratelimiter.identity.jwt import parse_key_set  # noqa: PLC0415  # see below
         except ImportError:
             self._refuse(path, "needs PyJWT and cryptography; run pip install 'ratelimiter[jwt]'")
             return None
@@ -187,7 +187,7 @@ class Reader:
         excepted = (stated,) if isinstance(stated, str) else tuple(stated)
         for template in (*([value["path"]] if "path" in value else []), *excepted):
             try:
-                settings.read_template(template)
+                values.read_template(template)
             except ValueError as fault:
                 self._refuse(path, str(fault))
                 return None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ratelimiter import documents
+from ratelimiter.config.identity import unsafe_url
 from ratelimiter.core.policy import REQUEST_HEADER, OnStoreError
 from ratelimiter.core.principal import CLIENT, ORG
-from ratelimiter.core.terms import with_quota
-from ratelimiter.identity.reading import unsafe_url
-from ratelimiter.notation import spell_limit
-from ratelimiter.stores.bridge import PREFIX, WEAKNESS
-from ratelimiter.stores.guarded import local_limit, outage_limit
+from ratelimiter.core.tiers import with_quota
+from ratelimiter.parsing import yaml
+from ratelimiter.parsing.units import spell_limit
+from ratelimiter.stores.fallback import local_limit, outage_limit
+from ratelimiter.stores.limits_bridge import PREFIX, WEAKNESS
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Policy, Rule
     from ratelimiter.core.principal import Source
     from ratelimiter.core.quota import AnyQuota
-    from ratelimiter.documents import Document, Path
+    from ratelimiter.parsing.yaml import Document, Path
 
 _FORWARDING = frozenset(
     {"x-forwarded-for", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "client-ip"}
@@ -40,7 +40,7 @@ def warnings(policy: Policy, document: Document | None = None) -> list[str]:
     ]
     if document is None:
         return [text for _, text in told]
-    return documents.told(document, (document.problem(path, text) for path, text in told))
+    return yaml.told(document, (document.problem(path, text) for path, text in told))
 
 
 def outage(policy: Policy, processes: int = 1) -> list[str]:

@@ -17,8 +17,9 @@ from importlib import resources
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ratelimiter import documents, environment, overrides, schema, settings
-from ratelimiter.core.matching import Match
+from ratelimiter.config import overrides
+from ratelimiter.config.identity import Reader
+from ratelimiter.core.match import Match
 from ratelimiter.core.policy import (
     LONG_WINDOWS,
     RESPONSE_HEADER,
@@ -31,10 +32,10 @@ from ratelimiter.core.policy import (
 )
 from ratelimiter.core.principal import ORG, Network, Source, Trust
 from ratelimiter.core.quota import LEASE_TTL_MS, WINDOW_MS_MAX, Balance, Bucket, Period, Quota, Slots
-from ratelimiter.documents import Document, Path, Problem, shown, shown_path
 from ratelimiter.errors import ConfigError
-from ratelimiter.identity.reading import Reader
-from ratelimiter.notation import CALENDAR, TOKEN_BUCKET, UNLIMITED, Terms, name_of, parse_limit, spell_limit
+from ratelimiter.parsing import env, schema, values, yaml
+from ratelimiter.parsing.units import CALENDAR, TOKEN_BUCKET, UNLIMITED, Terms, name_of, parse_limit, spell_limit
+from ratelimiter.parsing.yaml import Document, Path, Problem, shown, shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -180,7 +181,7 @@ def file_of(
 
 def policy_schema() -> dict[str, Any]:
     """The JSON Schema of a policy file; a copy, to be changed at will."""
-    text = resources.files("ratelimiter").joinpath("policy.schema.json").read_text(encoding="utf-8")
+    text = resources.files("ratelimiter.config").joinpath("policy.schema.json").read_text(encoding="utf-8")
     policy: dict[str, Any] = json.loads(text)
     return policy
 
@@ -201,7 +202,7 @@ class _Layer:
 
     def told(self) -> list[str]:
         if self.spelled is None:
-            return [*documents.told(self.document, self.problems), *self.foreign]
+            return [*yaml.told(self.document, self.problems), *self.foreign]
         own = [f"{self.spelled(shown_path(p.path))}: {_without_path(p)}" for p in dict.fromkeys(self.problems)]
         return [*own, *self.foreign]
 
@@ -233,7 +234,7 @@ def _without_path(problem: Problem) -> str:
 
 
 def _read_policy_file(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> _Layer:
-    document = environment.filled(documents.examine_file(path), os.environ if environ is None else environ)
+    document = env.filled(yaml.examine_file(path), os.environ if environ is None else environ)
     layer = _Layer(document, problems=list(document.problems))
     if document.readable:
         _read(layer, _file_schema(), FilePath(path).parent)
@@ -334,15 +335,15 @@ def _read(layer: _Layer, wanted: Mapping[str, Any], folder: FilePath) -> None:
 def _readers(layer: _Layer, folder: FilePath) -> dict[str, Callable[[Any], Any]]:
     """For each field, what reads its value: raises ValueError, or refuses parts through *layer* and returns None."""
     return dict.fromkeys(_PLAIN, lambda value: value) | {
-        "store": settings.read_store,
+        "store": values.read_store,
         "dialect": lambda value: _dialect(layer, value, folder),
-        "headers": settings.read_headers,
+        "headers": values.read_headers,
         "principal": lambda value: _principal(layer, ("principal",), value),
         "trusted_proxies": lambda value: _networks(layer, value),
         "client_header": str.lower,
         "on_store_error": OnStoreError,
-        "decision_timeout": settings.read_decision_timeout_ms,
-        "local_share": settings.read_local_share,
+        "decision_timeout": values.read_decision_timeout_ms,
+        "local_share": values.read_local_share,
         "ambiguous_paths": AmbiguousPaths,
         "mode": Mode,
         "proxy": lambda value: _proxy(layer, value),
@@ -351,7 +352,7 @@ def _readers(layer: _Layer, folder: FilePath) -> dict[str, Callable[[Any], Any]]
         "plan": overrides.read_plan,
         "overrides": lambda value: overrides.read_overrides(value, ("overrides",), layer.refuse),
         "overrides_file": lambda value: _overrides_file(layer, overrides.path_in(folder, value)),
-        "secret_file": lambda value: settings.read_secret_file(folder / value),
+        "secret_file": lambda value: values.read_secret_file(folder / value),
         "limit": lambda value: _each(layer, ("limit",), value, parse_limit),
     }
 
@@ -380,20 +381,20 @@ def _each(layer: _Layer, path: Path, value: Any, convert: Callable[[Any], Value]
 
 def _dialect(layer: _Layer, given: str, folder: FilePath) -> str | None:
     # Imported here because the dialects need this module's neighbours, and a policy without one needs no dialect.
-    from ratelimiter import dialect_files  # noqa: PLC0415
+    from ratelimiter.dialects import loader as dialects  # noqa: PLC0415
 
     name = given
-    if "/" in given or given.endswith(dialect_files.SUFFIXES):
+    if "/" in given or given.endswith(dialects.SUFFIXES):
         # Unlike `folder / given`, this keeps a slash, by which a path is told from a name.
         name = os.path.join(folder, os.path.normpath(given))
         if not os.path.isfile(name):
             msg = f"{shown(given)} is not a file; write the path of a dialect file, relative to the policy"
             raise ValueError(msg)
-    elif given not in dialect_files.names():
-        msg = f"{shown(given)} is not a dialect; {schema.suggestion(given, dialect_files.names())}"
+    elif given not in dialects.names():
+        msg = f"{shown(given)} is not a dialect; {schema.suggestion(given, dialects.names())}"
         raise ValueError(msg)
     try:
-        dialect_files.load(name)
+        dialects.load(name)
     except ConfigError as fault:
         layer.foreign += fault.problems
         return None
@@ -402,7 +403,7 @@ def _dialect(layer: _Layer, given: str, folder: FilePath) -> str | None:
 
 def _principal(layer: _Layer, path: Path, value: Any) -> tuple[Source, ...] | None:
     before = len(layer.problems)
-    sources = _each(layer, path, value, settings.read_source)
+    sources = _each(layer, path, value, values.read_source)
     if len(layer.problems) > before:
         return None
     for index, one in enumerate(sources):
@@ -419,7 +420,7 @@ def _principal(layer: _Layer, path: Path, value: Any) -> tuple[Source, ...] | No
 
 
 def _networks(layer: _Layer, value: Any) -> tuple[Network, ...]:
-    networks = tuple(_each(layer, ("trusted_proxies",), value, settings.read_network))
+    networks = tuple(_each(layer, ("trusted_proxies",), value, values.read_network))
     for version in (4, 6):
         same = [network for network in networks if network.version == version]
         if any(network.prefixlen == 0 for network in ipaddress.collapse_addresses(same)):  # type: ignore[type-var]
@@ -435,7 +436,7 @@ def _proxy(layer: _Layer, value: Mapping[str, Any]) -> dict[str, Any]:
             bounds[name] = item
             continue
         try:
-            bounds[f"{name}_ms"] = settings.read_proxy_timeout_ms(item, 0 if name in _MAY_BE_NOTHING else 1)
+            bounds[f"{name}_ms"] = values.read_proxy_timeout_ms(item, 0 if name in _MAY_BE_NOTHING else 1)
         except ValueError as fault:
             layer.refuse(("proxy", name), str(fault))
     return bounds
@@ -456,7 +457,7 @@ def _read_secret(layer: _Layer, name: str, value: Any) -> None:
         if not isinstance(value, (str, bytes)):
             msg = f"a value of type {type(value).__name__} is not a secret; write text or bytes"
             raise ValueError(msg)  # all that is wrong with a value goes the same way
-        layer.fields[name] = settings.read_secret(value.encode() if isinstance(value, str) else value)
+        layer.fields[name] = values.read_secret(value.encode() if isinstance(value, str) else value)
     except ValueError as fault:
         layer.refuse((name,), str(fault))
 
@@ -505,8 +506,8 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
     terms = Terms(
         part("algorithm", str) or "",
         (part("burst", int) or 0) if rule.get("algorithm") == TOKEN_BUCKET else 0,
-        part("timezone", settings.read_timezone) or "UTC",
-        part("lease_ttl", settings.read_lease_ttl_ms) or LEASE_TTL_MS,
+        part("timezone", values.read_timezone) or "UTC",
+        part("lease_ttl", values.read_lease_ttl_ms) or LEASE_TTL_MS,
     )
     limits = part("limit", lambda value: _limits(layer, (*path, "limit"), value, lambda text: parse_limit(text, terms)))
     quota, plans = limits or (None, ())
@@ -514,8 +515,8 @@ def _draft(layer: _Layer, path: Path, rule: Mapping[str, Any]) -> _Draft | None:
         "burst": part("burst", int),
         "plans": plans or None,
         "cost": part("cost", int),
-        "cost_from": part("cost_from", settings.read_cost_from),
-        "count": part("count", settings.read_count),
+        "cost_from": part("cost_from", values.read_cost_from),
+        "count": part("count", values.read_count),
         "warn_at": part("warn_at", float),
         "mode": part("mode", Mode),
         "quiet": part("quiet", bool),
@@ -642,7 +643,7 @@ def _match(layer: _Layer, path: Path, value: Mapping[str, Any]) -> Match | None:
     ]
     for place, template in places:
         try:
-            settings.read_template(template)
+            values.read_template(template)
         except ValueError as fault:
             layer.refuse(place, str(fault))
             return None
@@ -652,14 +653,14 @@ def _match(layer: _Layer, path: Path, value: Mapping[str, Any]) -> Match | None:
 
 def _json_fields(layer: _Layer, path: Path, value: Mapping[str, Any]) -> tuple[Field, ...]:
     fields: dict[str, Field] = {}
-    for name, values in value.items():
+    for name, wanted in value.items():
         same = fields.get(name.casefold())
         if same is not None:
             text = f"{shown(name)} is the same as {shown(same.name)}, as case makes no difference; write one of them"
             layer.refuse((*path, name), text, at_key=True)
             continue
         try:
-            fields[name.casefold()] = settings.read_json_field(name, values)
+            fields[name.casefold()] = values.read_json_field(name, wanted)
         except ValueError as fault:
             layer.refuse((*path, name), str(fault))
     return tuple(fields.values())

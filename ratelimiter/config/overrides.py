@@ -8,12 +8,12 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ratelimiter import documents, schema, settings
-from ratelimiter.core.orders import FOR_EVER, Override, PlanChoice
-from ratelimiter.core.terms import override_fault
-from ratelimiter.documents import shown
-from ratelimiter.notation import UNLIMITED, parse_limit, parse_moment_ms
-from ratelimiter.principals import Named, digests_of, parse_named, pattern_digest
+from ratelimiter.core.overrides import FOR_EVER, Override, PlanChoice
+from ratelimiter.core.tiers import override_fault
+from ratelimiter.parsing import schema, values, yaml
+from ratelimiter.parsing.principals import Named, digests_of, parse_named, pattern_digest
+from ratelimiter.parsing.units import UNLIMITED, parse_limit, parse_moment_ms
+from ratelimiter.parsing.yaml import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.quota import AnyQuota
-    from ratelimiter.documents import Path
+    from ratelimiter.parsing.yaml import Path
 
     Refuse = Callable[[Path, str], None]
 
@@ -44,7 +44,7 @@ def read_plan(value: Mapping[str, Any]) -> PlanChoice:
         ValueError: a source is no header.
     """
     stated = value.get("from", [])
-    sources = [settings.read_source(text) for text in ([stated] if isinstance(stated, str) else stated)]
+    sources = [values.read_source(text) for text in ([stated] if isinstance(stated, str) else stated)]
     for source in sources:
         if source.kind != "header":
             msg = f"{shown(str(source))} names no plan; write header:NAME, as credentials tell their plan by themselves"
@@ -104,11 +104,11 @@ def read_overrides_file(path: FilePath, foreign: list[str]) -> tuple[Draft, ...]
         path: the file.
         foreign: collects what is wrong in it.
     """
-    document = documents.examine_file(path)
+    document = yaml.examine_file(path)
     problems = list(document.problems)
 
     def refuse(at: Path, text: str) -> None:
-        problems.append(document.problem(at, f"{documents.shown_path(at)}: {text}"))
+        problems.append(document.problem(at, f"{yaml.shown_path(at)}: {text}"))
 
     drafts: tuple[Draft, ...] = ()
     if document.readable:
@@ -116,13 +116,13 @@ def read_overrides_file(path: FilePath, foreign: list[str]) -> tuple[Draft, ...]
         listed = document.value.get("overrides") if isinstance(document.value, dict) else None
         if isinstance(listed, list) and not problems:
             drafts = read_overrides(listed, ("overrides",), refuse)
-    foreign += documents.told(document, problems)
+    foreign += yaml.told(document, problems)
     return tuple(draft._replace(path=("overrides_file",)) for draft in drafts)
 
 
 @cache
 def _file_schema() -> dict[str, Any]:
-    text = resources.files("ratelimiter").joinpath("policy.schema.json").read_text(encoding="utf-8")
+    text = resources.files("ratelimiter.config").joinpath("policy.schema.json").read_text(encoding="utf-8")
     policy = json.loads(text)
     return {
         "$schema": policy["$schema"],

@@ -13,10 +13,10 @@ import stat
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
 
-from ratelimiter import config
-from ratelimiter.disclosure import fingerprint
-from ratelimiter.documents import BYTES_MAX, shown_name
+from ratelimiter.config import loader
+from ratelimiter.config.redact import fingerprint
 from ratelimiter.errors import ConfigError
+from ratelimiter.parsing.yaml import BYTES_MAX, shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ UNCHANGED: Final = "unchanged"  # it says again what is in force
 FAILED: Final = "failed"  # the last good policy stays
 RESULTS = (LOADED, UNCHANGED, FAILED)
 
-log = logging.getLogger("ratelimiter.reload")
+log = logging.getLogger("ratelimiter.config.reload")
 
 
 @runtime_checkable
@@ -84,7 +84,7 @@ class Reloader:
         self.policy = policy
         self._path = path
         self._apply = apply
-        self._load = load or (lambda: config.load(path))
+        self._load = load or (lambda: loader.load(path))
         self._observer = observer
         self._poll_s = poll_s
         self._asked = asyncio.Event()

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from ratelimiter.core.json_body import Fields, read_fields
-from ratelimiter.core.matching import Match
-from ratelimiter.core.orders import NO_ORDERS, Orders, Override, PlanChoice
+from ratelimiter.core.match import Match
+from ratelimiter.core.overrides import NO_ORDERS, Orders, Override, PlanChoice
 from ratelimiter.core.principal import CLIENT, PrincipalReader, Source, Trust, watched_for
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Period, Quota, Slots
 from ratelimiter.core.request import PLAIN_CHARACTERS, MalformedRequest, Request, canonical_path
-from ratelimiter.core.terms import Terms, override_fault, plan_fault, terms_needed
+from ratelimiter.core.tiers import Terms, override_fault, plan_fault, terms_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -107,7 +107,7 @@ class Period:
         limit: units in one period, 1 to 10^9.
         unit: hour, day, week, month or year, as `PERIOD_UNITS` has them.
         timezone: whose calendar, a name of the IANA database; whether there is such a zone is for whoever reads it
-            from somewhere to check (`ratelimiter.core.calendar.known`).
+            from somewhere to check (`ratelimiter.core.algorithms.calendar.known`).
         credits: what is spent is money's worth: refused with 402, not 429.
         lease_ttl_ms: how long a reservation holds that is neither settled nor renewed, 1 second to 1 hour.
 

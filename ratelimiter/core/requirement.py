@@ -17,7 +17,7 @@ from ratelimiter.core.identity import (
     Identity,
     IdentityPolicy,
 )
-from ratelimiter.core.matching import Match
+from ratelimiter.core.match import Match
 from ratelimiter.core.principal import underscore_twins
 
 if TYPE_CHECKING:

@@ -44,8 +44,8 @@ def topup(key: bytes, quota: AnyQuota, units: int, rule: Rule) -> Hit:
     """What credits the balance of *key* with *units*: to be charged, alone, like any hit.
 
     The receipt's `used` is then the limit less what is available, below 0 when more than the limit is. It is refused,
-    and nothing happens, if the balance would exceed `ratelimiter.core.account.BALANCE_MAX`. What raises a StoreError
-    may or may not have been credited: look with a cost of 0 before doing it again.
+    and nothing happens, if the balance would exceed `BALANCE_MAX`. If a StoreError is
+    raised, the units may or may not have been credited: look with a cost of 0 before doing it again.
 
     Raises:
         ValueError: *quota* is no balance, or *units* are not 1 to 10^9.

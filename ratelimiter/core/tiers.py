@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.orders import BlockedError, Override, in_force
+from ratelimiter.core.overrides import BlockedError, Override, in_force
 from ratelimiter.core.principal import CLIENT, credential
 from ratelimiter.core.quota import Bucket, Period, Quota
 from ratelimiter.core.request import MalformedRequest
@@ -13,7 +13,7 @@ from ratelimiter.core.request import MalformedRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ratelimiter.core.orders import Orders
+    from ratelimiter.core.overrides import Orders
     from ratelimiter.core.policy import Policy, Rule
     from ratelimiter.core.principal import Principal, PrincipalReader
     from ratelimiter.core.quota import AnyQuota

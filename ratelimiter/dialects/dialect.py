@@ -49,7 +49,7 @@ from ratelimiter.core.headers import ceil_s, reset_at_s, retry_after_s
 from ratelimiter.core.identity import FAULTS, UNAVAILABLE
 from ratelimiter.core.quota import Balance, Bucket, Period, Slots
 from ratelimiter.core.requirement import CREDENTIAL_KIND, HEADER_MISSING, INSUFFICIENT_SCOPE, REASONS, Unmet
-from ratelimiter.core.template import (
+from ratelimiter.dialects.template import (
     MissingWordError,
     Raw,
     Scope,
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ratelimiter.core.decision import Decision, Outcome
-    from ratelimiter.core.template import Template
+    from ratelimiter.dialects.template import Template
 
     Path = tuple[str | int, ...]
 

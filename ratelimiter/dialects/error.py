@@ -20,7 +20,7 @@ class DialectError(Exception):
     Example:
         >>> raise DialectError("credit_exhausted", requested=50, shortfall=12)
         Traceback (most recent call last):
-        ratelimiter.dialect_error.DialectError: credit_exhausted
+        ratelimiter.dialects.error.DialectError: credit_exhausted
     """
 
     def __init__(self, answer: str, /, *, headers: Mapping[str, str] | None = None, **facts: Any) -> None:

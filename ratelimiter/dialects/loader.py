@@ -9,14 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ratelimiter.core.dialect import Dialect, InvalidDialectError
-from ratelimiter.documents import examine_file, shown_path, told
+from ratelimiter.dialects.dialect import Dialect, InvalidDialectError
 from ratelimiter.errors import ConfigError
-from ratelimiter.schema import differences
+from ratelimiter.parsing.schema import differences
+from ratelimiter.parsing.yaml import examine_file, shown_path, told
 
 SUFFIXES = (".yaml", ".yml")
 _HERE = Path(__file__).parent
-_PACKAGED = _HERE / "dialects"
+_PACKAGED = _HERE / "data"
 
 
 def names() -> list[str]:

@@ -7,7 +7,7 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.dialect import UUID, RequestIds
+from ratelimiter.dialects.dialect import UUID, RequestIds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -71,7 +71,7 @@ class Decisions(Batches["Told"]):
     """An observer of decisions that counts them in batches."""
 
     def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
-        """Keep a decision until it is counted; see `ratelimiter.limiter.Observer`."""
+        """Keep a decision until it is counted; see `ratelimiter.engine.limiter.Observer`."""
         told = self._told  # `keep` written out: a tenth of a microsecond per request
         if not told:
             self.begin()

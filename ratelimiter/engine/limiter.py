@@ -10,28 +10,28 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
+from ratelimiter.core.algorithms.sliding_window import REMEMBERED, STORE
 from ratelimiter.core.cost import priced
 from ratelimiter.core.decision import SUSPENDED, Decision, blocked, decide, malformed, refused_for, suspended, unmatched
 from ratelimiter.core.identity import AMBIGUOUS, NOBODY, PENDING, Identity, IdentityPolicy
-from ratelimiter.core.orders import NO_ORDERS, BlockedError
+from ratelimiter.core.overrides import NO_ORDERS, BlockedError
 from ratelimiter.core.policy import REQUEST_HEADER, Mode, Planner
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
-from ratelimiter.core.window import REMEMBERED, STORE
+from ratelimiter.engine.settlements import Following
 from ratelimiter.errors import ConfigError, StoreError
-from ratelimiter.following import Following
-from ratelimiter.identity.identifier import Identifier
+from ratelimiter.identity.authenticator import Identifier
 from ratelimiter.stores.base import Forgetful, StoreObserver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from ratelimiter.core.orders import Orders
+    from ratelimiter.core.algorithms.sliding_window import Receipt
+    from ratelimiter.core.overrides import Orders
     from ratelimiter.core.policy import Hit, Policy, Rule
     from ratelimiter.core.request import Request
     from ratelimiter.core.requirement import Requirement
-    from ratelimiter.core.window import Receipt
-    from ratelimiter.following import Follower
+    from ratelimiter.engine.settlements import Follower
     from ratelimiter.stores.base import Store
 
 SHADOWS_MAX = 1024  # likenesses of rules, and of what plans and overrides made of them

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ratelimiter.batches import Decisions
-from ratelimiter.limiter import NamesObserver, OrdersObserver, PolicyObserver
+from ratelimiter.engine.batched_observer import Decisions
+from ratelimiter.engine.limiter import NamesObserver, OrdersObserver, PolicyObserver
 from ratelimiter.stores.base import StoreObserver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ratelimiter.batches import Told
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.orders import Orders
+    from ratelimiter.core.overrides import Orders
     from ratelimiter.core.policy import Hit, Policy
-    from ratelimiter.limiter import Observer
+    from ratelimiter.engine.batched_observer import Told
+    from ratelimiter.engine.limiter import Observer
 
 
 class Observers(Decisions):
@@ -42,7 +42,7 @@ class Observers(Decisions):
         super().decided(decision, hits, seconds)
 
     def begin(self) -> None:
-        """Tell those who count in batches; see `ratelimiter.batches.Batches`."""
+        """Tell those who count in batches; see `ratelimiter.engine.batched_observer.Batches`."""
         for observer in self._in_batches:
             observer.begin()
 
@@ -51,17 +51,17 @@ class Observers(Decisions):
             observer.take(batch)
 
     def named(self, names: Mapping[bytes, str]) -> None:
-        """Tell those who show people; see `ratelimiter.limiter.NamesObserver`."""
+        """Tell those who show people; see `ratelimiter.engine.limiter.NamesObserver`."""
         for observer in self._of_names:
             observer.named(names)
 
     def loaded(self, policy: Policy) -> None:
-        """Tell those who listen for policies; see `ratelimiter.limiter.PolicyObserver`."""
+        """Tell those who listen for policies; see `ratelimiter.engine.limiter.PolicyObserver`."""
         for observer in self._of_policies:
             observer.loaded(policy)
 
     def obeyed(self, orders: Orders) -> None:
-        """Tell those who listen for orders; see `ratelimiter.limiter.OrdersObserver`."""
+        """Tell those who listen for orders; see `ratelimiter.engine.limiter.OrdersObserver`."""
         for observer in self._of_orders:
             observer.obeyed(orders)
 

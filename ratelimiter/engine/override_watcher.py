@@ -10,18 +10,18 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.clock import Clock, unix_ms
-from ratelimiter.core.orders import FOR_EVER, NO_ORDERS, Block, Orders, Override, parse_pattern
-from ratelimiter.core.terms import override_fault
+from ratelimiter.core.overrides import FOR_EVER, NO_ORDERS, Block, Orders, Override, parse_pattern
+from ratelimiter.core.tiers import override_fault
 from ratelimiter.errors import Kind, StoreError
-from ratelimiter.notation import UNLIMITED, parse_limit
-from ratelimiter.stores.books import MemoryBook, book_of
+from ratelimiter.parsing.units import UNLIMITED, parse_limit
+from ratelimiter.stores.overrides import MemoryBook, book_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimiter.core.policy import Policy
-    from ratelimiter.limiter import Limiter
-    from ratelimiter.stores.books import Book, Page
+    from ratelimiter.engine.limiter import Limiter
+    from ratelimiter.stores.overrides import Book, Page
 
 POLL_S = 0.5  # what is ordered is obeyed everywhere within a second
 READ_AGAIN_MS = 60_000  # though nothing has changed: our clock may have, against the store's

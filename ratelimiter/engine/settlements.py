@@ -11,12 +11,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from ratelimiter.core.algorithms.sliding_window import LOCAL, STORE
 from ratelimiter.core.cost import counts, due_of
 from ratelimiter.core.policy import RESPONSE_HEADER
 from ratelimiter.core.quota import Slots
 from ratelimiter.core.requirement import Unmet
 from ratelimiter.core.settlement import RENEW, Settlement, settlement_of
-from ratelimiter.core.window import LOCAL, STORE
 from ratelimiter.errors import StoreError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ SLACK = 12  # renewed along with those that are due: what is due within this par
 TOGETHER_MAX = 64  # settlements in one call of the store
 UNDER_WAY_MAX = 65_536  # settlements, about 300 bytes each; those beyond are given up
 
-log = logging.getLogger("ratelimiter.following")
+log = logging.getLogger("ratelimiter.engine.settlements")
 
 
 class Follower:

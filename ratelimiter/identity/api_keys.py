@@ -10,17 +10,17 @@ from hmac import compare_digest
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter import documents, schema, settings
 from ratelimiter.core.identity import API_KEY, KEY_INVALID, Identity, KeyEntry, named
-from ratelimiter.documents import shown, shown_path
 from ratelimiter.errors import ConfigError
+from ratelimiter.parsing import schema, values, yaml
+from ratelimiter.parsing.yaml import shown, shown_path
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
     from ratelimiter.core.principal import Source
-    from ratelimiter.documents import Document, Path, Problem
+    from ratelimiter.parsing.yaml import Document, Path, Problem
 
 HASH_BYTES = 32
 KEY_BYTES = 32  # of chance in a new key: nobody guesses it, so a fast hash keeps it safe
@@ -62,7 +62,7 @@ def read_key_file(path: str | os.PathLike[str], source: Source) -> dict[bytes, K
     Raises:
         ConfigError: the file cannot be used; with every problem.
     """
-    document = documents.examine_file(path)
+    document = yaml.examine_file(path)
     problems = list(document.problems)
     entries: dict[bytes, KeyEntry] = {}
     if document.readable:
@@ -71,7 +71,7 @@ def read_key_file(path: str | os.PathLike[str], source: Source) -> dict[bytes, K
             for index, item in enumerate(document.value["keys"]):
                 problems += _read(document, ("keys", index), item, source, entries)
     if problems:
-        raise ConfigError(*documents.told(document, problems))
+        raise ConfigError(*yaml.told(document, problems))
     return entries
 
 
@@ -94,7 +94,7 @@ def _read(
     expires_ms = 0
     if "expires" in item:
         try:
-            expires_ms = settings.read_instant_ms(item["expires"])
+            expires_ms = values.read_instant_ms(item["expires"])
         except ValueError as fault:
             return [_problem(document, (*path, "expires"), str(fault))]
     name, org = item["principal"], item.get("org", "")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.principal import Source
     from ratelimiter.core.request import Request
-    from ratelimiter.identity.key_sets import FetchedKeys
-    from ratelimiter.identity.tokens import KeySet
+    from ratelimiter.identity.jwks import FetchedKeys
+    from ratelimiter.identity.jwt import KeySet
 
 NOT_NOW = Identity(fault=UNAVAILABLE)
 ASK_AGAIN = Identity(fault=PENDING)
@@ -53,8 +53,8 @@ class Identifier:
 
     def _read(self, tokens: Tokens, before: Identifier | None, *, offline: bool) -> None:
         # Imported here because the package that they need is an extra.
-        from ratelimiter.identity.key_sets import Bounds, FetchedKeys  # noqa: PLC0415
-        from ratelimiter.identity.tokens import TokenVerifier, parse_key_set  # noqa: PLC0415
+        from ratelimiter.identity.jwks import Bounds, FetchedKeys  # noqa: PLC0415
+        from ratelimiter.identity.jwt import TokenVerifier, parse_key_set  # noqa: PLC0415
 
         self._verifier = TokenVerifier(tokens)
         if not tokens.fetched:

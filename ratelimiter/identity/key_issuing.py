@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter import schema, settings
-from ratelimiter.documents import Document
 from ratelimiter.errors import ConfigError
 from ratelimiter.identity.api_keys import hash_key, key_file_schema, new_key
+from ratelimiter.parsing import schema, values
+from ratelimiter.parsing.yaml import Document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ def give_out(said: Mapping[str, Any], *, secret: bytes = b"", prefix: str = "rl_
     ]
     if not problems and "expires" in said:
         try:
-            settings.read_instant_ms(said["expires"])
+            values.read_instant_ms(said["expires"])
         except ValueError as fault:
             problems.append(f"--expires: {fault}")
     if problems:

@@ -9,15 +9,15 @@ from __future__ import annotations
 from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ratelimiter.batches import Decisions
 from ratelimiter.clock import Clock, unix_ms
+from ratelimiter.engine.batched_observer import Decisions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ratelimiter.batches import Told
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.engine.batched_observer import Told
 
 KEYS_MAX = 1000  # counted at a time, about 300 bytes each
 SPAN_MS = 60_000
@@ -124,11 +124,11 @@ class Top(Decisions):
         self._names: dict[bytes, str] = {}  # of the decisions that are not counted yet
 
     def named(self, names: Mapping[bytes, str]) -> None:
-        """Know whom the keys of the next decision are about; see `ratelimiter.limiter.NamesObserver`."""
+        """Know whom the keys of the next decision are about; see `ratelimiter.engine.limiter.NamesObserver`."""
         self._names.update(names)
 
     def loaded(self, policy: Policy) -> None:
-        """Forget all names unless *policy* permits them; see `ratelimiter.limiter.PolicyObserver`."""
+        """Forget all names unless *policy* permits them; see `ratelimiter.engine.limiter.PolicyObserver`."""
         if not policy.show_principals:
             self.catch_up()
             for each in (self._admitted, self._refused, self._admitted_before, self._refused_before):

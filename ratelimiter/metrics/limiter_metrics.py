@@ -10,8 +10,10 @@ from itertools import product
 from math import inf
 from typing import TYPE_CHECKING
 
-from ratelimiter.batches import Decisions
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
+from ratelimiter.config.redact import fingerprint
+from ratelimiter.config.reload import FAILED, RESULTS
+from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.core.decision import (
     BLOCKED,
     CREDIT_EXHAUSTED,
@@ -25,20 +27,18 @@ from ratelimiter.core.decision import (
 )
 from ratelimiter.core.policy import OnStoreError
 from ratelimiter.core.requirement import REASONS
-from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
-from ratelimiter.disclosure import fingerprint
+from ratelimiter.engine.batched_observer import Decisions
 from ratelimiter.errors import Kind
-from ratelimiter.instruments import Instruments, Noted, Observed
-from ratelimiter.reload import FAILED, RESULTS
+from ratelimiter.metrics.prometheus import Instruments, Noted, Observed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ratelimiter.batches import Told
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.orders import Orders
+    from ratelimiter.core.overrides import Orders
     from ratelimiter.core.policy import Hit, Policy, Rule
-    from ratelimiter.instruments import CollectorRegistry
+    from ratelimiter.engine.batched_observer import Told
+    from ratelimiter.metrics.prometheus import CollectorRegistry
 
 # The values of the labels; all of them, and none else.
 NOBODY = "none"  # source of a decision for which nobody had to be asked
@@ -180,7 +180,7 @@ class Metrics(Instruments, Decisions):
     # --- What is noted
 
     def begin(self) -> None:
-        """See that other processes hear of what is kept; see `ratelimiter.batches.Batches`."""
+        """See that other processes hear of what is kept; see `ratelimiter.engine.batched_observer.Batches`."""
         if not self._timed:
             self._flush_soon()
 
@@ -240,7 +240,7 @@ class Metrics(Instruments, Decisions):
         self._open.set(int(degraded))
 
     def reloaded(self, result: str) -> None:
-        """Count an attempt to load the policy file: one of `ratelimiter.reload.RESULTS`."""
+        """Count an attempt to load the policy file: one of `ratelimiter.config.reload.RESULTS`."""
         self._reloads.labels(result).inc()
         self._reload_ok.set(result != FAILED)
 
@@ -285,7 +285,7 @@ class Metrics(Instruments, Decisions):
         self._shown_rules, self._shown_hash = rules, hash_
 
     def obeyed(self, orders: Orders) -> None:
-        """Show how many *orders* are in force; see `ratelimiter.limiter.OrdersObserver`."""
+        """Show how many *orders* are in force; see `ratelimiter.engine.limiter.OrdersObserver`."""
         for kind, number in zip(ORDERS, (len(orders.overrides), len(orders.blocks), int(orders.shadow)), strict=True):
             self._orders.labels(kind).set(number)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Protocol
 
-from ratelimiter.batches import Batches
-from ratelimiter.exchanged import Exchanged
-from ratelimiter.instruments import Instruments, Noted, Observed
+from ratelimiter.engine.batched_observer import Batches
+from ratelimiter.metrics.prometheus import Instruments, Noted, Observed
+from ratelimiter.proxy.exchange_record import Exchanged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.instruments import CollectorRegistry
+    from ratelimiter.metrics.prometheus import CollectorRegistry
 
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # none: the client was told nothing
 UPSTREAM_S = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -70,11 +70,11 @@ class ProxyMetrics(Instruments, Batches[Exchanged]):
             self._of_responses.labels(status, source)
 
     def exchanged(self, exchange: Exchanged) -> None:
-        """Keep an exchange until it is counted; see `ratelimiter.proxy.judging.Observer`."""
+        """Keep an exchange until it is counted; see `ratelimiter.proxy.interfaces.Observer`."""
         self.keep(exchange)
 
     def begin(self) -> None:
-        """See that other processes hear of what is kept; see `ratelimiter.batches.Batches`."""
+        """See that other processes hear of what is kept; see `ratelimiter.engine.batched_observer.Batches`."""
         if not self._timed:
             self._flush_soon()
 

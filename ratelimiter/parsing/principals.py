@@ -6,14 +6,14 @@ import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.core.orders import parse_pattern
+from ratelimiter.core.overrides import parse_pattern
 from ratelimiter.core.policy import reader_for
 from ratelimiter.core.principal import CLIENT, DIGEST_BYTES, client_id, parse_address
 from ratelimiter.core.request import PRINCIPAL_BYTES_MAX
-from ratelimiter.settings import read_source
+from ratelimiter.parsing.values import read_source
 
 if TYPE_CHECKING:
-    from ratelimiter.core.orders import Pattern
+    from ratelimiter.core.overrides import Pattern
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.principal import Source
 

@@ -10,7 +10,7 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.documents import Document, Path, Problem, shown, shown_path, told
+from ratelimiter.parsing.yaml import Document, Path, Problem, shown, shown_path, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -13,16 +13,16 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.core.calendar import known, names
+from ratelimiter.core.algorithms.calendar import known, names
 from ratelimiter.core.json_body import Field, spelled
-from ratelimiter.core.matching import Match
+from ratelimiter.core.match import Match
 from ratelimiter.core.policy import CostFrom
 from ratelimiter.core.principal import Network, Source, parse_source
 from ratelimiter.core.quota import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
-from ratelimiter.documents import shown
-from ratelimiter.notation import read_duration_ms
-from ratelimiter.schema import listed, suggestion
-from ratelimiter.stores.opening import opened
+from ratelimiter.parsing.schema import listed, suggestion
+from ratelimiter.parsing.units import read_duration_ms
+from ratelimiter.parsing.yaml import shown
+from ratelimiter.stores.factory import opened
 
 if TYPE_CHECKING:
     from pathlib import Path

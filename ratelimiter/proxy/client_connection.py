@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.clock import stopwatch_s
 from ratelimiter.proxy.exchange import NEVER_S, READING, UNREADABLE, Exchange
-from ratelimiter.proxy.forwarding import Provenance, via_line
+from ratelimiter.proxy.forwarded import Provenance, via_line
 from ratelimiter.proxy.head import END, REMEMBERED_MAX, Fields, HeadError, check_beginning, parse_request
-from ratelimiter.proxy.upstream import BUFFERED_MAX
+from ratelimiter.proxy.upstream_connection import BUFFERED_MAX
 
 if TYPE_CHECKING:
-    from ratelimiter.proxy.service import Service
+    from ratelimiter.proxy.proxy import Service
 
 log = logging.getLogger(__name__)
 

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.clock import stopwatch_s
 from ratelimiter.core.request import Request
-from ratelimiter.exchanged import JUDGE, PROXY, UPSTREAM, Exchanged
 from ratelimiter.proxy.body import chunk, last_chunk
-from ratelimiter.proxy.forwarding import field_lines, has_body, trailer_lines, via_line
+from ratelimiter.proxy.eager import run
+from ratelimiter.proxy.exchange_record import JUDGE, PROXY, UPSTREAM, Exchanged
+from ratelimiter.proxy.forwarded import field_lines, has_body, trailer_lines, via_line
 from ratelimiter.proxy.head import Fields, HeadError, RequestHead
-from ratelimiter.proxy.judging import Verdict, tell
-from ratelimiter.proxy.stepping import run
-from ratelimiter.proxy.upload import Upload, UploadError
-from ratelimiter.proxy.upstream import CrowdedError
+from ratelimiter.proxy.interfaces import Verdict, tell
+from ratelimiter.proxy.request_body import Upload, UploadError
+from ratelimiter.proxy.upstream_connection import CrowdedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.dialect import Reply
-    from ratelimiter.proxy.client import ClientConnection
+    from ratelimiter.dialects.dialect import Reply
+    from ratelimiter.proxy.client_connection import ClientConnection
     from ratelimiter.proxy.head import ResponseHead
-    from ratelimiter.proxy.upstream import UpstreamConnection
+    from ratelimiter.proxy.upstream_connection import UpstreamConnection
 
     Header = tuple[bytes, bytes]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ratelimiter.proxy.bounds import Bounds
+    from ratelimiter.proxy.settings import Bounds
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from copy import copy
 from typing import TYPE_CHECKING
 
 from ratelimiter.core.request import MalformedRequest, canonical_path
-from ratelimiter.proxy.forwarding import HOP_BY_HOP, PROVENANCE, UPGRADES
+from ratelimiter.proxy.forwarded import HOP_BY_HOP, PROVENANCE, UPGRADES
 
 if TYPE_CHECKING:
-    from ratelimiter.proxy.bounds import Bounds
+    from ratelimiter.proxy.settings import Bounds
 
     Header = tuple[bytes, bytes]
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVarTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ratelimiter.core.dialect import Reply
     from ratelimiter.core.request import Request
-    from ratelimiter.exchanged import Exchanged
+    from ratelimiter.dialects.dialect import Reply
+    from ratelimiter.proxy.exchange_record import Exchanged
 
     Header = tuple[bytes, bytes]
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import uvloop
 
 from ratelimiter.errors import ConfigError
-from ratelimiter.proxy.address import UNIX
-from ratelimiter.proxy.client import ClientConnection
+from ratelimiter.proxy.addresses import UNIX
+from ratelimiter.proxy.client_connection import ClientConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from ratelimiter.proxy.address import Listen
-    from ratelimiter.proxy.service import Service
+    from ratelimiter.proxy.addresses import Listen
+    from ratelimiter.proxy.proxy import Service
 
 log = logging.getLogger(__name__)
 

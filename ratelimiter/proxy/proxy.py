@@ -7,19 +7,19 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import stopwatch_s
-from ratelimiter.proxy.forwarding import X_FORWARDED, field_lines, status_line
+from ratelimiter.proxy.forwarded import X_FORWARDED, field_lines, status_line
 from ratelimiter.proxy.head import WRITTEN_ANEW
-from ratelimiter.proxy.sweep import Sweep
-from ratelimiter.proxy.upstream import Pool, Target
+from ratelimiter.proxy.timeouts import Sweep
+from ratelimiter.proxy.upstream_connection import Pool, Target
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from ratelimiter.core.dialect import Reply
-    from ratelimiter.proxy.bounds import Bounds
-    from ratelimiter.proxy.client import ClientConnection
-    from ratelimiter.proxy.judging import Errors, Judge, Observer
+    from ratelimiter.dialects.dialect import Reply
+    from ratelimiter.proxy.client_connection import ClientConnection
+    from ratelimiter.proxy.interfaces import Errors, Judge, Observer
+    from ratelimiter.proxy.settings import Bounds
 
     Header = tuple[bytes, bytes]
 

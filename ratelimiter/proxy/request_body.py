@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratelimiter.proxy.body import BodyError, ChunkedBody, SizedBody, chunk, last_chunk
-from ratelimiter.proxy.forwarding import trailer_lines
+from ratelimiter.proxy.forwarded import trailer_lines
 
 if TYPE_CHECKING:
-    from ratelimiter.proxy.bounds import Bounds
     from ratelimiter.proxy.head import Fields
+    from ratelimiter.proxy.settings import Bounds
 
 
 class UploadError(ValueError):

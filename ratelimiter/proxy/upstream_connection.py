@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ratelimiter.clock import stopwatch_s
 from ratelimiter.proxy.body import BodyError, ChunkedBody, OpenBody, SizedBody
-from ratelimiter.proxy.dialing import Dialer
-from ratelimiter.proxy.forwarding import has_body
+from ratelimiter.proxy.forwarded import has_body
+from ratelimiter.proxy.happy_eyeballs import Dialer
 from ratelimiter.proxy.head import END, REMEMBERED_MAX, HeadError, parse_response, roles
-from ratelimiter.proxy.sweep import Sweep
+from ratelimiter.proxy.timeouts import Sweep
 
 if TYPE_CHECKING:
     import ssl
 
-    from ratelimiter.proxy.bounds import Bounds
     from ratelimiter.proxy.head import ResponseHead, Roles
+    from ratelimiter.proxy.settings import Bounds
 
 INFORMATIONAL_MAX = 20  # 1xx responses before the final one; more is no answer
 BUFFERED_MAX = 65_536  # bytes waiting to be sent before the other side is paused

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, unix_ms
 from ratelimiter.errors import ConfigError
-from ratelimiter.exchanged import JUDGE
+from ratelimiter.proxy.exchange_record import JUDGE
 
 if TYPE_CHECKING:
-    from ratelimiter.exchanged import Exchanged
+    from ratelimiter.proxy.exchange_record import Exchanged
 
 STDOUT = "-"
 REFUSALS_PER_S = 10
 FLUSH_S = 0.2
 PENDING_MAX = 10_000  # lines that wait for a slow disk or reader, about 300 bytes each; what comes then is left out
 
-log = logging.getLogger("ratelimiter.access_log")
+log = logging.getLogger("ratelimiter.sidecar.access_log")
 
 
 class AccessLog:
@@ -56,7 +56,7 @@ class AccessLog:
         self._broken = False  # whether the last write failed: told once
 
     def exchanged(self, exchange: Exchanged) -> None:
-        """Note an exchange; see `ratelimiter.proxy.judging.Observer`."""
+        """Note an exchange; see `ratelimiter.proxy.interfaces.Observer`."""
         now_ms = self._clock()
         if (exchange.source == JUDGE and self._thinned_out(now_ms)) or len(self._lines) >= PENDING_MAX:
             self._omitted += 1

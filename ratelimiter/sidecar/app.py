@@ -10,20 +10,20 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ratelimiter import config as configuration
-from ratelimiter.access_log import REFUSALS_PER_S, AccessLog
+from ratelimiter.admin.operator_tokens import Tokens
+from ratelimiter.config import loader as configuration
+from ratelimiter.engine.override_watcher import StandingOrders
 from ratelimiter.errors import ConfigError
-from ratelimiter.gate import Gate
-from ratelimiter.operator_tokens import Tokens
-from ratelimiter.proxy import server
-from ratelimiter.proxy.address import parse_listen, parse_upstream
-from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.proxy.descriptors import make_room
-from ratelimiter.proxy.service import Service
+from ratelimiter.proxy import lifecycle
+from ratelimiter.proxy.addresses import parse_listen, parse_upstream
+from ratelimiter.proxy.fd_limit import make_room
+from ratelimiter.proxy.proxy import Service
+from ratelimiter.proxy.settings import Bounds
 from ratelimiter.proxy.workers import supervise
-from ratelimiter.standing_orders import StandingOrders
-from ratelimiter.stores.books import innermost
-from ratelimiter.stores.opening import store_for
+from ratelimiter.sidecar.access_log import REFUSALS_PER_S, AccessLog
+from ratelimiter.sidecar.judge import Gate
+from ratelimiter.stores.factory import store_for
+from ratelimiter.stores.overrides import innermost
 
 if TYPE_CHECKING:
     import socket
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from ratelimiter.core.policy import Policy
-    from ratelimiter.exchanged import Exchanged
-    from ratelimiter.metrics import Metrics
-    from ratelimiter.proxy.judging import Observer
-    from ratelimiter.proxy.upstream import Target
-    from ratelimiter.proxy_metrics import ProxyMetrics
+    from ratelimiter.metrics.heavy_hitters import Top
+    from ratelimiter.metrics.limiter_metrics import Metrics
+    from ratelimiter.metrics.proxy_metrics import ProxyMetrics
+    from ratelimiter.proxy.exchange_record import Exchanged
+    from ratelimiter.proxy.interfaces import Observer
+    from ratelimiter.proxy.upstream_connection import Target
     from ratelimiter.stores.base import Store
-    from ratelimiter.top import Top
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read when its library is imported, so set before that
 CONFIG_VARIABLE = "RATELIMITER_CONFIG"
@@ -87,8 +87,8 @@ def run(
         access_log: file to which a JSON line for each request is appended, or `-` for standard output; what the policy
             file says by default.
         operator: `HOST:PORT` for the operator's verbs; none by default.
-        operator_token_file: of `ratelimiter.operator_tokens`: who may use them.
-        settings: what `ratelimiter.config.build` takes.
+        operator_token_file: of `ratelimiter.admin.operator_tokens`: who may use them.
+        settings: what `ratelimiter.config.loader.build` takes.
 
     Returns:
         The exit status of the process.
@@ -105,25 +105,25 @@ def run(
     place = of_proxy.pop("access_log", None) if access_log is None else access_log
     written = None if place is None else AccessLog(place, refusals_per_s=refusals_per_s)
     target = parse_upstream(upstream)
-    tls = None if tls_cert is None else server.tls_context(tls_cert, tls_key)
+    tls = None if tls_cert is None else lifecycle.tls_context(tls_cert, tls_key)
     places = parse_listen(listen)
     tokens = _tokens(policy, operator, operator_token_file, workers)
     with ExitStack() as stack:  # closes what was bound if something else cannot be
         watched = operated = None
         if admin is not None and admin != "none":
-            watched = stack.enter_context(server.bind(parse_listen(admin, "--admin"), "--admin"))
+            watched = stack.enter_context(lifecycle.bind(parse_listen(admin, "--admin"), "--admin"))
         if operator is not None:
-            operated = stack.enter_context(server.bind(parse_listen(operator, "--operator"), "--operator"))
-        sockets = server.bind_all(places, workers)
+            operated = stack.enter_context(lifecycle.bind(parse_listen(operator, "--operator"), "--operator"))
+        sockets = lifecycle.bind_all(places, workers)
         stack.pop_all()
     bounds = make_room(Bounds(**of_proxy))
     plan = _Plan(policy, settings, file, target, bounds, families, via, tls, watched, operated, tokens, written)
     scheme = "http" if tls is None else "https"
-    told = f", admin http://{server.name_of(watched)}" if watched is not None else ""
-    told += f", operator http://{server.name_of(operated)}" if operated is not None else ""
-    print(f"{scheme}://{server.name_of(sockets[0][0])} -> {upstream.rpartition('@')[2]}{told}", flush=True)
+    told = f", admin http://{lifecycle.name_of(watched)}" if watched is not None else ""
+    told += f", operator http://{lifecycle.name_of(operated)}" if operated is not None else ""
+    print(f"{scheme}://{lifecycle.name_of(sockets[0][0])} -> {upstream.rpartition('@')[2]}{told}", flush=True)
     if workers == 1:
-        server.run(_serve(plan, sockets[0]))
+        lifecycle.run(_serve(plan, sockets[0]))
         return 0
     return _run_several(plan, sockets)
 
@@ -150,14 +150,14 @@ def _run_several(plan: _Plan, sockets: list[list[socket.socket]]) -> int:
     def work(index: int) -> None:
         for sock in chain(*sockets[:index], *sockets[index + 1 :]):
             sock.close()
-        server.run(_serve(plan, sockets[index]))
+        lifecycle.run(_serve(plan, sockets[index]))
 
     def stopping() -> None:
         for sock in chain(*sockets):  # else connections would wait in the queues of workers that have gone
             sock.close()
 
     def ended(pid: int) -> None:
-        from ratelimiter.instruments import forget_process  # noqa: PLC0415  # see MULTIPROCESS_DIR
+        from ratelimiter.metrics.prometheus import forget_process  # noqa: PLC0415  # see MULTIPROCESS_DIR
 
         forget_process(pid)
 
@@ -187,12 +187,12 @@ def _counting_directory() -> Iterator[str]:
 
 
 async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
-    from ratelimiter.instruments import process_registry  # noqa: PLC0415  # see MULTIPROCESS_DIR
-    from ratelimiter.metrics import Metrics  # noqa: PLC0415
-    from ratelimiter.observers import Observers  # noqa: PLC0415
-    from ratelimiter.proxy_metrics import ProxyMetrics  # noqa: PLC0415
-    from ratelimiter.reload import Reloader  # noqa: PLC0415
-    from ratelimiter.top import Top  # noqa: PLC0415
+    from ratelimiter.config.reload import Reloader  # noqa: PLC0415
+    from ratelimiter.engine.observer import Observers  # noqa: PLC0415
+    from ratelimiter.metrics.heavy_hitters import Top  # noqa: PLC0415
+    from ratelimiter.metrics.limiter_metrics import Metrics  # noqa: PLC0415
+    from ratelimiter.metrics.prometheus import process_registry  # noqa: PLC0415  # see MULTIPROCESS_DIR
+    from ratelimiter.metrics.proxy_metrics import ProxyMetrics  # noqa: PLC0415
 
     registry = process_registry()
     metrics, top = Metrics(registry), Top()
@@ -211,7 +211,7 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
     )
     service.observer = _exchanges_told(plan.access_log, None if plan.admin is None else ProxyMetrics(service, registry))
     service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
-    serving = server.Server(service, sockets, plan.tls)
+    serving = lifecycle.Server(service, sockets, plan.tls)
 
     store = innermost(gate.limiter.store)
     standing = StandingOrders(gate.limiter)
@@ -246,7 +246,7 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
             if plan.access_log is not None:
                 plan.access_log.reopen()
 
-        await server.until_stopped(serving, on_hangup=hang_up)
+        await lifecycle.until_stopped(serving, on_hangup=hang_up)
 
 
 def _spare_collections() -> None:
@@ -280,9 +280,9 @@ def _operated(
     listener: socket.socket, tokens: Tokens, gate: Gate, store: Store, standing: StandingOrders
 ) -> AbstractAsyncContextManager[str]:
     """The operator listener of a worker."""
-    from ratelimiter.admin import OwnNames, hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
-    from ratelimiter.operator_api import operator_app  # noqa: PLC0415  # and starlette
-    from ratelimiter.verbs import Operator, audit_to_stderr  # noqa: PLC0415
+    from ratelimiter.admin.app import OwnNames, hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
+    from ratelimiter.admin.operator import Operator, audit_to_stderr  # noqa: PLC0415
+    from ratelimiter.admin.operator_http import operator_app  # noqa: PLC0415  # and starlette
 
     audit_to_stderr()
     operator = Operator(lambda: gate.policy, store, "nobody", done=standing.poll)
@@ -292,10 +292,10 @@ def _operated(
 
 
 def _watched(
-    listener: socket.socket, gate: Gate, serving: server.Server, metrics: Metrics, top: Top
+    listener: socket.socket, gate: Gate, serving: lifecycle.Server, metrics: Metrics, top: Top
 ) -> AbstractAsyncContextManager[str]:
     """The admin listener of a worker."""
-    from ratelimiter.admin import State, admin_app, hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
+    from ratelimiter.admin.app import State, admin_app, hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
 
     def state() -> State:
         return State(() if serving.ready else ("draining",), "degraded" if metrics.store_out else "ok")

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from ratelimiter import dialect_files, request_id
+from ratelimiter.core.algorithms.sliding_window import new
 from ratelimiter.core.decision import malformed
 from ratelimiter.core.headers import renderer, replaced
 from ratelimiter.core.identity import NOBODY, Identity, Teller
-from ratelimiter.core.window import new
-from ratelimiter.limiter import Limiter
-from ratelimiter.proxy.judging import Verdict
+from ratelimiter.dialects import loader, request_id
+from ratelimiter.engine.limiter import Limiter
+from ratelimiter.proxy.interfaces import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.dialect import Reply
     from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.core.request import Request
-    from ratelimiter.limiter import Observer
+    from ratelimiter.dialects.dialect import Reply
+    from ratelimiter.engine.limiter import Observer
     from ratelimiter.stores.base import Store
 
     Header = tuple[bytes, bytes]
@@ -51,7 +51,7 @@ class Gate:
         Raises:
             ConfigError: its dialect cannot be used; then nothing has changed.
         """
-        dialect_files.load(policy.dialect)
+        loader.load(policy.dialect)
         self.limiter.swap(policy)
         self._read(policy)
 
@@ -61,7 +61,7 @@ class Gate:
         self.looks_at_paths = any(match.looks_at_paths for match in matches)
         self.looks_at_bodies = self.limiter.looks_at_bodies
         self._refusals: dict[tuple[object, ...], Verdict] = {}
-        self.dialect = dialect_files.load(policy.dialect)
+        self.dialect = loader.load(policy.dialect)
         self._render = renderer(policy.headers, expose=policy.expose_headers)
         self._ids = self.dialect.request_ids
         of_id = frozenset() if self._ids is None else frozenset({self._ids.header})
@@ -70,11 +70,11 @@ class Gate:
         self.to_client = replaced(policy.headers) | of_id
 
     def body_wanted(self, request: Request) -> int:
-        """How much of the body is to be seen; see `ratelimiter.proxy.judging.Judge`."""
+        """How much of the body is to be seen; see `ratelimiter.proxy.interfaces.Judge`."""
         return self.limiter.body_wanted(request)
 
     async def judge(self, request: Request) -> Verdict:
-        """The verdict on *request*; see `ratelimiter.proxy.judging.Judge`."""
+        """The verdict on *request*; see `ratelimiter.proxy.interfaces.Judge`."""
         identity = await self.limiter.identified(request) if self.limiter.identifies else NOBODY
         deciding = self.limiter.decide(request, (), identity)
         decision, hits = await (asyncio.ensure_future(deciding) if self._in_task else deciding)
@@ -136,7 +136,7 @@ class Gate:
     def error(
         self, status: int, fault: tuple[str, str], verdict: Verdict | None, headers: Iterable[Header]
     ) -> tuple[Reply, Verdict]:
-        """An answer that the proxy gives by itself; see `ratelimiter.proxy.judging.Errors`."""
+        """An answer that the proxy gives by itself; see `ratelimiter.proxy.interfaces.Errors`."""
         if verdict is None:
             identifier, of_id = self._id(headers)
             verdict = Verdict(None, of_id, of_id, identifier)

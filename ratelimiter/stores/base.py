@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from ratelimiter.core.window import STORE
+from ratelimiter.core.algorithms.sliding_window import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.settlement import Settlement
-    from ratelimiter.core.window import Receipt
 
 
 class Store(Protocol):

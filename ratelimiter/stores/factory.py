@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ratelimiter.errors import ConfigError
-from ratelimiter.stores import bridge
-from ratelimiter.stores.cluster import ClusterStore, open_cluster
-from ratelimiter.stores.guarded import GuardedStore
+from ratelimiter.stores import limits_bridge
+from ratelimiter.stores.fallback import GuardedStore
 from ratelimiter.stores.memory import KEYS_MAX, MemoryStore
-from ratelimiter.stores.redis import TIMEOUT_MS, RedisStore, open_redis, open_sentinel
-from ratelimiter.stores.remembering import RememberingStore
+from ratelimiter.stores.redis.cluster import ClusterStore, open_cluster
+from ratelimiter.stores.redis.store import TIMEOUT_MS, RedisStore, open_redis, open_sentinel
+from ratelimiter.stores.refusal_cache import RememberingStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +38,8 @@ def store_for(policy: Policy, observer: StoreObserver | None = None) -> Store:
     store = open_store(policy.store, timeout_ms=policy.decision_timeout_ms)
     if isinstance(store, MemoryStore):
         return store
-    if isinstance(store, bridge.BridgedStore):
-        bridge.check(policy)
+    if isinstance(store, limits_bridge.BridgedStore):
+        limits_bridge.check(policy)
     if isinstance(store, (RedisStore, ClusterStore)):
         store.observer = observer
     return RememberingStore(GuardedStore(store, local_share=policy.local_share, observer=observer))
@@ -70,8 +70,8 @@ def opened(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
     """
     opener = OPENERS.get(url.partition("://")[0].lower()) if "://" in url else None
     if opener is None:
-        own = [scheme for scheme in OPENERS if not scheme.startswith(bridge.PREFIX)]
-        known = ", ".join(f"{scheme}://" for scheme in [*own, f"{bridge.PREFIX}memcached"])
+        own = [scheme for scheme in OPENERS if not scheme.startswith(limits_bridge.PREFIX)]
+        known = ", ".join(f"{scheme}://" for scheme in [*own, f"{limits_bridge.PREFIX}memcached"])
         msg = f"{_beginning(url)!r} does not begin the URL of a store; write one of {known}"
         raise ValueError(msg)
     try:
@@ -109,7 +109,7 @@ OPENERS: dict[str, Opener] = {
     "unix": open_redis,
     "redis+sentinel": open_sentinel,
     "rediss+sentinel": open_sentinel,
-    **{bridge.PREFIX + scheme: bridge.open_bridge for scheme in bridge.SCHEMES},
+    **{limits_bridge.PREFIX + scheme: limits_bridge.open_bridge for scheme in limits_bridge.SCHEMES},
     "redis+cluster": open_cluster,
     "rediss+cluster": open_cluster,
 }

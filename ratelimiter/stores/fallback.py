@@ -10,11 +10,11 @@ from fractions import Fraction
 from math import ceil
 from typing import TYPE_CHECKING
 
+from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, STORE, Receipt, Tally
 from ratelimiter.core.policy import Hit, OnStoreError
 from ratelimiter.core.quota import Bucket, Quota
-from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, STORE, Receipt, Tally
 from ratelimiter.errors import StoreError, StoreFault, StoreOverloaded
-from ratelimiter.stores.breaker import Breaker
+from ratelimiter.stores.circuit_breaker import Breaker
 from ratelimiter.stores.memory import MemoryStore
 
 if TYPE_CHECKING:

@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlunsplit
 
 from ratelimiter.clock import unix_ms
+from ratelimiter.core.algorithms.sliding_window import NEVER, STORE, Receipt, Tally
 from ratelimiter.core.quota import Quota
-from ratelimiter.core.window import NEVER, STORE, Receipt, Tally
 from ratelimiter.errors import (
     ConfigError,
     Kind,

@@ -7,11 +7,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.clock import Clock, unix_ms
-from ratelimiter.core.account import Account
+from ratelimiter.core.algorithms import STATES, settle
+from ratelimiter.core.algorithms.account import Account
+from ratelimiter.core.algorithms.sliding_window import STORE, Receipt, State, Window, charge, charge_one
 from ratelimiter.core.policy import Hit
 from ratelimiter.core.quota import Quota
-from ratelimiter.core.states import STATES, settle
-from ratelimiter.core.window import STORE, Receipt, State, Window, charge, charge_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

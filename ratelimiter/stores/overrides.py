@@ -7,11 +7,11 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ratelimiter.errors import Kind, StoreFault
-from ratelimiter.stores.cluster import ClusterStore
-from ratelimiter.stores.guarded import GuardedStore
+from ratelimiter.stores.fallback import GuardedStore
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.redis import RedisStore
-from ratelimiter.stores.remembering import RememberingStore
+from ratelimiter.stores.redis.cluster import ClusterStore
+from ratelimiter.stores.redis.store import RedisStore
+from ratelimiter.stores.refusal_cache import RememberingStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ratelimiter.clock import Clock
     from ratelimiter.stores.base import Store
 
-TEXT = files(__package__ or "ratelimiter.stores").joinpath("orders.lua").read_text(encoding="utf-8")
+TEXT = files("ratelimiter.stores.redis").joinpath("lua/overrides.lua").read_text(encoding="utf-8")
 ORDERS_MAX = 10_000  # about 200 bytes each, which every process reads whenever one changes
 TOLD_MAX = 1000
 KEPT_MS = 10 * 366 * 24 * 3600 * 1000  # what has no end by itself is kept so long after the last write

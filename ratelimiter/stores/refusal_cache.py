@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ratelimiter.clock import Clock, monotonic_ms
+from ratelimiter.core.algorithms.sliding_window import NEVER, REMEMBERED, STORE, Receipt, Tally
 from ratelimiter.core.quota import Balance, Slots
-from ratelimiter.core.window import NEVER, REMEMBERED, STORE, Receipt, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

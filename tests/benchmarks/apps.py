@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ratelimiter import RateLimitMiddleware
-from ratelimiter.metrics import Metrics
-from ratelimiter.observers import Observers
-from ratelimiter.top import Top
+from ratelimiter.engine.observer import Observers
+from ratelimiter.metrics.heavy_hitters import Top
+from ratelimiter.metrics.limiter_metrics import Metrics
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -25,7 +25,7 @@ from ratelimiter.core.policy import Policy, Rule
 from ratelimiter.core.principal import parse_source
 from ratelimiter.core.quota import Quota
 from ratelimiter.core.request import Request
-from ratelimiter.limiter import Limiter
+from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from tests.benchmarks.table import compare
 

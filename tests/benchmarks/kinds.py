@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
 from ratelimiter.core.settlement import settlement_of
-from ratelimiter.stores import script
+from ratelimiter.stores.redis import script
 from tests.stores.redis_server import RedisServer
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ratelimiter import RateLimitMiddleware
+from ratelimiter.core.algorithms.sliding_window import REMEMBERED, STORE
 from ratelimiter.core.quota import Quota
-from ratelimiter.core.window import REMEMBERED, STORE
-from ratelimiter.stores.guarded import local_limit
+from ratelimiter.stores.fallback import local_limit
 from tests.history import History, Record
 from tests.stores.redis_server import free_port, wait_until
 from tests.stores.test_sentinel import Watched

@@ -128,7 +128,7 @@ def one_evalsha(framework: str) -> Any:
     """Our script, one redis-py call each: the floor of what asks Redis for every request."""
     from ratelimiter.core.policy import Hit, Rule
     from ratelimiter.core.quota import Quota
-    from ratelimiter.stores import script
+    from ratelimiter.stores.redis import script
 
     client = redis.asyncio.Redis(connection_pool=_pool())
     rule = Rule("any", Quota(int(AMOUNT), WINDOW_S * 1000))

@@ -19,12 +19,12 @@ from typing import Any
 
 import uvloop
 
-from ratelimiter import config
-from ratelimiter.gate import Gate
-from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.proxy.client import ClientConnection
-from ratelimiter.proxy.service import Service
-from ratelimiter.proxy.upstream import Target, UpstreamConnection
+from ratelimiter.config import loader
+from ratelimiter.proxy.client_connection import ClientConnection
+from ratelimiter.proxy.proxy import Service
+from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.upstream_connection import Target, UpstreamConnection
+from ratelimiter.sidecar.judge import Gate
 from ratelimiter.stores.memory import MemoryStore
 
 HEAD = (
@@ -89,7 +89,7 @@ async def compare(*, watched: bool, profile: bool) -> None:
     observer = Quiet() if watched else None
     gc.freeze()
     for limit in ("1000000000/minute", "1/hour"):
-        policy = config.build(limit=limit, principal="header:X-API-Key", environ={})
+        policy = loader.build(limit=limit, principal="header:X-API-Key", environ={})
         gate = Gate(policy, MemoryStore(), observer=observer)
         service = Service(Target("127.0.0.1", 1), gate, gate, Bounds(), loop, observer=observer)
         service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)

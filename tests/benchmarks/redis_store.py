@@ -28,9 +28,8 @@ from throttled.asyncio import Throttled, per_sec
 
 from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Quota
-from ratelimiter.stores import script
-from ratelimiter.stores.opening import open_store
-from ratelimiter.stores.redis import RedisStore
+from ratelimiter.stores.factory import open_store
+from ratelimiter.stores.redis.store import RedisStore, script
 from tests.stores.redis_server import RedisServer
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from limits.aio.strategies import MovingWindowRateLimiter
 
 from ratelimiter.core.policy import Hit, Policy, Rule, key_of
 from ratelimiter.core.principal import Principal
-from ratelimiter.notation import parse_limit
-from ratelimiter.stores.opening import open_store
-from ratelimiter.stores.redis import RedisStore
+from ratelimiter.parsing.units import parse_limit
+from ratelimiter.stores.factory import open_store
+from ratelimiter.stores.redis.store import RedisStore
 from tests.stores.redis_server import RedisServer
 
 if TYPE_CHECKING:

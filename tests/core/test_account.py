@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.account import BALANCE_MAX, Account
-from ratelimiter.core.calendar import around
+from ratelimiter.core.algorithms import settle
+from ratelimiter.core.algorithms.account import BALANCE_MAX, Account
+from ratelimiter.core.algorithms.calendar import around
+from ratelimiter.core.algorithms.sliding_window import NEVER, Tally, charge
 from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import LEASES_MAX, LIMIT_MAX, AnyQuota, Balance, Period, Quota, Slots
 from ratelimiter.core.settlement import RENEW, Settlement, settlement_of, topup
-from ratelimiter.core.states import settle
-from ratelimiter.core.window import NEVER, Tally, charge
 from tests.reference_store import START_MS, ZONES, rule_with
 
 TTL_MS = 30_000

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.calendar import around, known
+from ratelimiter.core.algorithms.calendar import around, known
 from ratelimiter.core.quota import PERIOD_UNITS, Period
 
 HOUR_MS = 3_600_000

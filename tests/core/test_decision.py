@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Tally
 from ratelimiter.core.decision import (
     CREDIT_EXHAUSTED,
     MALFORMED,
@@ -21,7 +22,6 @@ from ratelimiter.core.decision import (
 )
 from ratelimiter.core.policy import Hit, Mode, Rule
 from ratelimiter.core.quota import Balance, Period
-from ratelimiter.core.window import NEVER, Receipt, Tally
 from tests.reference_store import START_MS, hits_of, rule_of
 
 TIGHT = rule_of(3, 1000, name="tight")

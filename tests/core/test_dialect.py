@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter import dialect_files
 from ratelimiter.core import dialect as module
 from ratelimiter.core.decision import MALFORMED, OVER_LIMIT, Decision, Outcome, unmatched
-from ratelimiter.core.dialect import (
+from ratelimiter.core.policy import Rule
+from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.dialects import loader
+from ratelimiter.dialects.dialect import (
     FINDINGS_MAX,
     GIVABLE,
     KINDS,
@@ -22,8 +24,6 @@ from ratelimiter.core.dialect import (
     Reply,
     RequestIds,
 )
-from ratelimiter.core.policy import Rule
-from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
 from tests.golden_replies import (
     NOW_MS,
     TOKEN_ID,
@@ -35,14 +35,14 @@ from tests.golden_replies import (
     store_error,
 )
 
-INTRACE = dialect_files.load("intrace")
-TRACE = dialect_files.load("trace")
-TRACEFINANCE = dialect_files.load("tracefinance")
-TRACEFINANCE_V1 = dialect_files.load("tracefinance-v1")
-SENTINEL = dialect_files.load("sentinel")
-PROBLEM = dialect_files.load("problem")
-PLAIN = dialect_files.load("plain")
-ALL = [dialect_files.load(name) for name in dialect_files.names()]
+INTRACE = loader.load("intrace")
+TRACE = loader.load("trace")
+TRACEFINANCE = loader.load("tracefinance")
+TRACEFINANCE_V1 = loader.load("tracefinance-v1")
+SENTINEL = loader.load("sentinel")
+PROBLEM = loader.load("problem")
+PLAIN = loader.load("plain")
+ALL = [loader.load(name) for name in loader.names()]
 
 MINE: dict[str, Any] = {
     "about": "mine",
@@ -212,7 +212,7 @@ DOCUMENTED_CODES = {
 @pytest.mark.parametrize("name", DOCUMENTED_CODES)
 def test_every_documented_code_is_there_with_its_status(name: str) -> None:
     """A dialect carries every documented error of its API."""
-    answers = dialect_files.load(name).answers
+    answers = loader.load(name).answers
 
     for status, codes in DOCUMENTED_CODES[name].items():
         for code in codes.split():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.core.json_body import Field, Scalar, read_fields, spelled
-from ratelimiter.core.matching import Match
+from ratelimiter.core.match import Match
 from ratelimiter.core.policy import BODIES_MAX, Planner, Policy
 from tests.requesting import per_minute, request
 

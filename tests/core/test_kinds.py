@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimiter.core.algorithms import STATES, settle
+from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Window, charge
 from ratelimiter.core.decision import OVER_LIMIT, SLOT_WAIT_MS_MAX, decide
 from ratelimiter.core.policy import CostFrom, Hit, OnStoreError, Policy, Rule, key_of
 from ratelimiter.core.principal import CLIENT, PrincipalReader, Trust
 from ratelimiter.core.quota import LEASE_TTL_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
 from ratelimiter.core.settlement import RENEW, settlement_of
-from ratelimiter.core.states import STATES, settle
-from ratelimiter.core.window import NEVER, Receipt, Window, charge
 from tests.reference_store import (
     START_MS,
     ReferenceStore,

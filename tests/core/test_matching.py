@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ratelimiter.core.matching import Match
+from ratelimiter.core.match import Match
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.orders import FOR_EVER, NO_ORDERS, Block, Orders, Override, parse_pattern
+from ratelimiter.core.overrides import FOR_EVER, NO_ORDERS, Block, Orders, Override, parse_pattern
 
 letters = st.text("ab*", max_size=6)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.matching import Match
+from ratelimiter.core.match import Match
 from ratelimiter.core.policy import (
     LONG_WINDOWS,
     NAME_CHARACTERS,

@@ -13,12 +13,12 @@ import pytest
 from ratelimiter.core.decision import BLOCKED, BLOCKED_WAIT_MS, MALFORMED, OVER_LIMIT, UNMATCHED, WITHIN_LIMIT
 from ratelimiter.core.headers import x_ratelimit
 from ratelimiter.core.identity import Identity
-from ratelimiter.core.matching import Match
-from ratelimiter.core.orders import Block, Orders, Override, PlanChoice, parse_pattern
+from ratelimiter.core.match import Match
+from ratelimiter.core.overrides import Block, Orders, Override, PlanChoice, parse_pattern
 from ratelimiter.core.policy import Planner, Policy, Rule, reader_for
 from ratelimiter.core.principal import Source, Trust
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
-from ratelimiter.core.terms import adapted, override_fault
+from ratelimiter.core.tiers import adapted, override_fault
 from tests.requesting import Gate, request
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class TestOverrides:
 
     def test_what_is_remembered_is_bounded_and_right(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """However many principals come, each meets its own limit."""
-        monkeypatch.setattr("ratelimiter.core.terms.PRINCIPALS_MAX", 3)
+        monkeypatch.setattr("ratelimiter.core.tiers.PRINCIPALS_MAX", 3)
         policy = self.policy(self.fitting("*7", rule="rule", quota=Quota(7, MINUTE)))
         planner = Planner(policy)
         for _ in range(2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.cli import _parser
+from ratelimiter.cli.main import _parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from deploy.grafana.panels import VARIABLES
-from ratelimiter.cli import main
+from ratelimiter.cli.main import main
 from tests.deploy.prometheus_server import PrometheusServer, Series
 from tests.stores.redis_server import RedisServer, free_port, wait_until
 

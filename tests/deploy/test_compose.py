@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ruamel.yaml import YAML
 
-from ratelimiter import config
-from ratelimiter.proxy.bounds import Bounds
+from ratelimiter.config import loader
+from ratelimiter.proxy.settings import Bounds
 from tests.deploy.cli_words import flags_of
 from tests.deploy.nginx_server import nginx
 from tests.stores.redis_server import RedisServer, free_port, wait_until
@@ -109,7 +109,7 @@ def test_the_sidecar_is_told_what_it_understands() -> None:
     (volume,) = OURS["volumes"]
     source, target, _ = volume.split(":")
     policy = FILE.parent / source / Path(environ["RATELIMITER_CONFIG"]).relative_to(target)
-    built = config.build(config=str(policy), environ={"RATELIMITER_STORE": environ["RATELIMITER_STORE"]})
+    built = loader.build(config=str(policy), environ={"RATELIMITER_STORE": environ["RATELIMITER_STORE"]})
 
     assert ("proxy", "http://api:8000") == (flags["command"], flags["upstream"])
     assert ["127.0.0.1:8080:8080"] == OURS["ports"]

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from deploy.grafana.dashboard import FILE, JSONEncoder, written
 from deploy.grafana.panels import ROWS, VARIABLES, views
 from ratelimiter.core.requirement import REASONS
-from ratelimiter.metrics import NOBODY, ORDERS, OUTCOMES, RULE_OUTCOMES, SOURCES
+from ratelimiter.metrics.limiter_metrics import NOBODY, ORDERS, OUTCOMES, RULE_OUTCOMES, SOURCES
 from tests.deploy.scene import JOBS, MIDDLEWARE, SIDECAR, Callers, Scene
 
 if TYPE_CHECKING:

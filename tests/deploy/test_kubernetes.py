@@ -17,9 +17,9 @@ import pytest
 import redis
 from ruamel.yaml import YAML
 
-from ratelimiter import config
-from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.stores.opening import open_store
+from ratelimiter.config import loader
+from ratelimiter.proxy.settings import Bounds
+from ratelimiter.stores.factory import open_store
 from tests.deploy.cli_words import flags_of
 from tests.deploy.kustomize import render
 from tests.deploy.nginx_server import nginx, status
@@ -124,7 +124,7 @@ def test_the_policy_is_one(tmp_path: Path) -> None:
     text = named("ConfigMap", "ratelimiter-policy")["data"]["policy.yaml"]
     (tmp_path / "policy.yaml").write_text(text)
     url = base64.b64decode(STORE["data"]["url"]).decode()
-    policy = config.build(config=str(tmp_path / "policy.yaml"), environ={"RATELIMITER_STORE": url})
+    policy = loader.build(config=str(tmp_path / "policy.yaml"), environ={"RATELIMITER_STORE": url})
 
     assert f"{mounted['mountPath']}/policy.yaml" == environ["RATELIMITER_CONFIG"]
     assert "subPath" not in mounted

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from ruamel.yaml import YAML
 
 from deploy.prometheus.rule_manifest import FILE, written
-from ratelimiter.metrics import KINDS, ORDERS, OUTCOMES, RULE_OUTCOMES, SOURCES, Metrics
+from ratelimiter.metrics.limiter_metrics import KINDS, ORDERS, OUTCOMES, RULE_OUTCOMES, SOURCES, Metrics
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deploy" / "prometheus"

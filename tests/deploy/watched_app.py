@@ -13,13 +13,13 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from ratelimiter import RateLimitMiddleware
-from ratelimiter import config as configuration
-from ratelimiter.admin import State, admin_app, bind, serve_admin
-from ratelimiter.instruments import CollectorRegistry, process_registry
-from ratelimiter.metrics import Metrics
-from ratelimiter.observers import Observers
-from ratelimiter.reload import Reloader
-from ratelimiter.top import Top
+from ratelimiter.admin.app import State, admin_app, bind, serve_admin
+from ratelimiter.config import loader as configuration
+from ratelimiter.config.reload import Reloader
+from ratelimiter.engine.observer import Observers
+from ratelimiter.metrics.heavy_hitters import Top
+from ratelimiter.metrics.limiter_metrics import Metrics
+from ratelimiter.metrics.prometheus import CollectorRegistry, process_registry
 
 SLOW_S = 0.02
 

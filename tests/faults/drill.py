@@ -15,15 +15,15 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from ratelimiter.core.matching import Match
+from ratelimiter.asgi.middleware import RateLimitMiddleware
+from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
+from ratelimiter.core.match import Match
 from ratelimiter.core.policy import OnStoreError, Policy, Rule
 from ratelimiter.core.principal import parse_source
 from ratelimiter.core.quota import Quota
-from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
-from ratelimiter.middleware import RateLimitMiddleware
-from ratelimiter.stores.guarded import GuardedStore
-from ratelimiter.stores.opening import store_for
-from ratelimiter.stores.remembering import RememberingStore
+from ratelimiter.stores.factory import store_for
+from ratelimiter.stores.fallback import GuardedStore
+from ratelimiter.stores.refusal_cache import RememberingStore
 from tests.asgi import http_scope, send_request
 from tests.faults.records import RECORDS, Record
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.core.window import STORE
+from ratelimiter.core.algorithms.sliding_window import STORE
 from ratelimiter.errors import Kind
-from ratelimiter.stores.cluster import slot_of
+from ratelimiter.stores.redis.cluster import slot_of
 from tests.faults.drill import Drill
 from tests.faults.test_process import stand_still
 from tests.faults.test_server import own_keys

@@ -13,15 +13,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from ratelimiter import clock
+from ratelimiter.asgi.middleware import RateLimitMiddleware
+from ratelimiter.core.algorithms.sliding_window import LOCAL, STORE
 from ratelimiter.core.policy import OnStoreError
 from ratelimiter.core.request import Request
-from ratelimiter.core.window import LOCAL, STORE
 from ratelimiter.errors import Kind
-from ratelimiter.middleware import RateLimitMiddleware
-from ratelimiter.stores.address import address_of
-from ratelimiter.stores.breaker import PROBE_MS
-from ratelimiter.stores.opening import open_store
-from ratelimiter.stores.redis import RedisStore
+from ratelimiter.stores.circuit_breaker import PROBE_MS
+from ratelimiter.stores.factory import open_store
+from ratelimiter.stores.redis.store import RedisStore
+from ratelimiter.stores.redis.url import address_of
 from tests.asgi import get
 from tests.faults.drill import COSTS, DEADLINE_MS, HEALTHY, SLACK_MS, Drill, Service, Stopwatch, _decided, application
 from tests.faults.records import RECORDS, Record

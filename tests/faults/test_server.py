@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
+from ratelimiter.core.algorithms.sliding_window import STORE
 from ratelimiter.core.policy import LONG_WINDOWS, OnStoreError, Policy, Rule
 from ratelimiter.core.quota import Quota
 from ratelimiter.core.request import Request
-from ratelimiter.core.window import STORE
+from ratelimiter.engine.limiter import Limiter
 from ratelimiter.errors import Kind
-from ratelimiter.limiter import Limiter
-from ratelimiter.stores.opening import open_store
+from ratelimiter.stores.factory import open_store
 from tests.asgi import http_scope
 from tests.faults.drill import COSTS, HEALTHY, WINDOW_MS, Drill
 from tests.faults.server import PASSWORD, Server

@@ -6,7 +6,7 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.proxy.forwarding import NOT_IN_TRAILERS, PROVENANCE
+from ratelimiter.proxy.forwarded import NOT_IN_TRAILERS, PROVENANCE
 from ratelimiter.proxy.head import WRITTEN_ANEW
 from tests.fuzz.cuts import pieces, seeds
 from tests.fuzz.paths import resolved
@@ -15,7 +15,7 @@ from tests.proxy.inputs import ROWS, chunked, get, post
 from tests.proxy.memory import Bench, new_gate
 
 if TYPE_CHECKING:
-    from ratelimiter.gate import Gate
+    from ratelimiter.sidecar.judge import Gate
 
 SEEDS = seeds(
     [

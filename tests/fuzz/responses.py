@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ratelimiter.proxy.forwarding import HOP_BY_HOP
+from ratelimiter.proxy.forwarded import HOP_BY_HOP
 from tests.fuzz.cuts import pieces, seeds
 from tests.fuzz.readers import Message, disputed, responses_by_h11, responses_by_llhttp
 from tests.proxy.inputs import get
 from tests.proxy.memory import Bench, new_gate
 
 if TYPE_CHECKING:
-    from ratelimiter.gate import Gate
+    from ratelimiter.sidecar.judge import Gate
 
 ASKED = [  # the first byte of the input says which; and whether the upstream closes in the end
     get(),

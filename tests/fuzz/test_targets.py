@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from ratelimiter.proxy import body, head, upstream
+from ratelimiter.proxy import body, head, upstream_connection
 from tests.fuzz import bodies, paths, requests, responses
 from tests.proxy.inputs import chunked, sized
 
@@ -48,7 +48,7 @@ async def test_a_short_response_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
         response.length = response.length and response.length - 1
         return response
 
-    monkeypatch.setattr(upstream, "parse_response", short)
+    monkeypatch.setattr(upstream_connection, "parse_response", short)
 
     with pytest.raises(AssertionError):
         await responses.check(responses.SEEDS[0])

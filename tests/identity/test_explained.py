@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter import config
-from ratelimiter.advice import warnings
-from ratelimiter.explanation import explain
+from ratelimiter.cli.explain import explain
+from ratelimiter.config import loader
+from ratelimiter.config.lint import warnings
 from tests.identity.provider import KeyServer, token
 from tests.requesting import request
 from tests.test_identity import write_policy
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def said(policy: Path, label: str, *headers: tuple[str, str]) -> str | None:
-    lines = explain(config.load(policy), request(headers=headers))
+    lines = explain(loader.load(policy), request(headers=headers))
     return next((line.removeprefix(label).strip() for line in lines if line.startswith(label)), None)
 
 
@@ -46,7 +46,7 @@ def test_who_is_identified(tmp_path: Path) -> None:
         assert said(policy, "identity", header) == identity
         assert (said(policy, "  charged", header) or "").split(" ")[0] == charged
         assert (said(policy, "require", header) or "").startswith(required)
-    lines = "\n".join(explain(config.load(policy), request(headers=[("X-API-Key", "user-key")])))
+    lines = "\n".join(explain(loader.load(policy), request(headers=[("X-API-Key", "user-key")])))
     assert "ulla" not in lines
 
 
@@ -82,7 +82,7 @@ def test_who_verifies_nothing_is_told_nothing(tmp_path: Path) -> None:
 )
 def test_what_may_not_be_meant(tmp_path: Path, changes: dict[str, Any], told: list[str]) -> None:
     """A verified source is no made-up one; one that stands behind it may be."""
-    found = warnings(config.load(write_policy(tmp_path, **changes)))
+    found = warnings(loader.load(write_policy(tmp_path, **changes)))
 
     assert all(any(line.startswith(start) for line in found) for start in told)
     assert bool(found) == bool(told)
@@ -102,6 +102,6 @@ def test_what_may_not_be_meant(tmp_path: Path, changes: dict[str, Any], told: li
 def test_keys_that_somebody_on_the_way_could_change(tmp_path: Path, url: str, unsafe: bool) -> None:
     """Plain HTTP is for one's own machine."""
     policy = write_policy(tmp_path, identity={"jwt": {"issuer": "i", "audience": "a", "keys": url}})
-    found = [line for line in warnings(config.load(policy)) if line.startswith("identity.jwt.keys: whoever")]
+    found = [line for line in warnings(loader.load(policy)) if line.startswith("identity.jwt.keys: whoever")]
 
     assert bool(found) == unsafe

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter import config
-from ratelimiter.cli import main
+from ratelimiter.cli.main import main
+from ratelimiter.config import loader
 from ratelimiter.core.identity import KEY_INVALID
 from ratelimiter.errors import ConfigError
 from ratelimiter.identity.api_keys import hash_key
-from ratelimiter.identity.identifier import Identifier
+from ratelimiter.identity.authenticator import Identifier
 from tests.requesting import request
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def identified(folder: Path, entry: str, key: str, more: str = "") -> Identifier
     (folder / "policy.yaml").write_text(
         f"identity: {{api_keys: {{file: keys.yaml}}}}\n{more}rules: [{{limit: 1/hour}}]\n"
     )
-    return Identifier(config.load(folder / "policy.yaml"))
+    return Identifier(loader.load(folder / "policy.yaml"))
 
 
 def test_a_new_key_works(tmp_path: Path, capsys: Capture) -> None:
@@ -129,7 +129,9 @@ def test_without_pyjwt_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "tokens.yaml").write_text(f"identity: {{jwt: {jwt}}}\nrules: [{{limit: 1/hour}}]\n")
     (tmp_path / "keys.yaml").write_text("keys: []\n")
     (tmp_path / "keyed.yaml").write_text("identity: {api_keys: {file: keys.yaml}}\nrules: [{limit: 1/hour}]\n")
-    program = "import sys; sys.modules['jwt'] = None; from ratelimiter.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import sys; sys.modules['jwt'] = None; from ratelimiter.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
 
     def run(file: str) -> tuple[int, str]:
         words = [sys.executable, "-c", program, "check-config", file]
@@ -146,4 +148,4 @@ def test_a_bad_file_names_itself_not_the_policy(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text("keys:\n  - {hash: x, principal: a}\n")
     (tmp_path / "policy.yaml").write_text("identity: {api_keys: {file: ./keys.yaml}}\nrules: [{limit: 1/hour}]\n")
     with pytest.raises(ConfigError, match=r"/keys\.yaml:2:12: keys\[0\]\.hash: 'x' is not a hash"):
-        config.load(tmp_path / "policy.yaml")
+        loader.load(tmp_path / "policy.yaml")

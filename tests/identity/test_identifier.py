@@ -21,7 +21,7 @@ from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import CLIENT, Source
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.identity.api_keys import hash_key
-from ratelimiter.identity.identifier import Identifier
+from ratelimiter.identity.authenticator import Identifier
 from tests.identity.provider import KeyServer, jwk, key_set, policy, token
 from tests.requesting import per_minute, request
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.identity import key_sets
-from ratelimiter.identity.key_sets import BYTES_MAX, RETRY_MS, Bounds, FetchedKeys, FetchError, fetch
+from ratelimiter.identity import jwks
+from ratelimiter.identity.jwks import BYTES_MAX, RETRY_MS, Bounds, FetchedKeys, FetchError, fetch
 from ratelimiter.testing import FakeClock
 from tests.identity.provider import KeyServer, refusing_url
 
@@ -272,7 +272,7 @@ def test_all_wait_for_one_fetch(server: KeyServer) -> None:
 
 def test_nobody_waits_for_what_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A resolver that hangs: those who wait are let go when the time is up, and no second one hangs beside it."""
-    monkeypatch.setattr(key_sets, "LATE_S", 0.05)
+    monkeypatch.setattr(jwks, "LATE_S", 0.05)
     hanging = threading.Event()
     calls: list[str] = []
 

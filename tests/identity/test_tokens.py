@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.core.identity import JWT, TOKEN_EXPIRED, TOKEN_INVALID, Identity
-from ratelimiter.identity.tokens import (
+from ratelimiter.identity.jwt import (
     ALGORITHMS,
     REMEMBERED_MAX,
     TRIED_MAX,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from ratelimiter import config
-from ratelimiter.gate import Gate
-from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.proxy.client import ClientConnection
-from ratelimiter.proxy.service import Service
-from ratelimiter.proxy.upstream import Target, UpstreamConnection
+from ratelimiter.config import loader
+from ratelimiter.proxy.client_connection import ClientConnection
+from ratelimiter.proxy.proxy import Service
+from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.upstream_connection import Target, UpstreamConnection
+from ratelimiter.sidecar.judge import Gate
 from ratelimiter.stores.memory import MemoryStore
 
 
@@ -54,7 +54,7 @@ class MemoryTransport(asyncio.Transport):
 
 def new_gate() -> Gate:
     """One that lets everybody in. Making it takes milliseconds, so who needs many benches makes one."""
-    return Gate(config.build(limit="1000000000/minute", environ={}), MemoryStore())
+    return Gate(loader.build(limit="1000000000/minute", environ={}), MemoryStore())
 
 
 class Bench:

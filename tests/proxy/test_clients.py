@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.proxy.bounds import Bounds
+from ratelimiter.proxy.settings import Bounds
 from tests.proxy.inputs import chunked, get, post
 from tests.proxy.wire import OK, Upstream, answering, read_body, sidecar, until
 

@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.proxy.descriptors import RESERVED, make_room
+from ratelimiter.proxy.fd_limit import RESERVED, make_room
+from ratelimiter.proxy.settings import Bounds
 
 LIMITED = (
     "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64));"
@@ -40,8 +40,8 @@ class Handler(BaseHTTPRequestHandler):
 def in_child(soft: int, hard: int, connections_max: int) -> tuple[int, int, int]:
     """What another process makes of these: its soft limit, its hard limit and how many clients it takes in."""
     program = (
-        "import resource; from ratelimiter.proxy.bounds import Bounds;"
-        " from ratelimiter.proxy.descriptors import make_room;"
+        "import resource; from ratelimiter.proxy.settings import Bounds;"
+        " from ratelimiter.proxy.fd_limit import make_room;"
         f" resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}));"
         f" bounds = make_room(Bounds(connections_max={connections_max}));"
         " print(*resource.getrlimit(resource.RLIMIT_NOFILE), bounds.connections_max)"

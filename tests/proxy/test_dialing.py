@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.proxy.dialing import ATTEMPT_DELAY_S, Dialer
+from ratelimiter.proxy.happy_eyeballs import ATTEMPT_DELAY_S, Dialer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ratelimiter.proxy.forwarding import Provenance, has_body, trailer_lines
+from ratelimiter.proxy.forwarded import Provenance, has_body, trailer_lines
 
 
 def told(**differing: object) -> list[bytes]:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.proxy.bounds import Bounds
 from ratelimiter.proxy.head import WRITTEN_ANEW, HeadError, Roles, parse_request, parse_response, roles
+from ratelimiter.proxy.settings import Bounds
 from tests.proxy.inputs import HOST, get, head
 
 BOUNDS = Bounds()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.core.dialect import Reply
-from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.proxy.judging import Verdict
-from ratelimiter.proxy.upstream import Target
+from ratelimiter.dialects.dialect import Reply
+from ratelimiter.proxy.interfaces import Verdict
+from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.upstream_connection import Target
 from tests.proxy.inputs import chunked, get, post
 from tests.proxy.wire import Upstream, answering, read_body, sidecar, until
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ratelimiter.errors import ConfigError
-from ratelimiter.proxy.address import Listen
-from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.proxy.server import bind, bind_all, name_of, tls_context
-from ratelimiter.proxy.upstream import Target
+from ratelimiter.proxy.addresses import Listen
+from ratelimiter.proxy.lifecycle import bind, bind_all, name_of, tls_context
+from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.upstream_connection import Target
 from tests.proxy.inputs import get, post
 from tests.proxy.wire import OK, Client, Upstream, read_body, sidecar, until
 

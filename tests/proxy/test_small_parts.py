@@ -8,9 +8,9 @@ from dataclasses import fields
 import pytest
 
 from ratelimiter.errors import ConfigError
-from ratelimiter.proxy.address import Listen, parse_listen, parse_upstream
-from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.proxy.stepping import run
+from ratelimiter.proxy.addresses import Listen, parse_listen, parse_upstream
+from ratelimiter.proxy.eager import run
+from ratelimiter.proxy.settings import Bounds
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.proxy.upstream import Target
+from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.upstream_connection import Target
 from tests.proxy.inputs import get, post
 from tests.proxy.wire import OK, Upstream, answering, read_body, sidecar, until
 from tests.stores.redis_server import free_port

@@ -8,21 +8,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter import config
-from ratelimiter.gate import Gate
-from ratelimiter.proxy.address import Listen
-from ratelimiter.proxy.bounds import Bounds
-from ratelimiter.proxy.server import Server, bind
-from ratelimiter.proxy.service import Service
-from ratelimiter.proxy.upstream import Target
+from ratelimiter.config import loader
+from ratelimiter.proxy.addresses import Listen
+from ratelimiter.proxy.lifecycle import Server, bind
+from ratelimiter.proxy.proxy import Service
+from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.upstream_connection import Target
+from ratelimiter.sidecar.judge import Gate
 from ratelimiter.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from ratelimiter.exchanged import Exchanged
-    from ratelimiter.proxy.judging import Judge
+    from ratelimiter.proxy.exchange_record import Exchanged
+    from ratelimiter.proxy.interfaces import Judge
 
     Handler = Callable[["Seen", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
 
@@ -242,7 +242,7 @@ async def sidecar(
     **settings: Any,
 ) -> AsyncIterator[Sidecar]:
     """A sidecar in front of *target*; *judge* instead of a limiter if there is one."""
-    policy = config.build(limit=limit, environ={}, **settings)
+    policy = loader.build(limit=limit, environ={}, **settings)
     gate = Gate(policy, MemoryStore() if store is None else store)
     if isinstance(target, Upstream):
         target = Target("127.0.0.1", target.port)

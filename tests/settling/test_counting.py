@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.core.matching import Match
+from ratelimiter.asgi.middleware import RateLimitMiddleware
+from ratelimiter.core.match import Match
 from ratelimiter.core.policy import RESPONSE_HEADER, CostFrom, Policy, Rule
 from ratelimiter.core.principal import EVERYONE
 from ratelimiter.core.quota import Balance, Period, Quota, Slots
 from ratelimiter.core.requirement import Requirement
-from ratelimiter.middleware import RateLimitMiddleware
 from ratelimiter.stores.memory import MemoryStore
 from tests.asgi import get
 from tests.proxy.wire import until

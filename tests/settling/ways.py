@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from ratelimiter.middleware import RateLimitMiddleware
-from ratelimiter.proxy.upstream import Target
-from ratelimiter.stores.opening import store_for
+from ratelimiter.asgi.middleware import RateLimitMiddleware
+from ratelimiter.proxy.upstream_connection import Target
+from ratelimiter.stores.factory import store_for
 from tests.proxy.wire import Client, sidecar
 
 if TYPE_CHECKING:

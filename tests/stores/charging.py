@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ratelimiter.core.policy import Hit, Policy, Rule, key_of
 from ratelimiter.core.principal import Principal
 from ratelimiter.core.quota import Quota
-from ratelimiter.stores.redis import open_redis
+from ratelimiter.stores.redis.store import open_redis
 
 CALLERS = 8
 

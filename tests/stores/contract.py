@@ -19,10 +19,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Tally
 from ratelimiter.core.policy import LONG_WINDOWS, Hit
 from ratelimiter.core.quota import PRECISION, Balance, Quota, Slots
 from ratelimiter.core.settlement import Settlement, settlement_of, topup
-from ratelimiter.core.window import NEVER, Receipt, Tally
 from ratelimiter.testing import FakeClock
 from tests.exact_log import ExactLog
 from tests.reference_store import (

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Balance, Slots
 from ratelimiter.core.settlement import settlement_of
-from ratelimiter.stores.redis import open_redis
+from ratelimiter.stores.redis.store import open_redis
 
 SLOTS = Slots(5, 1500)
 BALANCE = Balance(2000, 5000)

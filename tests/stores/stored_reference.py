@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.core.bucket import BucketState
-from ratelimiter.core.window import Window
+from ratelimiter.core.algorithms.sliding_window import Window
+from ratelimiter.core.algorithms.token_bucket import BucketState
 from tests.reference_store import ReferenceStore, facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ratelimiter.core.algorithms.sliding_window import Receipt, Tally
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.settlement import Settlement
-    from ratelimiter.core.window import Receipt, Tally
 
 
 class StoredReference(ReferenceStore):

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ratelimiter.core.algorithms.sliding_window import Receipt
 from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Quota
-from ratelimiter.core.window import Receipt
 from ratelimiter.errors import StoreError, StoreOverloaded, StoreTimeout
-from ratelimiter.stores.batching import Batch, Batcher
+from ratelimiter.stores.redis.group_commit import Batch, Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ratelimiter.errors import Kind, StoreError, StoreMisconfigured, StoreUnavailable
-from ratelimiter.stores import books
-from ratelimiter.stores.books import BookFullError, MemoryBook, Page, RedisBook, book_of
+from ratelimiter.stores import overrides
+from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.opening import open_store
+from ratelimiter.stores.overrides import BookFullError, MemoryBook, Page, RedisBook, book_of
 from ratelimiter.testing import FakeClock
 from tests.stores.redis_server import RedisCluster, RedisServer, SentinelServer, free_port
 from tests.stores.test_redis import PATIENT_MS, hit
@@ -24,7 +24,7 @@ from tests.stores.test_redis import PATIENT_MS, hit
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from ratelimiter.stores.books import Book
+    from ratelimiter.stores.overrides import Book
 
 _names = itertools.count()
 TOLD = '{"verb":"block"'
@@ -110,7 +110,7 @@ async def test_a_version_by_itself(book: Book) -> None:
 
 async def test_told(book: Book, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every write is told of with what was there before and when, the latest first, and the oldest go."""
-    monkeypatch.setattr(books, "TOLD_MAX", 3)
+    monkeypatch.setattr(overrides, "TOLD_MAX", 3)
     for number in range(5):
         await book.write(f'{{"number":{number}', "shadow", (0, f'{{"now":{number}}}'))
     lines = [json.loads(line) for line in await book.told(10)]
@@ -129,7 +129,7 @@ async def test_two_operators_lose_nothing(book: Book) -> None:
 
 async def test_there_is_an_end_to_them(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     """When there are as many as may be, none is added; one can be replaced, and removed."""
-    monkeypatch.setattr(books, "ORDERS_MAX", 2)
+    monkeypatch.setattr(overrides, "ORDERS_MAX", 2)
     await book.write(TOLD, "a", (0, "{}"))
     await book.write(TOLD, "b", (0, "{}"))
     version = await book.version()
@@ -170,8 +170,8 @@ async def test_the_keys_expire(redis_server: RedisServer) -> None:
         await book.write(TOLD, "b", (now_ms + 1000, "{}"))
         assert 3 * 86_400_000 - 5000 < client.pttl("rl1:{orders}:expiring") <= 3 * 86_400_000
         await book.write(TOLD, "b", (0, "{}"))
-        assert books.KEPT_MS - 5000 < client.pttl("rl1:{orders}:expiring")
-        assert books.KEPT_MS - 5000 < client.pttl("rl1:{orders}:expiring:audit")
+        assert overrides.KEPT_MS - 5000 < client.pttl("rl1:{orders}:expiring")
+        assert overrides.KEPT_MS - 5000 < client.pttl("rl1:{orders}:expiring:audit")
         await book.write(TOLD, "a")
         await book.write(TOLD, "b")
         assert 86_000_000 < client.pttl("rl1:{orders}:expiring") <= 86_400_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ratelimiter.stores.breaker import FAILURES_MAX, PROBE_MS, Breaker
+from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, Breaker
 
 if TYPE_CHECKING:
     from ratelimiter.testing import FakeClock

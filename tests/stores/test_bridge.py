@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ratelimiter.core.algorithms.sliding_window import LOCAL, NEVER, REMEMBERED, STORE
 from ratelimiter.core.decision import OVER_CAPACITY, OVER_LIMIT, decide
 from ratelimiter.core.policy import OnStoreError, Policy, Rule
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
-from ratelimiter.core.window import LOCAL, NEVER, REMEMBERED, STORE
 from ratelimiter.errors import ConfigError, Kind, StoreError, StoreFault, StoreTimeout, StoreUnavailable
-from ratelimiter.stores import bridge
-from ratelimiter.stores.bridge import BridgedStore, check, slid
-from ratelimiter.stores.opening import open_store, store_for
+from ratelimiter.stores import limits_bridge
+from ratelimiter.stores.factory import open_store, store_for
+from ratelimiter.stores.limits_bridge import BridgedStore, check, slid
 from tests.reference_store import hits_of, rule_of
 from tests.stores.memcached_server import MemcachedServer
 from tests.stores.redis_server import RedisServer, free_port
@@ -282,10 +282,10 @@ def test_a_url_that_will_not_do(url: str, shown: str) -> None:
     assert "hidden" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("scheme", "client"), bridge.SCHEMES.items())
+@pytest.mark.parametrize(("scheme", "client"), limits_bridge.SCHEMES.items())
 def test_a_client_that_is_not_installed(scheme: str, client: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What must be installed beside `limits` is said at the start."""
-    monkeypatch.setattr(bridge, "find_spec", lambda name: None)
+    monkeypatch.setattr(limits_bridge, "find_spec", lambda name: None)
 
     with pytest.raises(ConfigError) as caught:
         open_store(f"limits+{scheme}://u:hidden@127.0.0.1:1")

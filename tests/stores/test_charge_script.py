@@ -12,12 +12,12 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Tally, Window, last_instant
 from ratelimiter.core.policy import Hit, Mode, Rule
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
 from ratelimiter.core.settlement import RENEW, Settlement, settlement_of
-from ratelimiter.core.window import NEVER, Receipt, Tally, Window, last_instant
 from ratelimiter.errors import Kind, StoreFault
-from ratelimiter.stores import script
+from ratelimiter.stores.redis import script
 from tests.reference_store import START_MS, costs, gaps_ms, kinds, mixed_gaps_ms, mixed_requests, rule_with, settlements
 from tests.stores.stored_reference import StoredReference
 

@@ -11,8 +11,8 @@ from ratelimiter.core.policy import Hit
 from ratelimiter.core.quota import Balance, Bucket, Slots
 from ratelimiter.core.settlement import settlement_of
 from ratelimiter.errors import ConfigError, Kind, StoreError, StoreMisconfigured, StoreUnavailable
-from ratelimiter.stores.cluster import ClusterStore, slot_of
-from ratelimiter.stores.opening import open_store
+from ratelimiter.stores.factory import open_store
+from ratelimiter.stores.redis.cluster import ClusterStore, slot_of
 from tests.reference_store import rule_of, rule_with
 from tests.stores.redis_server import RedisCluster, RedisServer, free_port
 from tests.stores.test_redis import PATIENT_MS, hit, until_admitted, within

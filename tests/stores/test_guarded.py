@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimiter.asgi.middleware import RateLimitMiddleware
+from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt
 from ratelimiter.core.decision import OVER_CAPACITY, OVER_LIMIT, STORE_ERROR, WITHIN_LIMIT, Decision, decide
 from ratelimiter.core.policy import Hit, OnStoreError, Policy, Rule
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
 from ratelimiter.core.settlement import Settlement, settlement_of, topup
-from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt
 from ratelimiter.errors import (
     Kind,
     StoreError,
@@ -27,9 +28,8 @@ from ratelimiter.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
-from ratelimiter.middleware import RateLimitMiddleware
-from ratelimiter.stores.breaker import FAILURES_MAX, PROBE_MS, Breaker
-from ratelimiter.stores.guarded import COME_BACK_MS, WARM_EVERY, GuardedStore, local_limit, local_quota, outage_limit
+from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, Breaker
+from ratelimiter.stores.fallback import COME_BACK_MS, WARM_EVERY, GuardedStore, local_limit, local_quota, outage_limit
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.asgi import get

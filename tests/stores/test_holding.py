@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ratelimiter.core.policy import Hit
-from ratelimiter.stores.redis import open_redis
+from ratelimiter.stores.redis.store import open_redis
 from tests.stores.holding import BALANCE, CREDITS, KEYS, SEATS, SLOTS
 
 if TYPE_CHECKING:

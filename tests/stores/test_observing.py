@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.core.policy import OnStoreError, Policy
 from ratelimiter.errors import Kind, StoreTimeout
-from ratelimiter.stores.breaker import FAILURES_MAX, PROBE_MS, Breaker
-from ratelimiter.stores.guarded import GuardedStore
+from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, Breaker
+from ratelimiter.stores.factory import store_for
+from ratelimiter.stores.fallback import GuardedStore
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.opening import store_for
 from tests.reference_store import hits_of
 from tests.requesting import per_minute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
-    from ratelimiter.core.window import Receipt
     from ratelimiter.testing import FakeClock
     from tests.stores.redis_server import RedisServer
 

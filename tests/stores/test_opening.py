@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ratelimiter.asgi.middleware import RateLimitMiddleware
+from ratelimiter.core.algorithms.sliding_window import LOCAL, STORE
 from ratelimiter.core.policy import Policy
-from ratelimiter.core.window import LOCAL, STORE
 from ratelimiter.errors import ConfigError
-from ratelimiter.middleware import RateLimitMiddleware
-from ratelimiter.stores import opening
-from ratelimiter.stores.guarded import GuardedStore
+from ratelimiter.stores import factory
+from ratelimiter.stores.factory import OPENERS, store_for
+from ratelimiter.stores.fallback import GuardedStore
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.opening import OPENERS, store_for
-from ratelimiter.stores.remembering import RememberingStore
+from ratelimiter.stores.refusal_cache import RememberingStore
 from tests.asgi import get
 from tests.reference_store import hits_of, rule_of
 from tests.stores.redis_server import free_port
@@ -22,8 +22,8 @@ from tests.stores.redis_server import free_port
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
-    from ratelimiter.core.window import Receipt
     from ratelimiter.stores.base import Store
 
 RULE = rule_of(10, 60_000)
@@ -50,7 +50,7 @@ def test_a_shared_store_is_guarded_and_remembered(scheme: str, monkeypatch: pyte
         given.append(timeout_ms)
         return _Elsewhere()
 
-    monkeypatch.setitem(opening.OPENERS, scheme, open_one)
+    monkeypatch.setitem(factory.OPENERS, scheme, open_one)
     store = store_for(Policy((RULE,), store=f"{scheme}://127.0.0.1", decision_timeout_ms=77))
 
     assert type(store) is RememberingStore

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from ratelimiter.core.algorithms.sliding_window import Receipt
 from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Quota
-from ratelimiter.core.window import Receipt
 from ratelimiter.errors import (
     ConfigError,
     Kind,
@@ -28,11 +28,10 @@ from ratelimiter.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
-from ratelimiter.stores import script
-from ratelimiter.stores.address import address_of
-from ratelimiter.stores.connection import CODES, ScriptMissing, error_of
-from ratelimiter.stores.opening import open_store
-from ratelimiter.stores.redis import RedisStore
+from ratelimiter.stores.factory import open_store
+from ratelimiter.stores.redis.connection import CODES, ScriptMissing, error_of
+from ratelimiter.stores.redis.store import RedisStore, script
+from ratelimiter.stores.redis.url import address_of
 from tests.stores import contract
 from tests.stores.contract import StoreContract
 from tests.stores.redis_server import RedisServer, free_port, wait_until

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt, Tally
 from ratelimiter.core.decision import decide
 from ratelimiter.core.policy import Hit
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Slots
 from ratelimiter.core.settlement import Settlement, settlement_of
-from ratelimiter.core.window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt, Tally
 from ratelimiter.errors import StoreTimeout
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.remembering import HOLD_MS_MAX, RememberingStore
+from ratelimiter.stores.refusal_cache import HOLD_MS_MAX, RememberingStore
 from ratelimiter.testing import FakeClock
 from tests.reference_store import START_MS, hits_of, rule_of, rule_with
 

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from ratelimiter.errors import ConfigError, Kind, StoreError, StoreUnavailable
-from ratelimiter.stores.opening import open_store
-from ratelimiter.stores.sentinel import sentinels_of
+from ratelimiter.stores.factory import open_store
+from ratelimiter.stores.redis.sentinel import sentinels_of
 from tests.stores.redis_server import RedisServer, SentinelServer, free_port, wait_until
 from tests.stores.test_redis import PATIENT_MS, closing, hit, opened, until_admitted, within
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from ratelimiter.config import load
+from ratelimiter.config.loader import load
 from tests.stores.redis_server import wait_until
 from tests.systems.client import make_batch
 from tests.systems.documented import DOCUMENTED, filled

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.cli import main
-from ratelimiter.config import build, load
+from ratelimiter.cli.main import main
+from ratelimiter.config.loader import build, load
 from ratelimiter.core.headers import retry_after_s, x_ratelimit
 from ratelimiter.core.identity import API_KEY, Identity, named
 from ratelimiter.core.request import Request
-from ratelimiter.limiter import Limiter
+from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.systems.system import CONFIG, SYSTEMS

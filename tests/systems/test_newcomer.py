@@ -7,7 +7,7 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from ratelimiter.cli import main as ratelimiter
+from ratelimiter.cli.main import main as ratelimiter
 from tests.stores.redis_server import wait_until
 from tests.systems import client
 from tests.systems.credentials import SECRET

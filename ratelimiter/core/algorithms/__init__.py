@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.account import Account
-from ratelimiter.core.bucket import BucketState
+from ratelimiter.core.algorithms.account import Account
+from ratelimiter.core.algorithms.sliding_window import Tally, Window
+from ratelimiter.core.algorithms.token_bucket import BucketState
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
-from ratelimiter.core.window import Tally, Window
 
 if TYPE_CHECKING:
+    from ratelimiter.core.algorithms.sliding_window import State
     from ratelimiter.core.settlement import Settlement
-    from ratelimiter.core.window import State
 
 STATES: dict[str, type[Window | BucketState | Account]] = {
     Quota.kind: Window,

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.core.calendar import around
+from ratelimiter.core.algorithms.calendar import around
+from ratelimiter.core.algorithms.sliding_window import NEVER
 from ratelimiter.core.quota import LEASES_MAX, Balance, Period, Slots
 from ratelimiter.core.settlement import RENEW
-from ratelimiter.core.window import NEVER
 
 if TYPE_CHECKING:
     from typing import TypeAlias

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ratelimiter.core.algorithms.sliding_window import NEVER
 from ratelimiter.core.settlement import RENEW
-from ratelimiter.core.window import NEVER
 
 if TYPE_CHECKING:
     from ratelimiter.core.quota import Bucket

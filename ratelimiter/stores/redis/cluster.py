@@ -7,25 +7,25 @@ import re
 from binascii import crc_hqx
 from typing import TYPE_CHECKING, TypeVar
 
+from ratelimiter.core.algorithms.sliding_window import STORE, Receipt
 from ratelimiter.core.settlement import settlement_of
-from ratelimiter.core.window import STORE, Receipt
 from ratelimiter.errors import Kind, StoreError, StoreUnavailable
-from ratelimiter.stores import script
-from ratelimiter.stores.address import OPTIONS, PORT, entry_of, hosts_of, options_of
-from ratelimiter.stores.connection import open_connection
 from ratelimiter.stores.deadline import Deadline
-from ratelimiter.stores.node import Node
+from ratelimiter.stores.redis import script
+from ratelimiter.stores.redis.connection import open_connection
+from ratelimiter.stores.redis.server import Node
+from ratelimiter.stores.redis.url import OPTIONS, PORT, entry_of, hosts_of, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from urllib.parse import SplitResult
 
     from ratelimiter.clock import Clock
+    from ratelimiter.core.algorithms.sliding_window import Tally
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.settlement import Settlement
-    from ratelimiter.core.window import Tally
-    from ratelimiter.stores.address import Address
     from ratelimiter.stores.base import StoreObserver
+    from ratelimiter.stores.redis.url import Address
 
     Host = tuple[str, int]
 
@@ -63,13 +63,13 @@ class ClusterStore:
     Should a node be lost in that moment, what it has charged stays charged. The clock of such a request is that of each
     node for its own keys.
 
-    What the ACL user needs, beside what `ratelimiter.stores.redis.RedisStore` says: `+cluster|slots +asking`.
+    What the ACL user needs, beside what `ratelimiter.stores.redis.store.RedisStore` says: `+cluster|slots +asking`.
 
     Args:
         seeds: some of the nodes, and how to get in; the others are told by them.
         timeout_ms: within this time `charge` returns or raises, at least 1.
         clock: Unix time in milliseconds, instead of the servers'.
-        batching: settings of `ratelimiter.stores.batching.Batcher`.
+        batching: settings of `ratelimiter.stores.redis.group_commit.Batcher`.
 
     Attributes:
         observer: is told of every round trip to any node; to be set before the first charge.
@@ -97,7 +97,7 @@ class ClusterStore:
         """Charge all *hits* or none; see `ratelimiter.stores.base.Store`.
 
         Raises:
-            StoreError: as `ratelimiter.stores.redis.RedisStore`.
+            StoreError: as `ratelimiter.stores.redis.store.RedisStore`.
         """
         self._belong_here()
         slot = slot_of(hits[0].key)
@@ -129,7 +129,7 @@ class ClusterStore:
                 raise answer
 
     async def command(self, key: bytes, *words: str | bytes) -> object:
-        """Send one command to the node that serves *key*; see `ratelimiter.stores.books.Commanded`.
+        """Send one command to the node that serves *key*; see `ratelimiter.stores.overrides.Commanded`.
 
         Raises:
             StoreError: as `charge`, and for an error reply.

@@ -20,7 +20,7 @@ from ratelimiter.errors import Kind, StoreError, StoreFault, StoreMisconfigured,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ratelimiter.stores.address import Address
+    from ratelimiter.stores.redis.url import Address
 
     Answered = Callable[[object], None]  # is given the reply, or the StoreError that came instead
 

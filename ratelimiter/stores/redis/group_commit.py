@@ -12,10 +12,10 @@ from ratelimiter.stores.deadline import GRACE_S, missed, stood_still
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
-    from ratelimiter.core.window import Receipt
     from ratelimiter.stores.base import StoreObserver
-    from ratelimiter.stores.script import Settling
+    from ratelimiter.stores.redis.script import Settling
 
 REQUESTS_MAX = 128  # of one batch; half a millisecond of the server's time
 REQUESTS_WORTH = 16  # so many are worth a batch of their own while another could share them

@@ -7,10 +7,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ratelimiter.clock import unix_ms
-from ratelimiter.core.calendar import around
+from ratelimiter.core.algorithms.calendar import around
+from ratelimiter.core.algorithms.sliding_window import STORE, Receipt, Tally, new
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
 from ratelimiter.core.settlement import Settlement
-from ratelimiter.core.window import STORE, Receipt, Tally, new
 from ratelimiter.errors import Kind, StoreFault
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Hit
 
-TEXT = files(__package__ or "ratelimiter.stores").joinpath("charge.lua").read_bytes()
+TEXT = files("ratelimiter.stores.redis").joinpath("lua/charge.lua").read_bytes()
 SHA = hashlib.sha1(TEXT, usedforsecurity=False).hexdigest().encode()  # what EVALSHA calls it by
 
 REQUESTS_MAX = 255  # of one batch: each may have a form of its own, and a form's number is one byte

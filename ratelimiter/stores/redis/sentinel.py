@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from ratelimiter.errors import Kind, StoreError, StoreUnavailable
-from ratelimiter.stores.address import OPTIONS, Address, db_of, entry_of, hosts_of, options_of
-from ratelimiter.stores.connection import open_connection
+from ratelimiter.stores.redis.connection import open_connection
+from ratelimiter.stores.redis.url import OPTIONS, Address, db_of, entry_of, hosts_of, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,20 +9,20 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimiter.errors import Kind, StoreError, StoreFault, StoreTimeout, StoreUnavailable
-from ratelimiter.stores import script
-from ratelimiter.stores.batching import Batcher
-from ratelimiter.stores.connection import Connection, ScriptMissing, open_connection
 from ratelimiter.stores.deadline import Deadline
+from ratelimiter.stores.redis import script
+from ratelimiter.stores.redis.connection import Connection, ScriptMissing, open_connection
+from ratelimiter.stores.redis.group_commit import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ratelimiter.clock import Clock
+    from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
-    from ratelimiter.core.window import Receipt
-    from ratelimiter.stores.address import Address
     from ratelimiter.stores.base import StoreObserver
-    from ratelimiter.stores.batching import Batch
+    from ratelimiter.stores.redis.group_commit import Batch
+    from ratelimiter.stores.redis.url import Address
 
     Locate = Callable[[], Awaitable[Address]]
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from ratelimiter.core.window import STORE
-from ratelimiter.stores.address import address_of
-from ratelimiter.stores.node import Node
-from ratelimiter.stores.script import Settling
-from ratelimiter.stores.sentinel import sentinels_of
+from ratelimiter.core.algorithms.sliding_window import STORE
+from ratelimiter.stores.redis.script import Settling
+from ratelimiter.stores.redis.sentinel import sentinels_of
+from ratelimiter.stores.redis.server import Node
+from ratelimiter.stores.redis.url import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from urllib.parse import SplitResult
 
     from ratelimiter.clock import Clock
+    from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.settlement import Settlement
-    from ratelimiter.core.window import Receipt
-    from ratelimiter.stores.address import Address
     from ratelimiter.stores.base import StoreObserver
+    from ratelimiter.stores.redis.url import Address
 
 TIMEOUT_MS = 50
 
@@ -44,14 +44,14 @@ class RedisStore:
 
     What the ACL user needs: `+evalsha +eval +get +set +time ~rl1:*`, and `+select` for a database other than 0. The
     connection also asks for `client|setname` and `role`, and does without. For the orders of operators (without them,
-    nothing else is missing): `+hget +hgetall`, and what `ratelimiter.stores.books.RedisBook` says where they are given.
+    nothing else is missing): `+hget +hgetall`, and what `stores.overrides.RedisBook` says where they are given.
 
     Args:
         place: the server and how to get in, or who knows it.
         timeout_ms: within this time `charge` returns or raises, at least 1.
         clock: Unix time in milliseconds, instead of the server's: for tests, and for servers whose scripts may not ask
             for the time. All who share the server must then agree on it.
-        batching: settings of `ratelimiter.stores.batching.Batcher`.
+        batching: settings of `ratelimiter.stores.redis.group_commit.Batcher`.
 
     Attributes:
         observer: is told of every round trip; to be set before the first charge.
@@ -88,7 +88,7 @@ class RedisStore:
         await self._here().charge(Settling(settlements))
 
     async def command(self, key: bytes, *words: str | bytes) -> object:  # noqa: ARG002  # one server serves all keys
-        """Send one command; see `ratelimiter.stores.books.Commanded`.
+        """Send one command; see `ratelimiter.stores.overrides.Commanded`.
 
         Raises:
             StoreError: as `charge`, and for an error reply.
@@ -116,7 +116,7 @@ class RedisStore:
 
 
 def open_redis(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> RedisStore:
-    """The store of a `redis://`, `rediss://` or `unix://` URL; see `ratelimiter.stores.address.address_of`.
+    """The store of a `redis://`, `rediss://` or `unix://` URL; see `ratelimiter.stores.redis.url.address_of`.
 
     Raises:
         ValueError: the URL cannot be used.
@@ -125,7 +125,7 @@ def open_redis(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> RedisStore:
 
 
 def open_sentinel(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> RedisStore:
-    """The store of a `redis+sentinel://` or `rediss+sentinel://` URL; see `ratelimiter.stores.sentinel.sentinels_of`.
+    """The store of a `redis+sentinel://` or `rediss+sentinel://` URL; see `stores.redis.sentinel.sentinels_of`.
 
     Raises:
         ValueError: the URL cannot be used.

@@ -69,7 +69,7 @@ class Address:
         return Path(self.password_file).read_text(encoding="utf-8").strip() if self.password_file else self.password
 
     async def locate(self) -> Address:
-        """Where the master is: here. Others have to look (`ratelimiter.stores.sentinel`)."""
+        """Where the master is: here. Others have to look (`ratelimiter.stores.redis.sentinel`)."""
         return self
 
     def placed(self, host: str, port: int, path: str = "", db: int = 0) -> Address:

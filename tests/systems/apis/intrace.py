@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
 
 from ratelimiter import DialectError
-from ratelimiter.handlers import install_error_handlers
+from ratelimiter.asgi.error_handlers import install_error_handlers
 
 FORMATS = {"email": re.compile(r"[^@\s]+@[^@\s]+"), "phone": re.compile(r"\+[0-9]{6,15}")}
 IDENTIFIERS_MAX = 20

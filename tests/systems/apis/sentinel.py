@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 
 from ratelimiter import DialectError
-from ratelimiter.handlers import install_error_handlers
+from ratelimiter.asgi.error_handlers import install_error_handlers
 
 REASONS = frozenset({"new_customer", "periodic_review"})
 

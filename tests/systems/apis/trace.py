@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Query, Request, Response
 
 from ratelimiter import DialectError
-from ratelimiter.handlers import install_error_handlers
+from ratelimiter.asgi.error_handlers import install_error_handlers
 
 KNOWN = frozenset({"acme.example", "globex.example", "initech.example"})
 COST = "X-RateLimit-Cost"

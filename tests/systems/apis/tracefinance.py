@@ -10,7 +10,7 @@ from fastapi import FastAPI, Header, HTTPException
 from pydantic import BaseModel, Field
 
 from ratelimiter import DialectError
-from ratelimiter.handlers import install_error_handlers
+from ratelimiter.asgi.error_handlers import install_error_handlers
 
 PATIENCE_S = 0.05
 

@@ -9,7 +9,7 @@ from fastapi import FastAPI, HTTPException, Query, WebSocket
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from ratelimiter.handlers import install_error_handlers
+from ratelimiter.asgi.error_handlers import install_error_handlers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
