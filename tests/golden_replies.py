@@ -24,6 +24,7 @@ from ratelimiter.core.identity import FAULTS, ApiKeys, Identity, IdentityPolicy,
 from ratelimiter.core.policy import Rule
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Balance, Quota
+from ratelimiter.core.reply import REASON_PHRASES, Reply
 from ratelimiter.core.requirement import (
     CREDENTIAL_KIND,
     EMAIL_UNVERIFIED,
@@ -35,7 +36,7 @@ from ratelimiter.core.requirement import (
     unmet,
 )
 from ratelimiter.dialects import loader
-from ratelimiter.dialects.dialect import REASON_PHRASES, Dialect, Finding, Reply
+from ratelimiter.dialects.dialect import Dialect, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,13 +5,13 @@ Those that are not tried here, and where they are, or why they are nobody's here
 | bypass | where |
 |---|---|
 | 10 hop-by-hop stripping (`Connection: X-Forwarded-For`) | the sidecar strips; a middleware never does, see below |
-| 16 batching | a rule's `cost`: tests/core/test_window.py; a cost per request belongs to the decision service |
+| 16 batching | `cost`: tests/core/algorithms/test_sliding_window.py; the decision service has a cost per request |
 | 17 races within a store | tests/stores/contract.py, for every store |
 | 18 smuggling, 19 pipelining, 20 tunnels, 21 CONNECT | the sidecar, or the server in front of the middleware |
 | 23 failover, flush, restart | tests of the Redis store; eviction from the embedded store below |
 | 24 a slow store, 25 a failing script | tests of the Redis store and of what guards it |
 | 27 negative cost | refused when a rule is made, below; over the wire it belongs to the decision service |
-| 28 cancelled requests | tests/test_middleware.py: a request is charged before the application hears of it |
+| 28 cancelled requests | tests/asgi/test_middleware.py: a request is charged before the application hears of it |
 """
 
 from __future__ import annotations

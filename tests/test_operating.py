@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.sidecar.test_app import upstream
 from tests.stores.redis_server import RedisServer, free_port, wait_until
-from tests.test_sidecar import upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from ratelimiter.dialects import loader
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.asgi import get
-from tests.test_middleware import App, limited
+from tests.asgi.test_middleware import App, limited
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

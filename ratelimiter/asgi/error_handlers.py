@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection, Request
 
     from ratelimiter.asgi.request_state import Exchange
-    from ratelimiter.dialects.dialect import Reply
+    from ratelimiter.core.reply import Reply
 
     Header = tuple[bytes, bytes]
 

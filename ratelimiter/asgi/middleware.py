@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.identity import Identity
     from ratelimiter.core.policy import Hit, Policy
-    from ratelimiter.dialects.dialect import Reply
+    from ratelimiter.core.reply import Reply
     from ratelimiter.engine.limiter import Observer
     from ratelimiter.stores.base import Store
 

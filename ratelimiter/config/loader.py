@@ -36,6 +36,7 @@ from ratelimiter.errors import ConfigError
 from ratelimiter.parsing import env, schema, values, yaml
 from ratelimiter.parsing.units import CALENDAR, TOKEN_BUCKET, UNLIMITED, Terms, name_of, parse_limit, spell_limit
 from ratelimiter.parsing.yaml import Document, Path, Problem, shown, shown_path
+from ratelimiter.stores.factory import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -335,7 +336,7 @@ def _read(layer: _Layer, wanted: Mapping[str, Any], folder: FilePath) -> None:
 def _readers(layer: _Layer, folder: FilePath) -> dict[str, Callable[[Any], Any]]:
     """For each field, what reads its value: raises ValueError, or refuses parts through *layer* and returns None."""
     return dict.fromkeys(_PLAIN, lambda value: value) | {
-        "store": values.read_store,
+        "store": _read_store,
         "dialect": lambda value: _dialect(layer, value, folder),
         "headers": values.read_headers,
         "principal": lambda value: _principal(layer, ("principal",), value),
@@ -649,6 +650,12 @@ def _match(layer: _Layer, path: Path, value: Mapping[str, Any]) -> Match | None:
             return None
     json_fields = _json_fields(layer, (*path, "json"), value.get("json", {}))
     return Match(frozenset(value.get("methods", ())), value.get("path"), excepted, json=json_fields)
+
+
+def _read_store(url: str) -> str:
+    """Return *url* if a store can be opened for it."""
+    opened(url)
+    return url
 
 
 def _json_fields(layer: _Layer, path: Path, value: Mapping[str, Any]) -> tuple[Field, ...]:

@@ -41,13 +41,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.core.decision import BLOCKED, CREDIT_EXHAUSTED, MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR
 from ratelimiter.core.headers import ceil_s, reset_at_s, retry_after_s
 from ratelimiter.core.identity import FAULTS, UNAVAILABLE
 from ratelimiter.core.quota import Balance, Bucket, Period, Slots
+from ratelimiter.core.reply import REASON_PHRASES, Reply
 from ratelimiter.core.requirement import CREDENTIAL_KIND, HEADER_MISSING, INSUFFICIENT_SCOPE, REASONS, Unmet
 from ratelimiter.dialects.template import (
     MissingWordError,
@@ -100,13 +100,6 @@ KINDS = {
     "type": INVALID,
 }
 
-# Reason phrases are those of RFC 9110 section 15, which some versions of http.HTTPStatus have not caught up with.
-REASON_PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
-    413: "Content Too Large",
-    414: "URI Too Long",
-    416: "Range Not Satisfiable",
-    422: "Unprocessable Content",
-}
 STATUS_CLASSES = {4: "Client Error", 5: "Server Error"}  # of what has no phrase (section 15: treat x99 as x00)
 
 UUID, TOKEN = "uuid", "token"
@@ -116,14 +109,6 @@ _WELL_FORMED = {
 }
 
 _CODES: dict[str, Callable[[str], str]] = {"snake_case": str.lower, "UPPER_CASE": str.upper}
-
-
-class Reply(NamedTuple):
-    """A whole response: names of headers are lower case, and a content-length is among them."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
 
 
 class Finding(NamedTuple):

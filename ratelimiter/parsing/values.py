@@ -22,7 +22,6 @@ from ratelimiter.core.quota import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
 from ratelimiter.parsing.schema import listed, suggestion
 from ratelimiter.parsing.units import read_duration_ms
 from ratelimiter.parsing.yaml import shown
-from ratelimiter.stores.factory import opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,12 +31,6 @@ TIMEOUT_MS_MAX = 10_000
 PROXY_TIMEOUT_MS_MAX = 24 * 3600 * 1000
 KINDS = ("bearer", "org", "client", "everyone")  # of sources, beside header:NAME
 TOKEN = re.compile(r"[A-Za-z0-9-]{1,64}")  # what may well be the name of a header
-
-
-def read_store(url: str) -> str:
-    """*url*, after a look at whether there is such a store."""
-    opened(url)
-    return url
 
 
 def read_headers(value: Any) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from ratelimiter.proxy.upstream_connection import CrowdedError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.dialects.dialect import Reply
+    from ratelimiter.core.reply import Reply
     from ratelimiter.proxy.client_connection import ClientConnection
     from ratelimiter.proxy.head import ResponseHead
     from ratelimiter.proxy.upstream_connection import UpstreamConnection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.dialects.dialect import REASON_PHRASES
+from ratelimiter.core.reply import REASON_PHRASES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

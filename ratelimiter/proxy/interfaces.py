@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVarTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from ratelimiter.core.reply import Reply
     from ratelimiter.core.request import Request
-    from ratelimiter.dialects.dialect import Reply
     from ratelimiter.proxy.exchange_record import Exchanged
 
     Header = tuple[bytes, bytes]

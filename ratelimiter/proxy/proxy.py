@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from ratelimiter.dialects.dialect import Reply
+    from ratelimiter.core.reply import Reply
     from ratelimiter.proxy.client_connection import ClientConnection
     from ratelimiter.proxy.interfaces import Errors, Judge, Observer
     from ratelimiter.proxy.settings import Bounds

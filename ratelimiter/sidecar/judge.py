@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.reply import Reply
     from ratelimiter.core.request import Request
-    from ratelimiter.dialects.dialect import Reply
     from ratelimiter.engine.limiter import Observer
     from ratelimiter.stores.base import Store
 

@@ -23,8 +23,8 @@ from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.requesting import request
+from tests.stores.redis.test_store import PATIENT_MS
 from tests.stores.redis_server import RedisServer, free_port
-from tests.stores.test_redis import PATIENT_MS
 
 if TYPE_CHECKING:
     from ratelimiter.core.request import Request

@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
-from tests.test_operator_api import TOKEN, application
+from tests.admin.test_operator_http import TOKEN, application
 
 with tempfile.TemporaryDirectory() as folder:
     app, limiter = application(Path(folder))

@@ -117,7 +117,7 @@ class TestStarlette:
 
     async def test_rules_inside_a_mount_are_relative_to_it(self) -> None:
         """The path of a rule is what follows the mount's prefix."""
-        from tests.test_middleware import _path_policy
+        from tests.asgi.test_middleware import _path_policy
 
         limiter = Middleware(RateLimitMiddleware, config=_path_policy())
         app = Starlette(

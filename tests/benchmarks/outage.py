@@ -32,8 +32,8 @@ from ratelimiter.core.algorithms.sliding_window import REMEMBERED, STORE
 from ratelimiter.core.quota import Quota
 from ratelimiter.stores.fallback import local_limit
 from tests.history import History, Record
+from tests.stores.redis.test_sentinel import Watched
 from tests.stores.redis_server import free_port, wait_until
-from tests.stores.test_sentinel import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

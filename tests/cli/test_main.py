@@ -13,8 +13,8 @@ import ratelimiter
 from ratelimiter.cli.main import main
 from ratelimiter.dialects import loader
 
-POLICIES = Path(__file__).parent / "data" / "policies"
-SHIPPED = sorted((Path(__file__).parents[1] / "config").glob("*.yaml"))
+POLICIES = Path(__file__).parents[1] / "data" / "policies"
+SHIPPED = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 POLICY = """
 principal: [header:X-API-Key, client]
 trusted_proxies: [10.0.0.0/8]

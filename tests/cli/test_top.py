@@ -10,8 +10,8 @@ import pytest
 from ratelimiter.admin.app import bind, serve_admin
 from ratelimiter.cli.top import fetch, run, table
 from ratelimiter.errors import ConfigError
+from tests.admin.test_app import Around
 from tests.requesting import request
-from tests.test_admin import Around
 
 
 def part(*refused: tuple[str, int], heaviest: tuple[tuple[str, int], ...] = ()) -> dict[str, object]:

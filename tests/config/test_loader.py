@@ -18,8 +18,8 @@ from ratelimiter.errors import ConfigError
 from ratelimiter.stores.factory import OPENERS, open_store
 from ratelimiter.stores.memory import MemoryStore
 
-POLICIES = Path(__file__).parent / "data" / "policies"
-SHIPPED = sorted((Path(__file__).parents[1] / "config").glob("*.yaml"))
+POLICIES = Path(__file__).parents[1] / "data" / "policies"
+SHIPPED = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 BARE = "rules:\n  - limit: 60/minute\n"
 KEY = Source("header", "x-api-key")
 

@@ -14,9 +14,9 @@ from ratelimiter.config import loader
 from ratelimiter.config.redact import disclosed, fingerprint, without_secrets
 from ratelimiter.core.match import Match
 from ratelimiter.core.policy import Policy
+from tests.config.test_identity import write_policy
 from tests.identity.provider import ISSUER
 from tests.requesting import per_minute
-from tests.test_identity import write_policy
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,8 +24,8 @@ from tests.deploy.cli_words import flags_of
 from tests.deploy.kustomize import render
 from tests.deploy.nginx_server import nginx, status
 from tests.deploy.test_compose import SERVICES
+from tests.stores.redis.test_store import closing, hit, until_admitted
 from tests.stores.redis_server import wait_until
-from tests.stores.test_redis import closing, hit, until_admitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,6 @@ from ratelimiter.dialects.dialect import (
     Dialect,
     Finding,
     InvalidDialectError,
-    Reply,
     RequestIds,
 )
 from tests.golden_replies import (
@@ -34,6 +33,9 @@ from tests.golden_replies import (
     over_limit,
     store_error,
 )
+
+if TYPE_CHECKING:
+    from ratelimiter.core.reply import Reply
 
 INTRACE = loader.load("intrace")
 TRACE = loader.load("trace")

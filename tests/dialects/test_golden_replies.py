@@ -24,7 +24,7 @@ from tests.golden_replies import (
     store_error,
 )
 
-PACKAGED = Path(loader.__file__).parent / "dialects"
+PACKAGED = Path(loader.__file__).parent / "data"
 
 
 @pytest.mark.parametrize("name", loader.names())

@@ -8,7 +8,7 @@ import pytest
 from ratelimiter.dialects import loader
 from ratelimiter.errors import ConfigError
 
-BAD = sorted((Path(__file__).parent / "data" / "dialects").glob("*.yaml"))
+BAD = sorted((Path(__file__).parents[1] / "data" / "dialects").glob("*.yaml"))
 
 
 def test_the_dialects_of_the_package() -> None:

@@ -27,8 +27,8 @@ from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.stores.overrides import book_of
 from ratelimiter.testing import FakeClock
 from tests.requesting import request
+from tests.stores.redis.test_store import PATIENT_MS
 from tests.stores.redis_server import RedisServer
-from tests.stores.test_redis import PATIENT_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

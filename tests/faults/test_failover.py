@@ -12,8 +12,8 @@ from ratelimiter.core.algorithms.sliding_window import STORE
 from tests.faults.drill import Drill
 from tests.faults.proxy import Fault, FaultProxy
 from tests.faults.server import PASSWORD, Server
+from tests.stores.redis.test_sentinel import Watched, replicated
 from tests.stores.redis_server import wait_until
-from tests.stores.test_sentinel import Watched, replicated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ import pytest
 from ratelimiter.cli.explain import explain
 from ratelimiter.config import loader
 from ratelimiter.config.lint import warnings
+from tests.config.test_identity import write_policy
 from tests.identity.provider import KeyServer, token
 from tests.requesting import request
-from tests.test_identity import write_policy
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Hit, Rule
     from ratelimiter.testing import FakeClock
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BY_KEY = (parse_source("header:x-api-key"),)
 
 

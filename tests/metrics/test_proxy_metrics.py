@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from ratelimiter.metrics.proxy_metrics import CLASSES, ProxyMetrics
 from ratelimiter.proxy.exchange_record import JUDGE, SOURCES, UPSTREAM, Exchanged
-from tests.test_metrics import documented, exposed, samples
+from tests.metrics.test_limiter_metrics import documented, exposed, samples
 
 if TYPE_CHECKING:
     from ratelimiter.proxy.interfaces import Observer

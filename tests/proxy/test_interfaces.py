@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.dialects.dialect import Reply
+from ratelimiter.core.reply import Reply
 from ratelimiter.proxy.interfaces import Verdict
 from ratelimiter.proxy.settings import Bounds
 from ratelimiter.proxy.upstream_connection import Target

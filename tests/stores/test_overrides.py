@@ -18,8 +18,8 @@ from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.stores.overrides import BookFullError, MemoryBook, Page, RedisBook, book_of
 from ratelimiter.testing import FakeClock
+from tests.stores.redis.test_store import PATIENT_MS, hit
 from tests.stores.redis_server import RedisCluster, RedisServer, SentinelServer, free_port
-from tests.stores.test_redis import PATIENT_MS, hit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -20,9 +20,9 @@ from ratelimiter.core.quota import Balance, Period, Quota, Slots
 from ratelimiter.core.requirement import Requirement
 from ratelimiter.stores.memory import MemoryStore
 from tests.asgi import get
+from tests.engine.settling.service import ALL, Service
+from tests.engine.settling.ways import WAYS, ask, connected, limited, raw
 from tests.proxy.wire import until
-from tests.settling.service import ALL, Service
-from tests.settling.ways import WAYS, ask, connected, limited, raw
 
 if TYPE_CHECKING:
     from tests.stores.redis_server import RedisServer

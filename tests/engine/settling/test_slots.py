@@ -19,9 +19,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from ratelimiter.core.policy import Policy, Rule
 from ratelimiter.core.principal import EVERYONE
 from ratelimiter.core.quota import Slots
+from tests.engine.settling.service import ALL, Service
+from tests.engine.settling.ways import MIDDLEWARE, SIDECAR, WAYS, ask, connected, limited, raw
 from tests.proxy.wire import until
-from tests.settling.service import ALL, Service
-from tests.settling.ways import MIDDLEWARE, SIDECAR, WAYS, ask, connected, limited, raw
 
 if TYPE_CHECKING:
     from tests.stores.redis_server import RedisServer
@@ -218,7 +218,7 @@ class Worker:
     """A limiter in a process of its own."""
 
     def __init__(self, way: str, *words: Any) -> None:
-        command = [sys.executable, "-m", "tests.settling.worker", way, *map(str, words)]
+        command = [sys.executable, "-m", "tests.engine.settling.worker", way, *map(str, words)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         with self.process.stdout as told:

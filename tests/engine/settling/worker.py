@@ -1,4 +1,4 @@
-"""A limiter in a process of its own, to be killed: `python -m tests.settling.worker WAY REDIS_URL LEASE_TTL_MS`.
+"""A limiter in a process of its own, to be killed: `python -m tests.engine.settling.worker WAY REDIS_URL LEASE_TTL_MS`.
 
 Prints the port that it listens on.
 """
@@ -11,8 +11,8 @@ import sys
 from ratelimiter.core.policy import Policy, Rule
 from ratelimiter.core.principal import EVERYONE
 from ratelimiter.core.quota import Slots
-from tests.settling.service import Service
-from tests.settling.ways import limited
+from tests.engine.settling.service import Service
+from tests.engine.settling.ways import limited
 
 
 async def main(way: str, url: str, lease_ttl_ms: str) -> None:

@@ -14,8 +14,8 @@ from ratelimiter.errors import ConfigError, Kind, StoreError, StoreMisconfigured
 from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.redis.cluster import ClusterStore, slot_of
 from tests.reference_store import rule_of, rule_with
+from tests.stores.redis.test_store import PATIENT_MS, hit, until_admitted, within
 from tests.stores.redis_server import RedisCluster, RedisServer, free_port
-from tests.stores.test_redis import PATIENT_MS, hit, until_admitted, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

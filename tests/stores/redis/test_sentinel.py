@@ -11,8 +11,8 @@ import pytest
 from ratelimiter.errors import ConfigError, Kind, StoreError, StoreUnavailable
 from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.redis.sentinel import sentinels_of
+from tests.stores.redis.test_store import PATIENT_MS, closing, hit, opened, until_admitted, within
 from tests.stores.redis_server import RedisServer, SentinelServer, free_port, wait_until
-from tests.stores.test_redis import PATIENT_MS, closing, hit, opened, until_admitted, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
