@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ratelimiter.asgi.middleware import RateLimitMiddleware
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
-from tests.asgi import http_scope, send_request
+from tests.asgi_client import http_scope, send_request
 from tests.proxy.wire import Upstream, answering, sidecar
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from ratelimiter.config.loader import load
 from ratelimiter.dialects import loader
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
-from tests.asgi import get
 from tests.asgi.test_middleware import App, limited
+from tests.asgi_client import get
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -14,7 +14,7 @@ from ratelimiter.asgi.middleware import RateLimitMiddleware
 from ratelimiter.config import loader
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
-from tests.asgi import http_scope, send_request
+from tests.asgi_client import http_scope, send_request
 
 if TYPE_CHECKING:
     from pathlib import Path

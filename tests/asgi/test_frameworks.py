@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 
 from ratelimiter import RateLimitMiddleware
-from tests.asgi import get, http_scope, send_request
+from tests.asgi_client import get, http_scope, send_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,7 +11,7 @@ import pytest
 from ratelimiter import ConfigError, RateLimitMiddleware
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
-from tests.asgi import get, http_scope, send_request
+from tests.asgi_client import get, http_scope, send_request
 from tests.stores.redis_server import RedisServer
 
 if TYPE_CHECKING:

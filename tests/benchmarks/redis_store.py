@@ -29,7 +29,8 @@ from throttled.asyncio import Throttled, per_sec
 from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Quota
 from ratelimiter.stores.factory import open_store
-from ratelimiter.stores.redis.store import RedisStore, script
+from ratelimiter.stores.redis import script
+from ratelimiter.stores.redis.store import RedisStore
 from tests.stores.redis_server import RedisServer
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from ratelimiter.core.quota import Quota, Slots
 from ratelimiter.core.requirement import REASONS
 from ratelimiter.identity.api_keys import hash_key
 from ratelimiter.stores.factory import store_for
-from tests.asgi import http_scope, send_request
+from tests.asgi_client import http_scope, send_request
 from tests.identity.provider import AUDIENCE, ISSUER, KeyServer, jwk, key_set, refusing_url, token
 from tests.proxy.wire import Upstream, sidecar
 from tests.stores.redis_server import RedisServer

@@ -58,7 +58,7 @@ def test_a_store_is_shown_without_who_gets_in(url: str, shown: str) -> None:
 def test_equal_policies_have_equal_hashes_in_every_process() -> None:
     """The hash tells replicas with different policies apart, so it depends on nothing but the policy."""
     program = (
-        "from ratelimiter import config, disclosure; print(disclosure.fingerprint(loader.load('config/sentinel.yaml')))"
+        "from ratelimiter.config import loader, redact; print(redact.fingerprint(loader.load('config/sentinel.yaml')))"
     )
     seen = {
         subprocess.run(

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core import dialect as module
 from ratelimiter.core.decision import MALFORMED, OVER_LIMIT, Decision, Outcome, unmatched
 from ratelimiter.core.policy import Rule
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.dialects import dialect as module
 from ratelimiter.dialects import loader
 from ratelimiter.dialects.dialect import (
     FINDINGS_MAX,

@@ -24,7 +24,7 @@ from ratelimiter.core.quota import Quota
 from ratelimiter.stores.factory import store_for
 from ratelimiter.stores.fallback import GuardedStore
 from ratelimiter.stores.refusal_cache import RememberingStore
-from tests.asgi import http_scope, send_request
+from tests.asgi_client import http_scope, send_request
 from tests.faults.records import RECORDS, Record
 
 if TYPE_CHECKING:

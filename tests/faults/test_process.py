@@ -22,7 +22,7 @@ from ratelimiter.stores.circuit_breaker import PROBE_MS
 from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.redis.store import RedisStore
 from ratelimiter.stores.redis.url import address_of
-from tests.asgi import get
+from tests.asgi_client import get
 from tests.faults.drill import COSTS, DEADLINE_MS, HEALTHY, SLACK_MS, Drill, Service, Stopwatch, _decided, application
 from tests.faults.records import RECORDS, Record
 from tests.faults.test_server import in_thread

@@ -17,7 +17,7 @@ from ratelimiter.core.request import Request
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.errors import Kind
 from ratelimiter.stores.factory import open_store
-from tests.asgi import http_scope
+from tests.asgi_client import http_scope
 from tests.faults.drill import COSTS, HEALTHY, WINDOW_MS, Drill
 from tests.faults.server import PASSWORD, Server
 

@@ -15,7 +15,7 @@ from ratelimiter.stores.factory import OPENERS, store_for
 from ratelimiter.stores.fallback import GuardedStore
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.stores.refusal_cache import RememberingStore
-from tests.asgi import get
+from tests.asgi_client import get
 from tests.reference_store import hits_of, rule_of
 from tests.stores.redis_server import free_port
 

@@ -32,7 +32,7 @@ from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, Breaker
 from ratelimiter.stores.fallback import COME_BACK_MS, WARM_EVERY, GuardedStore, local_limit, local_quota, outage_limit
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
-from tests.asgi import get
+from tests.asgi_client import get
 from tests.reference_store import START_MS, hits_of, rule_of, rule_with
 
 if TYPE_CHECKING:

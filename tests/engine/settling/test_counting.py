@@ -19,7 +19,7 @@ from ratelimiter.core.principal import EVERYONE
 from ratelimiter.core.quota import Balance, Period, Quota, Slots
 from ratelimiter.core.requirement import Requirement
 from ratelimiter.stores.memory import MemoryStore
-from tests.asgi import get
+from tests.asgi_client import get
 from tests.engine.settling.service import ALL, Service
 from tests.engine.settling.ways import WAYS, ask, connected, limited, raw
 from tests.proxy.wire import until

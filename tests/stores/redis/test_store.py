@@ -29,8 +29,9 @@ from ratelimiter.errors import (
     StoreUnavailable,
 )
 from ratelimiter.stores.factory import open_store
+from ratelimiter.stores.redis import script
 from ratelimiter.stores.redis.connection import CODES, ScriptMissing, error_of
-from ratelimiter.stores.redis.store import RedisStore, script
+from ratelimiter.stores.redis.store import RedisStore
 from ratelimiter.stores.redis.url import address_of
 from tests.stores import contract
 from tests.stores.contract import StoreContract
