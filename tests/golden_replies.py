@@ -1,4 +1,4 @@
-"""The exact bytes of every reply of every dialect, as files under `tests/golden`.
+"""The exact bytes of every reply of every dialect, one file each under `tests/golden`.
 
 Write them anew with `python -m tests.golden_replies`, then review the change with `git diff`.
 """
@@ -136,7 +136,7 @@ def lacking() -> Iterator[Decision]:
 
 
 def replies(dialect: Dialect) -> Iterator[tuple[str, Reply]]:
-    """Everything that *dialect* can say, each with the name of its file."""
+    """Yield every reply that *dialect* can send, with its name in the golden file."""
     ids = dialect.request_ids
     request_id = "" if ids is None else UUID_ID if ids.form == "uuid" else TOKEN_ID
     for name in dialect.answers:
@@ -154,22 +154,28 @@ def replies(dialect: Dialect) -> Iterator[tuple[str, Reply]]:
 
 
 def as_http(reply: Reply) -> bytes:
-    """*reply* as HTTP/1.1 writes it."""
+    """Return *reply* for a reviewer: status line and headers, each on a line, then the exact bytes of the body."""
     lines = [f"HTTP/1.1 {reply.status} {REASON_PHRASES[reply.status]}".encode()]
     lines += [name + b": " + value for name, value in reply.headers]
-    return b"\r\n".join([*lines, b"", reply.body])
+    return b"\n".join([*lines, b"", reply.body])
+
+
+def document(dialect: Dialect) -> bytes:
+    """Return every reply of *dialect*, each below its name: the documentation of the API's errors."""
+    return b"\n\n".join(f"### {name}\n".encode() + as_http(reply) for name, reply in replies(dialect)) + b"\n"
+
+
+def golden(name: str) -> Path:
+    """Return the path of the reviewed file of the dialect *name*."""
+    return DIRECTORY / f"{name}.http"
 
 
 def main() -> None:
-    """Write all files anew, and remove those that nothing writes any more."""
-    written = set()
-    for name in loader.names():
-        (DIRECTORY / name).mkdir(parents=True, exist_ok=True)
-        for stem, reply in replies(loader.load(name)):
-            path = DIRECTORY / name / f"{stem}.http"
-            path.write_bytes(as_http(reply))
-            written.add(path)
-    for path in set(DIRECTORY.glob("*/*.http")) - written:
+    """Write all files anew, and remove those that belong to no dialect."""
+    names = loader.names()
+    for name in names:
+        golden(name).write_bytes(document(loader.load(name)))
+    for path in set(DIRECTORY.glob("*.http")) - {golden(name) for name in names}:
         path.unlink()
 
 

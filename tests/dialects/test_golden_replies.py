@@ -15,12 +15,12 @@ from tests.golden_replies import (
     DIRECTORY,
     FINDINGS,
     STATUSES,
-    as_http,
     credit_exhausted,
+    document,
+    golden,
     malformed_request,
     over_capacity,
     over_limit,
-    replies,
     store_error,
 )
 
@@ -30,9 +30,7 @@ PACKAGED = Path(loader.__file__).parent / "data"
 @pytest.mark.parametrize("name", loader.names())
 def test_every_reply_has_the_bytes_that_were_reviewed(name: str) -> None:
     """A change of any byte of any reply shows in review: `python -m tests.golden_replies`, then `git diff`."""
-    golden = {path.stem: path.read_bytes() for path in (DIRECTORY / name).glob("*.http")}
-
-    assert golden == {stem: as_http(reply) for stem, reply in replies(loader.load(name))}
+    assert golden(name).read_bytes() == document(loader.load(name))
 
 
 @pytest.mark.parametrize("name", loader.names())
@@ -40,13 +38,12 @@ def test_a_file_of_ones_own_has_the_same_powers(name: str, tmp_path: Path) -> No
     """A copy of a packaged dialect, loaded by its path, gives the same bytes throughout."""
     mine = loader.load(shutil.copy(PACKAGED / f"{name}.yaml", tmp_path))
 
-    for stem, reply in replies(mine):
-        assert (DIRECTORY / name / f"{stem}.http").read_bytes() == as_http(reply)
+    assert golden(name).read_bytes() == document(mine)
 
 
 def test_no_golden_file_is_left_over() -> None:
-    """Every folder belongs to a dialect."""
-    assert loader.names() == sorted(path.name for path in DIRECTORY.iterdir() if path.is_dir())
+    """Every file belongs to a dialect."""
+    assert loader.names() == sorted(path.stem for path in DIRECTORY.glob("*.http"))
 
 
 VALUES = ["{code}", "{findings}", "{details}", "{resource}", "{nope}", "{", "x", "404", 5, None, [], {"a": "{issue}"}]
