@@ -25,6 +25,8 @@ from tests.stores.redis_server import RedisServer, free_port, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 ROOT = Path(__file__).parent.parent
 TOKEN = "0123456789abcdef"  # noqa: S105
 WITHIN_S = 1.0

@@ -23,6 +23,8 @@ from tests.stores.redis_server import free_port, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 ROOT = Path(__file__).parent.parent.parent
 SLOW_S = 7.0  # longer than the lame duck
 

@@ -15,6 +15,8 @@ from ruamel.yaml import YAML
 from deploy.prometheus.rule_manifest import FILE, written
 from ratelimiter.metrics.limiter_metrics import KINDS, ORDERS, OUTCOMES, RULE_OUTCOMES, SOURCES, Metrics
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deploy" / "prometheus"
 RULES = FOLDER / "ratelimiter.rules.yml"

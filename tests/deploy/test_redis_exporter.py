@@ -25,6 +25,8 @@ from tests.stores.redis_server import RedisServer, free_port, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 ROOT = Path(__file__).parent.parent.parent
 EXECUTABLE = "prometheus-redis-exporter"
 CHECKLIST = (ROOT / "docs" / "production.md").read_text()

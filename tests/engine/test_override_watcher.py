@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.request import Request
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 KEY = Source("header", "x-api-key")
 RULE = Rule("rule", Quota(2, 60_000), principal=(KEY,))
 ALICE = "header:X-API-Key=alice"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from _pytest.runner import runtestprotocol
 
-from tests.faults.machine import Machine
 from tests.faults.matrix import lines, rows_of
 from tests.faults.records import OMISSIONS, RECORDS, REPEATED, Omission
 from tests.faults.server import PASSWORD, Server
+from tests.machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

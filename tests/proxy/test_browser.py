@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 import uvicorn
 from fastapi import FastAPI, Response, WebSocket
 from fastapi.responses import HTMLResponse
@@ -17,6 +18,8 @@ from tests.stores.redis_server import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
 
 PAGE = """<!doctype html><title>loading</title><link rel="icon" href="data:,"><link rel="stylesheet" href="/style.css">
 <p id="told"></p><script src="/script.js"></script>"""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from tests.proxy.wire import Seen
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 SOON = {"lame_duck_ms": 0, "grace_ms": 5000, "linger_ms": 100}
 
 

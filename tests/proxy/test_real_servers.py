@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.websockets import WebSocket
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 LARGE = 30 * 2**20
 
 

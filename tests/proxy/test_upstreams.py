@@ -20,6 +20,8 @@ from tests.stores.redis_server import free_port
 if TYPE_CHECKING:
     from tests.proxy.wire import Seen
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 SOON = {"lame_duck_ms": 0, "grace_ms": 200, "linger_ms": 100}
 LINE = b"HTTP/1.1 200 OK\r\n"
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 POLICY = """\
 dialect: intrace
 principal: [header:X-API-Key, client]

@@ -15,6 +15,8 @@ from tests.history import History, Record
 if TYPE_CHECKING:
     from tests.stores.redis_server import RedisServer
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 ROOT = Path(__file__).parent.parent.parent
 PROCESSES = 8
 SEED = 20

@@ -38,6 +38,8 @@ from tests.reference_store import START_MS, hits_of, rule_of, rule_with
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 MINUTE_MS = 60_000
 BUCKETS = st.builds(
     lambda limit, refill, window_ms: Bucket(

@@ -8,12 +8,16 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import pytest
+
 from ratelimiter.core.policy import Hit
 from ratelimiter.stores.redis.store import open_redis
 from tests.stores.holding import BALANCE, CREDITS, KEYS, SEATS, SLOTS
 
 if TYPE_CHECKING:
     from tests.stores.redis_server import RedisServer
+
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
 
 
 def held(url: str, seed: int, seconds: float) -> subprocess.Popen[str]:

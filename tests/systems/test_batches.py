@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from tests.systems.client import Report
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 
 class Short(NamedTuple):
     """A system on a quicker clock, and a batch that meets its limit there."""

@@ -27,6 +27,8 @@ from tests.proxy.wire import until
 if TYPE_CHECKING:
     from tests.stores.redis_server import RedisServer
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 TOLD = CostFrom(RESPONSE_HEADER, "x-ratelimit-cost")
 CALLERS = 40
 

@@ -26,6 +26,8 @@ from tests.proxy.wire import until
 if TYPE_CHECKING:
     from tests.stores.redis_server import RedisServer
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 LONG_MS = 3_600_000  # a lease that lapses by itself only long after the test
 
 

@@ -20,6 +20,8 @@ from tests.stores.redis_server import RedisCluster, RedisServer, free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 
 @pytest.fixture(scope="module")
 def shared_cluster() -> Iterator[RedisCluster]:

@@ -15,6 +15,8 @@ from ratelimiter.stores.redis.group_commit import Batch, Batcher
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 HITS = [Hit(b"key", Quota(1, 1), 1, Rule("rule", Quota(1, 1)))]
 TIMEOUT_MS = 60
 LATE_MS = 10  # what a loaded machine may add to a timer

@@ -17,6 +17,8 @@ from tests.stores.redis_server import RedisServer, SentinelServer, free_port, wa
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 
 class Watched:
     """A master, a replica and three Sentinels."""

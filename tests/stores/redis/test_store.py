@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     from ratelimiter.clock import Clock
 
+pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
 PATIENT_MS = 5000  # where the deadline is not the point
 SLACK_S = 0.5  # what a loaded machine may need on top of a deadline; tests/faults measures the deadline itself
 WINDOW_MS = 60_000
