@@ -15,7 +15,7 @@ from ratelimiter.cli.main import main
 from tests.deploy.cli_words import commands, flags_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # A path of ours, wherever it is written: in a link, in code, on a command line.
 PATH = re.compile(r"(?<![\w./:-])(?:config|deploy|docs|tests|ratelimiter|\.ci)/[\w./-]*\w")
 MODULE = re.compile(r"python3? -m ((?:tests|docs|deploy|ratelimiter)[\w.]*)")
@@ -23,7 +23,7 @@ MODULE = re.compile(r"python3? -m ((?:tests|docs|deploy|ratelimiter)[\w.]*)")
 PLACEHOLDERS = {"N": "1", "SECONDS": "1"}
 REPLACED = re.compile(r"\.\.\.|\\\|\w+")
 
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 @cache
@@ -63,6 +63,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             broken.append(target)
 
     assert [] == broken
+
+
+def test_the_index_names_every_page() -> None:
+    """Every page in docs/ is linked from docs/index.md; the records of decisions have an index of their own."""
+    index = ROOT / "docs" / "index.md"
+    targets = re.findall(r"\]\(([^)\s#]+)", prose_of(index))
+    linked = {(index.parent / target).resolve() for target in targets}
+    pages_of_docs = {page for page in PAGES if (ROOT / "docs") in page.parents and page.parent.name != "decisions"}
+
+    assert set() == {str(page.relative_to(ROOT)) for page in pages_of_docs - linked - {index}}
 
 
 @pages
@@ -129,7 +139,7 @@ def test_defaults_of_the_checklist_are_those_of_the_schema() -> None:
     """The table of timeouts says what a policy that says nothing gets."""
     schema = json.loads(resources.files("ratelimiter.config").joinpath("policy.schema.json").read_text())
     fields = schema["properties"] | schema["properties"]["proxy"]["properties"]
-    table = text_of(ROOT / "docs" / "production.md").partition("## 5. Timeouts")[2].partition("\n## ")[0]
+    table = text_of(ROOT / "docs" / "howto" / "production.md").partition("## 5. Timeouts")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]*`) \| ([^|]*) \|", table, re.MULTILINE)
     shown = {
         name: value.strip().split(" ")[0]

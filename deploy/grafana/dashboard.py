@@ -1,7 +1,7 @@
 """The Grafana dashboard as code: `python -m deploy.grafana.dashboard` writes the dashboard.json that Grafana loads.
 
 Change the tables in panels.py, never the JSON: a test compares the two, and another runs every query against a
-Prometheus that has watched a limiter at work. docs/dashboard.md says how to read each panel.
+Prometheus that has watched a limiter at work. docs/howto/dashboard.md says how to read each panel.
 """
 
 from __future__ import annotations

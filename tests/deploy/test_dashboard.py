@@ -29,7 +29,7 @@ FOLDER = ROOT / "deploy" / "grafana"
 BOARD: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 TITLES = [panel["title"] for panel in PANELS]
-GUIDE = (ROOT / "docs" / "dashboard.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "howto" / "dashboard.md").read_text(encoding="utf-8")
 VIEWS = list(views())
 
 SCRAPE_S = 0.25
@@ -205,7 +205,7 @@ def test_queries_name_values_that_labels_can_have() -> None:
 
 @pytest.mark.parametrize("title", TITLES)
 def test_the_guide_speaks_of_every_panel(title: str) -> None:
-    """docs/dashboard.md says how to read it."""
+    """docs/howto/dashboard.md says how to read it."""
     assert f"**{title}**" in GUIDE
 
 
@@ -218,7 +218,7 @@ def test_the_guide_has_its_pictures() -> None:
     """Each that it shows is there and small, and none is there that it does not show."""
     pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "pictures").glob("*.png")}
 
-    assert set(re.findall(r"\(pictures/([\w-]+\.png)\)", GUIDE)) == set(pictures)
+    assert set(re.findall(r"\(\.\./pictures/([\w-]+\.png)\)", GUIDE)) == set(pictures)
     assert all(size < 100_000 for size in pictures.values())
 
 

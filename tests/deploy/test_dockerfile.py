@@ -295,7 +295,7 @@ def test_it_serves_and_stops(container: Container, upstream: int) -> None:
 
 @needs_root
 def test_several_workers_want_a_tmpfs(venv: Path, policies: Path, tmp_path: Path, upstream: int) -> None:
-    """With /tmp on a tmpfs, as docs/sidecar.md says, two workers are one scrape whose sums are right."""
+    """With /tmp on a tmpfs, as docs/howto/containers.md says, two workers are one scrape whose sums are right."""
     (tmp_path / "root").mkdir()
     container = Container(tmp_path / "root", venv, policies, ENVIRON, tmpfs="/tmp")  # noqa: S108
     data, admin = free_port(), free_port()

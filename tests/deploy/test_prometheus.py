@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deploy" / "prometheus"
 RULES = FOLDER / "ratelimiter.rules.yml"
 TESTS = FOLDER / "ratelimiter.rules.test.yml"
-RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+RUNBOOK = (ROOT / "docs" / "howto" / "runbook.md").read_text()
 
 ALL: list[dict[str, Any]] = [rule for group in YAML(typ="safe").load(RULES)["groups"] for rule in group["rules"]]
 ALERTS = [rule for rule in ALL if "alert" in rule]
@@ -88,7 +88,7 @@ def test_every_alert_says_what_to_do(rule: dict[str, Any]) -> None:
     severity = rule["labels"]["severity"]
     paragraph = RUNBOOK.partition(f"## {rule['alert']}\n")[2].partition("\n## ")[0]
 
-    assert f"docs/runbook.md#{rule['alert'].lower()}" == rule["annotations"]["runbook"]
+    assert f"docs/howto/runbook.md#{rule['alert'].lower()}" == rule["annotations"]["runbook"]
     assert paragraph.strip().startswith(f"*{severity.title()}.*")
     assert 40 < len(paragraph.split())
 

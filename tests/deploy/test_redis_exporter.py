@@ -29,7 +29,7 @@ pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
 
 ROOT = Path(__file__).parent.parent.parent
 EXECUTABLE = "prometheus-redis-exporter"
-CHECKLIST = (ROOT / "docs" / "production.md").read_text()
+CHECKLIST = (ROOT / "docs" / "howto" / "production.md").read_text()
 SETTINGS = SERVICES["redis-exporter"]["environment"]
 EVICTS, UNWATCHED = "RateLimiterRedisEvicts", "RateLimiterRedisUnwatched"
 NAMES = re.compile(r"\bredis_[a-z_]+")
@@ -104,8 +104,8 @@ def test_rules_and_runbook_name_metrics_that_it_has() -> None:
 
 
 def test_its_user_needs_no_more_rights_than_the_checklist_gives() -> None:
-    """The command of docs/production.md makes a user that sees all that the alerts ask for, and cannot read or write
-    a key; the exporter is told of it by the variables that the manifest sets.
+    """The command of docs/howto/production.md makes a user that sees all that the alerts ask for, and cannot read or
+    write a key; the exporter is told of it by the variables that the manifest sets.
     """
     (command,) = re.findall(r"^ *ACL SETUSER exporter (.+)$", CHECKLIST, re.MULTILINE)
     (container,) = named("Deployment", "ratelimiter-redis-exporter", EXTERNAL)["spec"]["template"]["spec"]["containers"]

@@ -1,4 +1,4 @@
-"""Goal: what a newcomer is told to do works. Method: the commands of docs/systems.md, as they stand there."""
+"""Goal: what a newcomer is told to do works. Method: the commands of docs/reference/systems.md, as they stand there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.systems.scene import Scene
 
-PAGE = (CONFIG.parent / "docs" / "systems.md").read_text()
+PAGE = (CONFIG.parent / "docs" / "reference" / "systems.md").read_text()
 
 
 def test_a_key_is_made_while_the_sidecar_runs(

@@ -1,9 +1,9 @@
 """Draws the dashboard's panels, from a real Prometheus that watches a real run, into docs/pictures.
 
     pip install -e '.[test,dashboard]'
-    python -m docs.pictures [--seconds 120]
+    python -m deploy.grafana.pictures [--seconds 120]
 
-Needs `redis-server` and `prometheus`. docs/dashboard.md says what happens in the run.
+Needs `redis-server` and `prometheus`. docs/howto/dashboard.md says what happens in the run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from deploy.grafana.panels import Query, View
     from tests.deploy.prometheus_server import Series
 
-FOLDER = Path(__file__).with_name("pictures")
+FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 COLUMNS = 24  # of the dashboard's grid
 INCHES = 13.0  # width of a picture
 TITLE_INCHES = 0.35
