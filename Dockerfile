@@ -18,10 +18,10 @@ COPY deploy/image/build-requirements.txt deploy/image/requirements.txt ./
 RUN pip install --require-hashes --only-binary :all: -r build-requirements.txt \
     && python -m venv --without-pip /opt/ratelimiter \
     && pip --python /opt/ratelimiter/bin/python install --require-hashes --only-binary :all: -r requirements.txt
-COPY pyproject.toml README.md ./
+COPY LICENSE pyproject.toml README.md ./
 COPY ratelimiter ratelimiter
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
-    && pip --python /opt/ratelimiter/bin/python install --no-deps --no-index --find-links dist ratelimiter
+    && pip --python /opt/ratelimiter/bin/python install --no-deps --no-index --find-links dist ratelimiter-service
 
 FROM ${PYTHON}
 LABEL org.opencontainers.image.title="ratelimiter" \

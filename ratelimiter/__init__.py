@@ -2,6 +2,7 @@
 
 from ratelimiter.asgi.middleware import RateLimitMiddleware
 from ratelimiter.dialects.error import DialectError
+from ratelimiter.distribution import warn_of_namesake
 from ratelimiter.errors import ConfigError, RateLimiterError, StoreError
 
 __version__ = "0.1.0"
@@ -13,3 +14,5 @@ __all__ = [  # noqa: RUF022  # as a reader sorts, without regard to case
     "RateLimitMiddleware",
     "StoreError",
 ]
+
+warn_of_namesake()

@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parent.parent / "ratelimiter"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "clock": set(),
+    "distribution": set(),
     "core": {"core"},
     "parsing": {"core", "errors"},
     "dialects": {"core", "errors", "parsing"},

@@ -112,7 +112,8 @@ class Reader:
         try:
             from ratelimiter.identity.jwt import parse_key_set  # noqa: PLC0415  # see below
         except ImportError:
-            self._refuse(path, "needs PyJWT and cryptography; run pip install 'ratelimiter[jwt]'")
+            text = "needs PyJWT and cryptography; run pip install '.[jwt]' in a clone of ratelimiter-service"
+            self._refuse(path, text)
             return None
         try:
             if tokens.fetched:

@@ -138,7 +138,10 @@ def test_without_pyjwt_it_says_what_to_install(tmp_path: Path) -> None:
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
         return done.returncode, done.stderr.splitlines()[0] if done.stderr else ""
 
-    needed = "tokens.yaml:1:17: identity.jwt: needs PyJWT and cryptography; run pip install 'ratelimiter[jwt]'"
+    needed = (
+        "tokens.yaml:1:17: identity.jwt: needs PyJWT and cryptography; "
+        "run pip install '.[jwt]' in a clone of ratelimiter-service"
+    )
     assert run("tokens.yaml") == (2, needed)
     assert run("keyed.yaml")[0] == 0
 
