@@ -1,0 +1,1 @@
+"""The decision service, `ratelimiter serve`: the engine for those who already have a proxy."""
