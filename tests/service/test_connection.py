@@ -1,4 +1,4 @@
-"""Goal: HTTP/2 that every peer can rely on. Method: the library h2 as the client, and frames by hand where h2 would not."""
+"""Goal: HTTP/2 that every peer can rely on. Method: h2 as the client, and frames by hand that h2 would not send."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ratelimiter.service.grpc.calls import Status, prefixed
 from ratelimiter.service.grpc.frames import ErrorCode
 from tests.service.http2_peer import ECHO, FAIL, WAIT, H2Client, Peer
 
+FRAMES = st.tuples(st.integers(0, 11), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=40))
 END = frames.END_HEADERS | frames.END_STREAM
 
 
@@ -62,9 +63,7 @@ def test_it_makes_no_difference_how_bytes_arrive(calls: list[tuple[bytes, bool]]
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 11), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=40)), max_size=12)
-)
+@given(st.lists(FRAMES, max_size=12))
 def test_nonsense_neither_fails_nor_stays(sent: list[tuple[int, int, int, bytes]]) -> None:
     """Whatever frames come, the connection answers, resets or closes, and never with an error of its own making."""
 
@@ -79,7 +78,7 @@ def test_nonsense_neither_fails_nor_stays(sent: list[tuple[int, int, int, bytes]
 
 
 async def test_a_response_waits_for_room() -> None:
-    """With windows of 10 bytes a message goes out in pieces, each when the client has made room; others are not held up."""
+    """With windows of 10 bytes a message goes out in pieces, each when there is room; others are not held up."""
     client = H2Client(Peer())
     client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 10})
     slow, message = client.call(ECHO, prefixed(b"x" * 25)), prefixed(b"x" * 25)
@@ -125,7 +124,7 @@ async def test_a_smaller_table_is_acknowledged() -> None:
 
 
 async def test_room_for_requests_is_given_back() -> None:
-    """A connection carries more than its window over time: h2 would stall, or complain of a window that it never got."""
+    """A connection carries more than its window over time: h2 would stall, or complain of a window never given."""
     client = H2Client(Peer())
     message = prefixed(b"m" * 15_000)
 
@@ -310,13 +309,13 @@ async def test_a_call_that_is_not_one_message_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("timeout", "seconds"), [("20m", 0.02), ("1S", 1), ("2M", 120), ("1H", 3600), ("100u", 1e-4), ("99999999n", 0.1)]
+    ("text", "seconds"), [("20m", 0.02), ("1S", 1), ("2M", 120), ("1H", 3600), ("100u", 1e-4), ("99999999n", 0.1)]
 )
-async def test_a_deadline_is_read(timeout: str, seconds: float) -> None:
+async def test_a_deadline_is_read(text: str, seconds: float) -> None:
     """Each unit of grpc-timeout gives the moment at which the caller gives up."""
     peer = Peer()
     peer.open()
-    peer.feed(peer.headers(1, ECHO, ("grpc-timeout", timeout)), frames.frame(0, 1, 1, prefixed(b"")))
+    peer.feed(peer.headers(1, ECHO, ("grpc-timeout", text)), frames.frame(0, 1, 1, prefixed(b"")))
 
     due_s = peer.calls[0].due_s
     assert due_s is not None

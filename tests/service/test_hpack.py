@@ -30,8 +30,8 @@ def test_what_is_encoded_is_decoded(text: bytes) -> None:
 
 @given(st.lists(st.tuples(HEADERS, st.booleans(), st.none() | st.integers(0, 4096)), max_size=8))
 def test_blocks_of_another_encoder_are_read(blocks: list[tuple[list[hpack.Header], bool, int | None]]) -> None:
-    """Whatever the library writes over the life of a connection, with tables that grow, shrink and overflow, is read as it
-    was meant.
+    """Whatever the library writes over the life of a connection, with tables that grow, shrink and overflow, is read
+    as it was meant.
     """
     encoder, decoder = reference.Encoder(), hpack.Decoder(list_bytes_max=1 << 20)
 
@@ -105,7 +105,7 @@ def test_of_a_header_bomb_nothing_is_kept() -> None:
 
 
 def test_changes_tell_whether_a_block_may_be_read_again() -> None:
-    """Two equal blocks are two different requests if the table was changed between them; the number of changes tells."""
+    """Two equal blocks are different requests if the table was changed between them; the number of changes tells."""
     decoder, encoder = hpack.Decoder(list_bytes_max=1 << 20), reference.Encoder()
     first = encoder.encode([(b"a", b"1")])
     decoder.decode(first)

@@ -49,7 +49,7 @@ async def test_a_flood_ends_the_connection(peer: Peer, attack: str) -> None:
 
 @pytest.mark.parametrize("asked", [False, True], ids=["unfinished", "asked"])
 async def test_rapid_reset(peer: Peer, asked: bool) -> None:
-    """Requests that are reset at once (CVE-2023-44487) end the connection, and never are more worked on than may be open."""
+    """Requests that are reset at once (CVE-2023-44487) end the connection; no more are worked on than may be open."""
     for stream in range(1, 4 * BURST, 2):
         data = frames.frame(frames.DATA, frames.END_STREAM, stream, prefixed(b"")) if asked else b""
         peer.feed(peer.headers(stream, WAIT), data, frames.reset(stream, ErrorCode.CANCEL))
@@ -89,9 +89,9 @@ async def test_resets_that_are_provoked_count_as_well(peer: Peer) -> None:
 async def test_a_continuation_flood(peer: Peer, part: bytes) -> None:
     """A header block in ever more frames (CVE-2024-27316) ends the connection after a few."""
     peer.feed(frames.frame(frames.HEADERS, 0, 1, b""))
-    for sent in range(1000):
-        if peer.transport.closed:
-            break
+    sent = 0
+    while not peer.transport.closed and sent < 1000:
+        sent += 1
         peer.feed(frames.frame(frames.CONTINUATION, 0, 1, part))
 
     assert CALM is peer.ends()
@@ -202,6 +202,7 @@ def test_time_and_business_forgive() -> None:
         slow.spend(glitch / PER_S)
         busy.spend(0.0)
         busy.answered()
+    for _ in range(BURST):
+        busy.spend(0.0)
     with pytest.raises(frames.ConnectionFault):
-        for _ in range(BURST + 2):
-            slow.spend(20 * BURST / PER_S)
+        busy.spend(0.0)

@@ -1,1 +1,1 @@
-"""As much of HTTP/2 (RFC 9113), HPACK (RFC 7541) and gRPC as a server of small unary calls needs; it knows no limits."""
+"""HTTP/2 (RFC 9113), HPACK (RFC 7541) and gRPC, as far as a server of small unary calls needs them; knows no limits."""

@@ -1,4 +1,7 @@
-"""The server's end of an HTTP/2 connection (RFC 9113): frames in, requests out, and bounds for whatever a peer may try."""
+"""The server's end of an HTTP/2 connection (RFC 9113): frames in, responses out, and bounds for all a peer may do.
+
+One class, and longer than other files: the frames of a connection act on one another, and every call passes here.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,7 @@ CONTINUATIONS_MAX = 16
 HEADS_MAX = 64  # heads of requests that are remembered; a proxy sends the same one again and again
 HEAD_REMEMBERED_MAX = 512  # bytes of one as it comes
 RESET_MAX = 256  # numbers of streams that we have ended and the peer may not know of yet
+FREE_GLITCHES = 4  # small frames, and window updates, of one stream; a thousand calls begin at once with some of each
 SMALL = 256  # bytes; a frame of content that is smaller and not the last is a glitch
 
 PREFACE_TIMEOUT_S = 10.0  # to begin, or to end a frame that was begun, or a header block
@@ -327,7 +331,7 @@ class Connection(asyncio.Protocol):
         except hpack.HpackError as fault:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(fault)) from None
 
-    def _on_data(self, flags: int, number: int, payload: bytes) -> None:
+    def _on_data(self, flags: int, number: int, payload: bytes) -> None:  # noqa: PLR0912  # section 6.1, check by check
         size = len(payload)
         self._receive_window -= size
         if self._receive_window < 0:
@@ -347,7 +351,7 @@ class Connection(asyncio.Protocol):
         if len(data) < size:
             self._free(size - len(data))
         if not flags & END_STREAM and len(data) < SMALL:
-            self._glitch()
+            self._glitch_of(stream)
         if stream.body:
             if not isinstance(stream.body, bytearray):
                 stream.body = bytearray(stream.body)
@@ -453,8 +457,8 @@ class Connection(asyncio.Protocol):
         if len(payload) != 4:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE is not 4 bytes")
         increment = int.from_bytes(payload, "big") & WINDOW_MAX
-        self._glitch()
         if not number:
+            self._glitch()
             if not increment:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
             self._send_window += increment
@@ -466,7 +470,9 @@ class Connection(asyncio.Protocol):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"WINDOW_UPDATE of stream {number}, which was never opened")
         stream = self._streams.get(number)
         if stream is None:
+            self._glitch()
             return
+        self._glitch_of(stream)
         if not increment:
             raise StreamFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
         stream.send_window += increment
@@ -621,6 +627,11 @@ class Connection(asyncio.Protocol):
     def _glitch(self) -> None:
         self._glitches.spend(self._loop.time())
 
+    def _glitch_of(self, stream: Stream) -> None:
+        stream.glitches += 1
+        if stream.glitches > FREE_GLITCHES:
+            self._glitch()
+
     def _fail(self, fault: ConnectionFault) -> None:
         log.info("the connection from %s is closed: %s (%s)", self.peer, fault, fault.code.name)
         if not self._closed:
@@ -645,8 +656,8 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         """Take no new requests, finish those that came, and close.
 
-        The first GOAWAY leaves all open: requests are on their way. When the peer has answered the PING behind it, it has
-        heard, and the second one names the last request that is answered (section 6.8).
+        The first GOAWAY names no last request, as requests are on their way. When the peer has answered the PING behind
+        it, it knows, and the second GOAWAY names the last request that is answered (section 6.8).
         """
         if self._closed or self._draining_after is not None:
             return

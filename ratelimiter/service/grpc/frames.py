@@ -63,11 +63,11 @@ class Http2Error(Exception):
         self.code = code
 
 
-class ConnectionFault(Http2Error):
+class ConnectionFault(Http2Error):  # noqa: N818  # the peer's, not ours
     """A fault that ends the connection (section 5.4.1)."""
 
 
-class StreamFault(Http2Error):
+class StreamFault(Http2Error):  # noqa: N818  # likewise
     """A fault that ends one stream (section 5.4.2)."""
 
 

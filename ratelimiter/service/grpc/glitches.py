@@ -12,8 +12,8 @@ PER_ANSWER = 4  # forgiven for a call that was answered: window updates and meas
 class GlitchBudget:
     """Counts glitches of one connection: pings, settings, window updates, resets, empty frames, refused streams.
 
-    Each alone is legal, and each has been the means of an attack (CVE-2019-9511 to -9518, CVE-2023-44487, CVE-2024-27316,
-    CVE-2025-8671). A peer that does business has its glitches forgiven.
+    Each alone is legal, and each has been the means of an attack (CVE-2019-9511 to -9518, CVE-2023-44487,
+    CVE-2024-27316, CVE-2025-8671). A peer that does business has its glitches forgiven.
     """
 
     __slots__ = ("_left", "_told_s")

@@ -66,7 +66,7 @@ def _tree(codes: list[tuple[int, int]]) -> tuple[list[list[int]], frozenset[int]
 
 CODES = _codes()
 _TREE, _ENDS = _tree(CODES)
-# By state and byte, made when first needed: all of them would take a tenth of a second at start, and most are never met.
+# By state and byte, made when first needed: all would take a tenth of a second at start, and most are never met.
 _steps: dict[int, _Step] = {}
 
 

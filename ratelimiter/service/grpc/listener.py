@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024
 TICK_S = 1.0
+POLL_S = 0.02  # to see that the last connection has ended
 ALPN = ["h2"]  # RFC 9113 section 3.2
 
 
@@ -68,8 +69,8 @@ class Listener:
         for connection in list(self._connections):
             connection.drain()
         end_s = self._loop.time() + timeout_s
-        while self._connections and self._loop.time() < end_s:
-            await asyncio.sleep(0.02)
+        while self._connections and self._loop.time() < end_s:  # noqa: ASYNC110  # no event for each connection that ends
+            await asyncio.sleep(POLL_S)
         for connection in list(self._connections):
             connection.abort()
         if self._ticking is not None:

@@ -24,8 +24,8 @@ class Connected(Protocol):
     peer: str | None  # address of the client; None on a unix socket
 
     def answer(self, stream: Stream, head: bytes, body: bytes, trailers: bytes) -> None:
-        """Send a whole response: blocks of headers and trailers, made by `hpack.encode`, and the content between. Without
-        trailers the content is the end.
+        """Send a whole response: blocks of headers and trailers, made by `hpack.encode`, and the content between.
+        Without trailers the content is the end.
         """
 
     def begin(self, stream: Stream, head: bytes) -> None:
@@ -54,6 +54,7 @@ class Stream:
         send_window: bytes that the peer has room for; below zero if it has taken back some.
         pending: of the response, what waits for room.
         trailers: that follow what is pending; None if more is to come.
+        glitches: frames that brought it no further.
         blocked_s: when it began to wait for room.
     """
 
@@ -62,6 +63,7 @@ class Stream:
         "body",
         "connection",
         "ended",
+        "glitches",
         "gone",
         "head",
         "id",
@@ -82,6 +84,7 @@ class Stream:
         self.body: bytes | bytearray = b""
         self.ended = False
         self.working = False
+        self.glitches = 0
         self.gone = _ignore
         self.opened_s = now_s
         self.receive_window = receives
