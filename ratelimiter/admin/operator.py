@@ -21,14 +21,14 @@ from ratelimiter.engine.override_watcher import SHADOW, field_of_block, field_of
 from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.parsing.principals import Named, digests_of, parse_named, pattern_digest, sources_of, value_of
 from ratelimiter.parsing.units import UNLIMITED, parse_duration_ms, parse_moment_ms, spell_limit
-from ratelimiter.stores.overrides import BookFullError, book_of
+from ratelimiter.stores.overrides import OverridesFullError, book_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ratelimiter.core.policy import Policy, Rule
     from ratelimiter.stores.base import Store
-    from ratelimiter.stores.overrides import Book
+    from ratelimiter.stores.overrides import OverrideStore
 
 UNTIL_MS_MAX = 100 * 366 * 24 * 3600 * 1000  # from now
 TOLD = 20  # audit lines by default
@@ -104,7 +104,7 @@ class Operator:
         if book is None:
             msg = "store: keeps no orders; write memory:// or a redis:// URL"
             raise ConfigError(msg)
-        self._book: Book = book
+        self._book: OverrideStore = book
 
     def as_who(self, who: str) -> Operator:
         """The same, for somebody else."""
@@ -429,7 +429,7 @@ class Operator:
                 await first()
             spelled = None if value is None else (value[0], json.dumps(value[1]))
             old = await self._book.write(json.dumps(line).removesuffix("}"), field, spelled)
-        except BookFullError:
+        except OverridesFullError:
             msg = "orders: there are as many as can be kept; remove some first"
             raise ConfigError(msg) from None
         except (StoreError, ConfigError) as error:

@@ -16,7 +16,7 @@ from ratelimiter.core.identity import NOBODY, Teller
 from ratelimiter.core.request import Request
 from ratelimiter.dialects import loader, request_id
 from ratelimiter.engine.limiter import Limiter
-from ratelimiter.engine.override_watcher import StandingOrders
+from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.factory import store_for
 
@@ -124,7 +124,7 @@ class RateLimitMiddleware:
         if store is None or isinstance(store, str):
             store = store_for(policy, observer if isinstance(observer, StoreObserver) else None)
         self.limiter = Limiter(policy, store, observer=observer)
-        self._standing = StandingOrders(self.limiter)
+        self._standing = OverrideWatcher(self.limiter)
         file = configuration.file_of(limit, config) if reload else None
         self._reloading = None
         if file is not None:

@@ -14,14 +14,14 @@ from ratelimiter.core.overrides import FOR_EVER, NO_ORDERS, Block, Orders, Overr
 from ratelimiter.core.tiers import override_fault
 from ratelimiter.errors import Kind, StoreError
 from ratelimiter.parsing.units import UNLIMITED, parse_limit
-from ratelimiter.stores.overrides import MemoryBook, book_of
+from ratelimiter.stores.overrides import MemoryOverrideStore, book_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.engine.limiter import Limiter
-    from ratelimiter.stores.overrides import Book, Page
+    from ratelimiter.stores.overrides import OverrideStore, Snapshot
 
 POLL_S = 0.5  # what is ordered is obeyed everywhere within a second
 READ_AGAIN_MS = 60_000  # though nothing has changed: our clock may have, against the store's
@@ -62,7 +62,7 @@ def override_from(entry: dict[str, Any], until_ms: int) -> Override:
     return Override(frozenset({who}), pattern, str(entry.get("source", "")), rule, quota, plan, until_ms)
 
 
-def orders_of(page: Page, policy: Policy, ahead_ms: int, noted: Callable[[str, str], None]) -> Orders:
+def orders_of(page: Snapshot, policy: Policy, ahead_ms: int, noted: Callable[[str, str], None]) -> Orders:
     """What *page* orders under *policy*.
 
     Args:
@@ -92,7 +92,7 @@ def orders_of(page: Page, policy: Policy, ahead_ms: int, noted: Callable[[str, s
     return Orders(page.version, tuple(overrides), tuple(blocks), shadow, shadow_until_ms)
 
 
-class StandingOrders:
+class OverrideWatcher:
     """Has one limiter obey what the book of its store and policy says, as long as it is there.
 
     A change is looked for every *poll_s*; while the book cannot be read, the last orders stand until they end. Their
@@ -112,7 +112,7 @@ class StandingOrders:
         self._orders = NO_ORDERS
         self._policy = limiter.policy
         self._name = ""
-        self._page: Page | None = None
+        self._page: Snapshot | None = None
         self._read_ms = 0  # when
         self._ahead_ms = 0  # how much the store's clock is, of ours
         self._next_end_ms = 0
@@ -120,14 +120,14 @@ class StandingOrders:
         self._noted: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._book: Book | None = None
+        self._book: OverrideStore | None = None
         self._set_next_end(limiter)
         self._open(limiter)
 
     def _open(self, limiter: Limiter) -> None:
         self._page, self._orders, self._name = None, NO_ORDERS, limiter.policy.name
         self._book = book_of(limiter.store, self._name)
-        if isinstance(self._book, MemoryBook):
+        if isinstance(self._book, MemoryOverrideStore):
             self._book.listeners.append(self._written)
             if self._book.page().version:
                 self._written()
@@ -180,7 +180,7 @@ class StandingOrders:
                 pause_s = min(pause_s, max(0.0, (self._next_end_ms - self._clock()) / 1000))
             await asyncio.sleep(pause_s)
 
-    async def _look(self, book: Book) -> bool:
+    async def _look(self, book: OverrideStore) -> bool:
         """Read the book if that is due; whether it says something new."""
         due = self._page is None or self._clock() - self._read_ms >= READ_AGAIN_MS
         if not due and self._page is not None and await book.version() == self._page.version:
@@ -193,14 +193,14 @@ class StandingOrders:
     def _written(self) -> None:
         """The book of this process was written to: obey at once."""
         limiter = self._limiter()
-        if limiter is None or not isinstance(self._book, MemoryBook):
+        if limiter is None or not isinstance(self._book, MemoryOverrideStore):
             return
         self._take(self._book.page())
         self._obey(limiter, changed=True)
         if self._next_end_ms:
             self.start()
 
-    def _take(self, page: Page) -> None:
+    def _take(self, page: Snapshot) -> None:
         self._page, self._read_ms = page, self._clock()
         ahead_ms = page.now_ms - self._read_ms
         if abs(ahead_ms - self._ahead_ms) > DRIFT_MS:  # else each look would move every end by how long it took

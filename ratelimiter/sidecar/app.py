@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.admin.operator_tokens import Tokens
 from ratelimiter.config import loader as configuration
-from ratelimiter.engine.override_watcher import StandingOrders
+from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.errors import ConfigError
 from ratelimiter.proxy import lifecycle
 from ratelimiter.proxy.addresses import parse_listen, parse_upstream
@@ -214,7 +214,7 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
     serving = lifecycle.Server(service, sockets, plan.tls)
 
     store = innermost(gate.limiter.store)
-    standing = StandingOrders(gate.limiter)
+    standing = OverrideWatcher(gate.limiter)
 
     def swap(policy: Policy) -> None:
         gate.swap(policy)
@@ -277,7 +277,7 @@ def _exchanges_told(written: AccessLog | None, counted: ProxyMetrics | None) -> 
 
 
 def _operated(
-    listener: socket.socket, tokens: Tokens, gate: Gate, store: Store, standing: StandingOrders
+    listener: socket.socket, tokens: Tokens, gate: Gate, store: Store, standing: OverrideWatcher
 ) -> AbstractAsyncContextManager[str]:
     """The operator listener of a worker."""
     from ratelimiter.admin.app import OwnNames, hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along

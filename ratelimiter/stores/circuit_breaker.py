@@ -8,7 +8,7 @@ FAILURES_MAX = 5
 PROBE_MS = 250  # four probes a second, so enforcement is back well within a second of the fault's end
 
 
-class Breaker:
+class CircuitBreaker:
     """Closed while the store answers. After *failures_max* failures in a row it opens: callers are turned away but for
     one probe every *probe_ms*, and the first success closes it.
 

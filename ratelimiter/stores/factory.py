@@ -7,11 +7,11 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ratelimiter.errors import ConfigError
 from ratelimiter.stores import limits_bridge
-from ratelimiter.stores.fallback import GuardedStore
+from ratelimiter.stores.fallback import FallbackStore
 from ratelimiter.stores.memory import KEYS_MAX, MemoryStore
 from ratelimiter.stores.redis.cluster import ClusterStore, open_cluster
 from ratelimiter.stores.redis.store import TIMEOUT_MS, RedisStore, open_redis, open_sentinel
-from ratelimiter.stores.refusal_cache import RememberingStore
+from ratelimiter.stores.refusal_cache import RefusalCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,11 +38,11 @@ def store_for(policy: Policy, observer: StoreObserver | None = None) -> Store:
     store = open_store(policy.store, timeout_ms=policy.decision_timeout_ms)
     if isinstance(store, MemoryStore):
         return store
-    if isinstance(store, limits_bridge.BridgedStore):
+    if isinstance(store, limits_bridge.LimitsBridge):
         limits_bridge.check(policy)
     if isinstance(store, (RedisStore, ClusterStore)):
         store.observer = observer
-    return RememberingStore(GuardedStore(store, local_share=policy.local_share, observer=observer))
+    return RefusalCache(FallbackStore(store, local_share=policy.local_share, observer=observer))
 
 
 def open_store(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:

@@ -14,7 +14,7 @@ from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, L
 from ratelimiter.core.policy import Hit, OnStoreError
 from ratelimiter.core.quota import Bucket, Quota
 from ratelimiter.errors import StoreError, StoreFault, StoreOverloaded
-from ratelimiter.stores.circuit_breaker import Breaker
+from ratelimiter.stores.circuit_breaker import CircuitBreaker
 from ratelimiter.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ TOLD_MAX = 200  # characters of an error that a log line repeats
 log = logging.getLogger("ratelimiter.stores")
 
 
-class GuardedStore:
+class FallbackStore:
     """Asks *store* while it answers; else each rule is judged as its `on_store_error` says. Never raises a StoreError.
 
     `deny` of one rule refuses the request. Else the rules that say `local` are charged, all or none, to windows in this
@@ -56,7 +56,7 @@ class GuardedStore:
         *,
         local: MemoryStore | None = None,
         local_share: float = 1.0,
-        breaker: Breaker | None = None,
+        breaker: CircuitBreaker | None = None,
         observer: StoreObserver | None = None,
     ) -> None:
         if not 0 < local_share <= 1:
@@ -65,7 +65,7 @@ class GuardedStore:
         self._store = store
         self._local = MemoryStore() if local is None else local  # an empty one is false
         self._local_share = local_share
-        self._breaker = Breaker() if breaker is None else breaker
+        self._breaker = CircuitBreaker() if breaker is None else breaker
         self._observer = observer
         self._shares: dict[AnyQuota, AnyQuota] = {}
         self._until_warm = WARM_EVERY

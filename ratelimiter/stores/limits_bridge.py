@@ -108,7 +108,7 @@ class Look(NamedTuple):
     retry_after_ms: int  # until the hit would fit; 0 when it does, NEVER when it never will
 
 
-class BridgedStore:
+class LimitsBridge:
     """Tallies in a storage of `limits`, approximately; this module's text says what is weaker.
 
     Args:
@@ -213,7 +213,7 @@ class BridgedStore:
         return _waiting(hit, used, await self._storage.get_expiry(key) if used else 0)
 
 
-def open_bridge(parts: SplitResult, timeout_ms: int) -> BridgedStore:
+def open_bridge(parts: SplitResult, timeout_ms: int) -> LimitsBridge:
     """The store of a `limits+...://` URL.
 
     Raises:
@@ -225,7 +225,7 @@ def open_bridge(parts: SplitResult, timeout_ms: int) -> BridgedStore:
         msg = f"{strategy[:40]!r} is not a strategy; write {', '.join(STRATEGIES)}"
         raise ValueError(msg)
     url = urlunsplit(parts._replace(scheme=parts.scheme.removeprefix(PREFIX), query=urlencode(options)))
-    return BridgedStore(url, strategy=strategy, timeout_ms=timeout_ms)
+    return LimitsBridge(url, strategy=strategy, timeout_ms=timeout_ms)
 
 
 def check(policy: Policy) -> None:

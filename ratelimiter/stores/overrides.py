@@ -7,11 +7,11 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ratelimiter.errors import Kind, StoreFault
-from ratelimiter.stores.fallback import GuardedStore
+from ratelimiter.stores.fallback import FallbackStore
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.stores.redis.cluster import ClusterStore
 from ratelimiter.stores.redis.store import RedisStore
-from ratelimiter.stores.refusal_cache import RememberingStore
+from ratelimiter.stores.refusal_cache import RefusalCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ TOLD_MAX = 1000
 KEPT_MS = 10 * 366 * 24 * 3600 * 1000  # what has no end by itself is kept so long after the last write
 
 
-class Page(NamedTuple):
+class Snapshot(NamedTuple):
     """All orders at one moment."""
 
     version: str  # another one after each write; empty before the first
@@ -33,11 +33,11 @@ class Page(NamedTuple):
     fields: dict[str, tuple[int, str]]  # when it ends, Unix ms (0 never), and the order as JSON
 
 
-class BookFullError(Exception):
+class OverridesFullError(Exception):
     """There are `ORDERS_MAX` orders already."""
 
 
-class Book(Protocol):
+class OverrideStore(Protocol):
     """Keeps orders, and what was told of them. `tests/stores/book_contract.py` is what every implementation passes."""
 
     shared: bool  # whether other processes write to it
@@ -45,7 +45,7 @@ class Book(Protocol):
     async def version(self) -> str:
         """The version of the orders; cheap."""
 
-    async def read(self) -> Page:
+    async def read(self) -> Snapshot:
         """All orders that have not ended."""
 
     async def write(self, told: str, field: str = "", value: tuple[int, str] | None = None) -> str:
@@ -60,7 +60,7 @@ class Book(Protocol):
             The JSON that was there before; empty if there was none.
 
         Raises:
-            BookFullError: there are too many orders.
+            OverridesFullError: there are too many orders.
         """
 
     async def told(self, number: int) -> list[str]:
@@ -81,7 +81,7 @@ class Commanded(Protocol):
         """
 
 
-class RedisBook:
+class RedisOverrideStore:
     """Orders in Redis, in any topology: two keys of one slot for each policy.
 
     What the ACL user needs beside what the store says: `+hget +hgetall +hset +hdel +pexpire +lpush +ltrim +lrange
@@ -104,12 +104,12 @@ class RedisBook:
         self._told = self._orders + b":audit"
 
     async def version(self) -> str:
-        """See `Book`."""
+        """See `OverrideStore`."""
         version = await self._store.command(self._orders, "HGET", self._orders, "version")
         return version.decode() if isinstance(version, bytes) else ""
 
-    async def read(self) -> Page:
-        """See `Book`."""
+    async def read(self) -> Snapshot:
+        """See `OverrideStore`."""
         pairs = await self._store.command(self._orders, "HGETALL", self._orders)
         now_ms = await self._now_ms()
         if not isinstance(pairs, list):
@@ -117,10 +117,10 @@ class RedisBook:
             raise StoreFault(msg, Kind.PROTOCOL)
         texts = [text.decode("utf-8", "replace") for text in pairs]
         all_ = dict(zip(texts[::2], texts[1::2], strict=True))
-        return Page(all_.pop("version", ""), now_ms, _fields(all_, now_ms))
+        return Snapshot(all_.pop("version", ""), now_ms, _fields(all_, now_ms))
 
     async def write(self, told: str, field: str = "", value: tuple[int, str] | None = None) -> str:
-        """See `Book`."""
+        """See `OverrideStore`."""
         now = "" if self._clock is None else str(self._clock())
         spelled = "" if value is None else f"{value[0]} {value[1]}"
         words = (now, field, spelled, told, secrets.token_hex(8), str(ORDERS_MAX), str(TOLD_MAX), str(KEPT_MS))
@@ -129,18 +129,18 @@ class RedisBook:
             case [1, bytes(before)]:
                 return before.decode().partition(" ")[2]
             case [0, _]:
-                raise BookFullError
+                raise OverridesFullError
             case _:
                 msg = "the script that writes orders is answered with something else"
                 raise StoreFault(msg, Kind.PROTOCOL)
 
     async def told(self, number: int) -> list[str]:
-        """See `Book`."""
+        """See `OverrideStore`."""
         lines = await self._store.command(self._orders, "LRANGE", self._told, "0", str(number - 1))
         return [line.decode("utf-8", "replace") for line in lines] if isinstance(lines, list) else []
 
     async def erase(self, keys: Sequence[bytes]) -> None:
-        """See `Book`."""
+        """See `OverrideStore`."""
         for key in keys:  # each by itself: not all of them need be in one slot
             await self._store.command(key, "DEL", key)
 
@@ -156,7 +156,7 @@ class RedisBook:
                 raise StoreFault(msg, Kind.PROTOCOL)
 
 
-class MemoryBook:
+class MemoryOverrideStore:
     """Orders in this process, beside the counters of a `MemoryStore`.
 
     Args:
@@ -173,26 +173,26 @@ class MemoryBook:
         self.listeners: list[Callable[[], None]] = []  # called after each write
 
     async def version(self) -> str:
-        """See `Book`."""
+        """See `OverrideStore`."""
         return str(self._version or "")
 
-    async def read(self) -> Page:
-        """See `Book`."""
+    async def read(self) -> Snapshot:
+        """See `OverrideStore`."""
         return self.page()
 
-    def page(self) -> Page:
+    def page(self) -> Snapshot:
         """All orders that have not ended, without waiting."""
         now_ms = self._store.now_ms()
-        return Page(str(self._version or ""), now_ms, _in_force(self._fields, now_ms))
+        return Snapshot(str(self._version or ""), now_ms, _in_force(self._fields, now_ms))
 
     async def write(self, told: str, field: str = "", value: tuple[int, str] | None = None) -> str:
-        """See `Book`."""
+        """See `OverrideStore`."""
         now_ms = self._store.now_ms()
         fields = _in_force(self._fields, now_ms)
         before = fields.pop(field, None)
         if value is not None:
             if len(fields) >= ORDERS_MAX:
-                raise BookFullError
+                raise OverridesFullError
             fields[field] = value
         old = "" if before is None else before[1]
         self._fields = fields
@@ -203,11 +203,11 @@ class MemoryBook:
         return old
 
     async def told(self, number: int) -> list[str]:
-        """See `Book`."""
+        """See `OverrideStore`."""
         return self._lines[:number]
 
     async def erase(self, keys: Sequence[bytes]) -> None:
-        """See `Book`."""
+        """See `OverrideStore`."""
         self._store.erase(keys)
 
 
@@ -224,15 +224,15 @@ def _in_force(fields: dict[str, tuple[int, str]], now_ms: int) -> dict[str, tupl
 
 def innermost(store: Store) -> Store:
     """The store behind whatever stands in for it."""
-    while isinstance(store, RememberingStore | GuardedStore):
+    while isinstance(store, RefusalCache | FallbackStore):
         store = store.behind
     return store
 
 
-def book_of(store: Store, name: str) -> Book | None:
+def book_of(store: Store, name: str) -> OverrideStore | None:
     """Where the orders for policy *name* are kept beside what *store* counts; None if it can keep none."""
     store = innermost(store)
     if isinstance(store, MemoryStore):
-        book = store.beside.setdefault(name, MemoryBook(store))
-        return book if isinstance(book, MemoryBook) else None
-    return RedisBook(store, name) if isinstance(store, RedisStore | ClusterStore) else None
+        book = store.beside.setdefault(name, MemoryOverrideStore(store))
+        return book if isinstance(book, MemoryOverrideStore) else None
+    return RedisOverrideStore(store, name) if isinstance(store, RedisStore | ClusterStore) else None

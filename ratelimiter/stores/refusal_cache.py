@@ -34,7 +34,7 @@ class _Refusal(NamedTuple):
     receipt: Receipt
 
 
-class RememberingStore:
+class RefusalCache:
     """Answers from memory what *store* has just refused, as long as nothing about it can have changed.
 
     Only a store's own refusal is remembered, for these very hits: the same keys, quotas and costs, so that a changed

@@ -21,7 +21,7 @@ from ratelimiter.errors import ConfigError, StoreUnavailable
 from ratelimiter.metrics.heavy_hitters import Top
 from ratelimiter.metrics.limiter_metrics import Metrics
 from ratelimiter.stores.circuit_breaker import FAILURES_MAX
-from ratelimiter.stores.fallback import GuardedStore
+from ratelimiter.stores.fallback import FallbackStore
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import per_minute, request
 
@@ -130,7 +130,7 @@ class TestReadiness:
 
             async def close(self) -> None: ...
 
-        guard = GuardedStore(Out())
+        guard = FallbackStore(Out())
         around = Around(state=lambda: State((), "degraded" if guard.degraded else "ok"))
         around.limiter.store = guard
         before = (await around.get("/readyz")).json()["store"]

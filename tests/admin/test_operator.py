@@ -16,7 +16,7 @@ from ratelimiter.core.policy import Policy, Rule, reader_for
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
 from ratelimiter.engine.limiter import Limiter
-from ratelimiter.engine.override_watcher import StandingOrders
+from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.stores import overrides
 from ratelimiter.stores.factory import open_store
@@ -49,7 +49,7 @@ class Scene:
     def __init__(self, policy: Policy = POLICY) -> None:
         self.clock = FakeClock()
         self.limiter = Limiter(policy, MemoryStore(clock=self.clock), clock=self.clock)
-        self.standing = StandingOrders(self.limiter, clock=self.clock)
+        self.standing = OverrideWatcher(self.limiter, clock=self.clock)
         self.operator = Operator(lambda: self.limiter.policy, self.limiter.store, "user:ann")
 
     async def admitted(self, count: int, key: str = "alice") -> int:

@@ -16,7 +16,7 @@ from ratelimiter.core.policy import Policy, Rule
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Balance, Quota
 from ratelimiter.engine.limiter import Limiter
-from ratelimiter.engine.override_watcher import StandingOrders
+from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.memory import MemoryStore
 from tests.stores.redis_server import free_port
@@ -38,7 +38,7 @@ POLICY = Policy(
 def application(folder: Path, store: Any = None) -> tuple[Any, Limiter]:
     (folder / "tokens").write_text(f"ann:{TOKEN}\n")
     limiter = Limiter(POLICY, store or MemoryStore())
-    operator = Operator(lambda: POLICY, limiter.store, "nobody", done=StandingOrders(limiter).poll)
+    operator = Operator(lambda: POLICY, limiter.store, "nobody", done=OverrideWatcher(limiter).poll)
     return operator_app(operator, Tokens(folder / "tokens")), limiter
 
 

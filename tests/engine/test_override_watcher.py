@@ -21,7 +21,7 @@ from ratelimiter.core.policy import Policy, Rule
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Quota
 from ratelimiter.engine.limiter import Limiter
-from ratelimiter.engine.override_watcher import StandingOrders
+from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.stores.factory import open_store, store_for
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.stores.overrides import book_of
@@ -75,14 +75,14 @@ class TestInOneProcess:
         return Limiter(Policy((RULE,)), MemoryStore(clock=clock), clock=clock)
 
     @pytest.fixture
-    def standing(self, limiter: Limiter, clock: FakeClock) -> StandingOrders:
-        return StandingOrders(limiter, clock=clock)
+    def standing(self, limiter: Limiter, clock: FakeClock) -> OverrideWatcher:
+        return OverrideWatcher(limiter, clock=clock)
 
     @pytest.fixture
     def operator(self, limiter: Limiter) -> Operator:
         return Operator(lambda: limiter.policy, limiter.store, "test")
 
-    async def test_without_a_timer(self, limiter: Limiter, standing: StandingOrders, operator: Operator) -> None:
+    async def test_without_a_timer(self, limiter: Limiter, standing: OverrideWatcher, operator: Operator) -> None:
         """What has no end needs nobody to look."""
         assert not standing.needs_time
         await operator.block(ALICE)
@@ -91,7 +91,9 @@ class TestInOneProcess:
         assert [WITHIN_LIMIT] == await reasons(limiter, 1)
         assert standing._task is None
 
-    async def test_ends(self, limiter: Limiter, standing: StandingOrders, operator: Operator, clock: FakeClock) -> None:
+    async def test_ends(
+        self, limiter: Limiter, standing: OverrideWatcher, operator: Operator, clock: FakeClock
+    ) -> None:
         """What has an end ends by itself."""
         await operator.block(ALICE, Wanted(for_ms=60_000))
         assert standing.needs_time
@@ -103,7 +105,7 @@ class TestInOneProcess:
         assert [WITHIN_LIMIT] == await reasons(limiter, 1)
         await standing.stop()
 
-    async def test_reset_keeps_nothing(self, limiter: Limiter, standing: StandingOrders, operator: Operator) -> None:
+    async def test_reset_keeps_nothing(self, limiter: Limiter, standing: OverrideWatcher, operator: Operator) -> None:
         """After a reset all of the limit is there, and of others nothing is forgotten."""
         assert [WITHIN_LIMIT, WITHIN_LIMIT, OVER_LIMIT] == await reasons(limiter, 3)
         assert [WITHIN_LIMIT, WITHIN_LIMIT, OVER_LIMIT] == await reasons(limiter, 3, "bob")
@@ -111,7 +113,7 @@ class TestInOneProcess:
         assert [WITHIN_LIMIT, WITHIN_LIMIT, OVER_LIMIT] == await reasons(limiter, 3)
         assert [OVER_LIMIT] == await reasons(limiter, 1, "bob")
 
-    async def test_shadow(self, limiter: Limiter, standing: StandingOrders, operator: Operator) -> None:
+    async def test_shadow(self, limiter: Limiter, standing: OverrideWatcher, operator: Operator) -> None:
         """No rule refuses, and what is counted is what would be counted otherwise."""
         await operator.shadow(on=True)
         assert [WITHIN_LIMIT, WITHIN_LIMIT, SUSPENDED, SUSPENDED] == await reasons(limiter, 4)
@@ -122,7 +124,7 @@ class TestInOneProcess:
         assert [OVER_LIMIT] == await reasons(limiter, 1)
 
     async def test_another_policy_has_orders_of_its_own(
-        self, limiter: Limiter, standing: StandingOrders, operator: Operator
+        self, limiter: Limiter, standing: OverrideWatcher, operator: Operator
     ) -> None:
         """A policy of another name does not obey them; one of the same name does, with other rules, too."""
         await operator.set_override(ALICE, rule="rule", limit="5/minute")
@@ -134,7 +136,7 @@ class TestInOneProcess:
         assert 2 == (await limiter.decide(of()))[0].outcomes[0].rule.quota.limit
 
     async def test_what_makes_no_sense_is_left_out(
-        self, limiter: Limiter, standing: StandingOrders, operator: Operator, caplog: pytest.LogCaptureFixture
+        self, limiter: Limiter, standing: OverrideWatcher, operator: Operator, caplog: pytest.LogCaptureFixture
     ) -> None:
         """An order about a rule that is no longer there, or that a newer version wrote, is told of once."""
         book = book_of(limiter.store, "default")
@@ -156,7 +158,7 @@ class TestInOneProcess:
         """An override of the file ends without anybody's order."""
         override = Override(frozenset({_digest("alice")}), rule="rule", quota=Quota(9, 60_000), until_ms=clock() + 1000)
         limiter = Limiter(Policy((RULE,), overrides=(override,)), MemoryStore(clock=clock), clock=clock)
-        standing = StandingOrders(limiter, clock=clock)
+        standing = OverrideWatcher(limiter, clock=clock)
         assert standing.needs_time
         assert 9 == limiter.hits(of())[0].quota.limit
         clock.advance(1000)
@@ -167,7 +169,7 @@ class TestInOneProcess:
     async def test_who_lets_go_of_the_limiter(self) -> None:
         """The timer holds nobody alive."""
         limiter = Limiter(Policy((RULE,), store="redis://127.0.0.1:1/0"), MemoryStore())
-        standing = StandingOrders(limiter, poll_s=0.01)
+        standing = OverrideWatcher(limiter, poll_s=0.01)
         standing.start()
         task, gone = standing._task, weakref.ref(limiter)
         del limiter
@@ -202,7 +204,7 @@ async def test_within_a_second_elsewhere(redis_server: RedisServer) -> None:
     """
     policy = policy_at(redis_server.url)
     limiter = Limiter(policy, store_for(policy))
-    standing = StandingOrders(limiter)
+    standing = OverrideWatcher(limiter)
     standing.start()
     store = open_store(redis_server.url, timeout_ms=PATIENT_MS)
     operator = Operator(lambda: policy, store, "test")
@@ -236,7 +238,7 @@ async def test_while_the_store_is_out(caplog: pytest.LogCaptureFixture) -> None:
     with RedisServer() as server:
         policy = policy_at(server.url, local_share=1.0)
         limiter = Limiter(policy, store_for(policy))
-        standing = StandingOrders(limiter)
+        standing = OverrideWatcher(limiter)
         store = open_store(server.url, timeout_ms=PATIENT_MS)
         operator = Operator(lambda: policy, store, "test")
         await operator.block(ALICE)
@@ -275,7 +277,7 @@ async def test_a_user_that_may_not_read_them(caplog: pytest.LogCaptureFixture) -
             client.acl_setuser("limited", enabled=True, nopass=True, commands=commands, keys=["rl1:*"])
         policy = policy_at(server.url.replace("redis://", "redis://limited:x@"))
         limiter = Limiter(policy, store_for(policy))
-        standing = StandingOrders(limiter)
+        standing = OverrideWatcher(limiter)
         for _ in range(3):
             await standing.poll()
 
@@ -290,7 +292,7 @@ async def test_ends_are_the_store_s_moments(redis_server: RedisServer) -> None:
     policy = policy_at(redis_server.url)
     wrong = FakeClock(int(time.time() * 1000) - 3_600_000)
     limiter = Limiter(policy, store_for(policy), clock=wrong)
-    standing = StandingOrders(limiter, clock=wrong)
+    standing = OverrideWatcher(limiter, clock=wrong)
     store = open_store(redis_server.url, timeout_ms=PATIENT_MS)
     await Operator(lambda: policy, store, "test").block(ALICE, Wanted(for_ms=30_000))
     await standing.poll()

@@ -22,8 +22,8 @@ from ratelimiter.core.policy import OnStoreError, Policy, Rule
 from ratelimiter.core.principal import parse_source
 from ratelimiter.core.quota import Quota
 from ratelimiter.stores.factory import store_for
-from ratelimiter.stores.fallback import GuardedStore
-from ratelimiter.stores.refusal_cache import RememberingStore
+from ratelimiter.stores.fallback import FallbackStore
+from ratelimiter.stores.refusal_cache import RefusalCache
 from tests.asgi_client import http_scope, send_request
 from tests.faults.records import RECORDS, Record
 
@@ -157,9 +157,9 @@ class Service:
             local_share=LOCAL_SHARE,
             secret=b"secret of the digests",
         )
-        store = RememberingStore(GuardedStore(inner, local_share=LOCAL_SHARE)) if inner else store_for(self.policy)
-        assert isinstance(store, RememberingStore)
-        assert isinstance(store._store, GuardedStore)
+        store = RefusalCache(FallbackStore(inner, local_share=LOCAL_SHARE)) if inner else store_for(self.policy)
+        assert isinstance(store, RefusalCache)
+        assert isinstance(store._store, FallbackStore)
         self.store, self.guarded = store, store._store
         self.app = RateLimitMiddleware(application, config=self.policy, store=store, observer=Watcher())
         self.samples: list[Sample] = []

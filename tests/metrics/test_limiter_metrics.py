@@ -49,7 +49,7 @@ from ratelimiter.metrics.limiter_metrics import (
 from ratelimiter.metrics.prometheus import Instruments, process_registry
 from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.circuit_breaker import FAILURES_MAX
-from ratelimiter.stores.fallback import GuardedStore
+from ratelimiter.stores.fallback import FallbackStore
 from ratelimiter.stores.memory import MemoryStore
 from tests.reference_store import hits_of
 from tests.requesting import per_minute, request
@@ -259,7 +259,7 @@ class TestStore:
             async def close(self) -> None: ...
 
         observed = Observed(per_minute(100, on_store_error=OnStoreError.ALLOW))
-        observed.limiter.store = GuardedStore(Out(), observer=observed.metrics)
+        observed.limiter.store = FallbackStore(Out(), observer=observed.metrics)
         await observed.ask(FAILURES_MAX)
         observed.seconds = 10.0
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, Breaker
+from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, CircuitBreaker
 
 if TYPE_CHECKING:
     from ratelimiter.testing import FakeClock
 
 
-def opened(clock: FakeClock) -> Breaker:
-    breaker = Breaker(clock=clock)
+def opened(clock: FakeClock) -> CircuitBreaker:
+    breaker = CircuitBreaker(clock=clock)
     for _ in range(FAILURES_MAX):
         breaker.failed()
     assert breaker.open
@@ -20,7 +20,7 @@ def opened(clock: FakeClock) -> Breaker:
 
 def test_is_closed_at_first(clock: FakeClock) -> None:
     """A breaker that knows of nothing lets everybody ask."""
-    breaker = Breaker(clock=clock)
+    breaker = CircuitBreaker(clock=clock)
 
     assert not breaker.open
     assert all(breaker.admits() for _ in range(1000))
@@ -28,7 +28,7 @@ def test_is_closed_at_first(clock: FakeClock) -> None:
 
 def test_opens_after_failures_in_a_row(clock: FakeClock) -> None:
     """The fifth failure in a row opens it, says so once, and turns callers away."""
-    breaker = Breaker(clock=clock)
+    breaker = CircuitBreaker(clock=clock)
 
     assert [False] * (FAILURES_MAX - 1) + [True, False, False] == [breaker.failed() for _ in range(FAILURES_MAX + 2)]
     assert not breaker.admits()
@@ -36,7 +36,7 @@ def test_opens_after_failures_in_a_row(clock: FakeClock) -> None:
 
 def test_a_success_starts_the_count_anew(clock: FakeClock) -> None:
     """Failures that are not in a row never open it."""
-    breaker = Breaker(clock=clock)
+    breaker = CircuitBreaker(clock=clock)
     for _ in range(100):
         for _ in range(FAILURES_MAX - 1):
             assert not breaker.failed()

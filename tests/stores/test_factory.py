@@ -12,9 +12,9 @@ from ratelimiter.core.policy import Policy
 from ratelimiter.errors import ConfigError
 from ratelimiter.stores import factory
 from ratelimiter.stores.factory import OPENERS, store_for
-from ratelimiter.stores.fallback import GuardedStore
+from ratelimiter.stores.fallback import FallbackStore
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.refusal_cache import RememberingStore
+from ratelimiter.stores.refusal_cache import RefusalCache
 from tests.asgi_client import get
 from tests.reference_store import hits_of, rule_of
 from tests.stores.redis_server import free_port
@@ -53,8 +53,8 @@ def test_a_shared_store_is_guarded_and_remembered(scheme: str, monkeypatch: pyte
     monkeypatch.setitem(factory.OPENERS, scheme, open_one)
     store = store_for(Policy((RULE,), store=f"{scheme}://127.0.0.1", decision_timeout_ms=77))
 
-    assert type(store) is RememberingStore
-    assert type(store._store) is GuardedStore
+    assert type(store) is RefusalCache
+    assert type(store._store) is FallbackStore
     assert [77] == given
 
 

@@ -28,8 +28,8 @@ from ratelimiter.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
-from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, Breaker
-from ratelimiter.stores.fallback import COME_BACK_MS, WARM_EVERY, GuardedStore, local_limit, local_quota, outage_limit
+from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, CircuitBreaker
+from ratelimiter.stores.fallback import COME_BACK_MS, WARM_EVERY, FallbackStore, local_limit, local_quota, outage_limit
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.asgi_client import get
@@ -85,12 +85,12 @@ def store(clock: FakeClock) -> Frail:
 
 
 @pytest.fixture
-def guarded(store: Frail, clock: FakeClock) -> GuardedStore:
+def guarded(store: Frail, clock: FakeClock) -> FallbackStore:
     return guard(store, clock)
 
 
-def guard(store: Frail, clock: FakeClock, **settings: float) -> GuardedStore:
-    return GuardedStore(store, local=MemoryStore(clock=clock), breaker=Breaker(clock=clock), **settings)  # type: ignore[arg-type]
+def guard(store: Frail, clock: FakeClock, **settings: float) -> FallbackStore:
+    return FallbackStore(store, local=MemoryStore(clock=clock), breaker=CircuitBreaker(clock=clock), **settings)  # type: ignore[arg-type]
 
 
 def ruled(limit: int, mode: str = "local", *, name: str = "", burst: int = 0, shadow: bool = False) -> Rule:
@@ -98,11 +98,11 @@ def ruled(limit: int, mode: str = "local", *, name: str = "", burst: int = 0, sh
     return replace(rule, on_store_error=OnStoreError(mode))
 
 
-async def decided(store: GuardedStore, hits: Sequence[Hit]) -> Decision:
+async def decided(store: FallbackStore, hits: Sequence[Hit]) -> Decision:
     return decide(hits, await store.charge(hits))
 
 
-async def break_down(guarded: GuardedStore, store: Frail) -> None:
+async def break_down(guarded: FallbackStore, store: Frail) -> None:
     """Have the breaker open, at the expense of a principal of its own."""
     store.error = StoreTimeout("late")
     for _ in range(FAILURES_MAX):
@@ -113,7 +113,7 @@ async def break_down(guarded: GuardedStore, store: Frail) -> None:
 # While the store answers
 
 
-async def test_passes_on_what_the_store_says(guarded: GuardedStore, store: Frail) -> None:
+async def test_passes_on_what_the_store_says(guarded: FallbackStore, store: Frail) -> None:
     """A healthy store's receipts are passed on as they are."""
     hits, reference = hits_of(ruled(3), ruled(2, "deny")), MemoryStore(clock=store.behind.now_ms)
 
@@ -127,7 +127,7 @@ async def test_the_way_in_need_is_kept_warm(store: Frail, clock: FakeClock) -> N
     so that nobody is charged there for what was refused.
     """
     local = MemoryStore(clock=clock)
-    guarded = GuardedStore(store, local=local)
+    guarded = FallbackStore(store, local=local)
     hits = hits_of(ruled(10 * WARM_EVERY))
     for _ in range(20 * WARM_EVERY):
         await guarded.charge(hits)
@@ -135,7 +135,7 @@ async def test_the_way_in_need_is_kept_warm(store: Frail, clock: FakeClock) -> N
     assert 10 == local.charge_now([hits[0]._replace(cost=0)]).tallies[0].used
 
 
-async def test_close_closes_the_store(guarded: GuardedStore, store: Frail) -> None:
+async def test_close_closes_the_store(guarded: FallbackStore, store: Frail) -> None:
     """Closing a guard lets go of what it guards."""
     await guarded.close()
 
@@ -146,14 +146,14 @@ async def test_close_closes_the_store(guarded: GuardedStore, store: Frail) -> No
 def test_a_share_is_a_part(store: Frail, share: float) -> None:
     """A share of nothing, of less or of more than all is refused at the door."""
     with pytest.raises(ValueError, match="local_share must be above 0 and at most 1"):
-        GuardedStore(store, local_share=share)
+        FallbackStore(store, local_share=share)
 
 
 # The breaker
 
 
 @pytest.mark.parametrize("error", AVAILABILITY, ids=lambda error: type(error).__name__)
-async def test_opens_after_failures_in_a_row(guarded: GuardedStore, store: Frail, error: StoreError) -> None:
+async def test_opens_after_failures_in_a_row(guarded: FallbackStore, store: Frail, error: StoreError) -> None:
     """After five failures in a row the store is left alone."""
     hits = hits_of(ruled(1000))
     store.error = error
@@ -169,7 +169,7 @@ async def test_opens_after_failures_in_a_row(guarded: GuardedStore, store: Frail
 
 
 async def test_one_probe_per_interval_under_a_thousand_callers(
-    guarded: GuardedStore, store: Frail, clock: FakeClock
+    guarded: FallbackStore, store: Frail, clock: FakeClock
 ) -> None:
     """While the store is out, a thousand concurrent callers ask it once in each interval, and all get their answer."""
     await break_down(guarded, store)
@@ -182,7 +182,7 @@ async def test_one_probe_per_interval_under_a_thousand_callers(
         clock.advance(1 if expected != 1 else PROBE_MS // 2)
 
 
-async def test_closes_at_the_first_success(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+async def test_closes_at_the_first_success(guarded: FallbackStore, store: Frail, clock: FakeClock) -> None:
     """Within one interval of the fault's end the store decides again, for everybody."""
     await break_down(guarded, store)
     store.error = None
@@ -202,7 +202,7 @@ async def test_closes_at_the_first_success(guarded: GuardedStore, store: Frail, 
     ids=lambda error: type(error).__name__,
 )
 async def test_what_says_nothing_about_the_store_never_opens_it(
-    guarded: GuardedStore, store: Frail, error: Exception
+    guarded: FallbackStore, store: Frail, error: Exception
 ) -> None:
     """Our own overload and anybody's mistake are answered without the store, and the next caller asks it again."""
     store.error = error
@@ -216,7 +216,7 @@ async def test_what_says_nothing_about_the_store_never_opens_it(
 
 @pytest.mark.parametrize("error", [StoreOverloaded("full"), StoreFault("WRONGTYPE")], ids=lambda e: type(e).__name__)
 async def test_a_probe_that_proves_nothing_does_not_put_off_the_recovery(
-    guarded: GuardedStore, store: Frail, clock: FakeClock, error: Exception
+    guarded: FallbackStore, store: Frail, clock: FakeClock, error: Exception
 ) -> None:
     """Somebody whose requests are mistakes cannot use up the probes of all the others."""
     await break_down(guarded, store)
@@ -229,7 +229,7 @@ async def test_a_probe_that_proves_nothing_does_not_put_off_the_recovery(
     assert STORE == (await guarded.charge(hits_of(ruled(1)))).source
 
 
-async def test_cancellation_is_no_failure(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+async def test_cancellation_is_no_failure(guarded: FallbackStore, store: Frail, clock: FakeClock) -> None:
     """A caller that leaves is let go, counts as nothing, and does not take the probe along."""
     store.error = asyncio.CancelledError()
     for _ in range(2 * FAILURES_MAX):
@@ -250,7 +250,7 @@ async def test_cancellation_is_no_failure(guarded: GuardedStore, store: Frail, c
 # What each rule says
 
 
-async def test_local_is_the_window(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+async def test_local_is_the_window(guarded: FallbackStore, store: Frail, clock: FakeClock) -> None:
     """Without the store a rule that says local is the same window, in this process."""
     store.error = StoreTimeout("late")
     hits, reference = hits_of(ruled(3, burst=2)), MemoryStore(clock=clock)
@@ -259,7 +259,7 @@ async def test_local_is_the_window(guarded: GuardedStore, store: Frail, clock: F
         clock.advance(7000)
 
 
-async def test_allow_admits(guarded: GuardedStore, store: Frail) -> None:
+async def test_allow_admits(guarded: FallbackStore, store: Frail) -> None:
     """Rules that say allow admit, and charge nobody."""
     store.error = StoreTimeout("late")
     decisions = [await decided(guarded, hits_of(ruled(3, "allow"))) for _ in range(100)]
@@ -269,7 +269,7 @@ async def test_allow_admits(guarded: GuardedStore, store: Frail) -> None:
     }
 
 
-async def test_deny_refuses(guarded: GuardedStore, store: Frail) -> None:
+async def test_deny_refuses(guarded: FallbackStore, store: Frail) -> None:
     """A rule that says deny refuses as what it is: an error of the store, and nobody's limit."""
     store.error = StoreTimeout("late")
 
@@ -306,7 +306,7 @@ async def test_of_mixed_modes(store: Frail, clock: FakeClock, modes: list[str], 
         assert (0 if FAIL_CLOSED in expected else 2) == guarded._local.charge_now(peek).tallies[0].used
 
 
-async def test_local_rules_are_charged_all_or_none(guarded: GuardedStore, store: Frail) -> None:
+async def test_local_rules_are_charged_all_or_none(guarded: FallbackStore, store: Frail) -> None:
     """When one local rule refuses, the others are not charged (1, 3), and the refusal names the one that refuses."""
     store.error = StoreTimeout("late")
     tight, roomy, allow = ruled(1, name="tight"), ruled(9, name="roomy"), ruled(5, "allow")
@@ -320,7 +320,7 @@ async def test_local_rules_are_charged_all_or_none(guarded: GuardedStore, store:
 
 
 @pytest.mark.parametrize("mode", ["allow", "deny", "local"])
-async def test_a_shadow_never_refuses(guarded: GuardedStore, store: Frail, mode: str) -> None:
+async def test_a_shadow_never_refuses(guarded: FallbackStore, store: Frail, mode: str) -> None:
     """Whatever a shadow rule says should happen without the store, it refuses nothing."""
     store.error = StoreTimeout("late")
     for hits in (hits_of(ruled(1, mode, shadow=True)), hits_of(ruled(1, mode, shadow=True), ruled(1000, name="roomy"))):
@@ -413,7 +413,7 @@ def test_what_an_outage_admits() -> None:
 
 
 async def test_one_line_per_change_of_state(
-    guarded: GuardedStore, store: Frail, clock: FakeClock, caplog: pytest.LogCaptureFixture
+    guarded: FallbackStore, store: Frail, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An outage of ten seconds under load is two lines: it began, and it is over."""
     caplog.set_level(logging.DEBUG, "ratelimiter")
@@ -433,7 +433,7 @@ async def test_one_line_per_change_of_state(
     ] == caplog.messages
 
 
-async def test_a_mistake_is_told_once(guarded: GuardedStore, store: Frail, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_mistake_is_told_once(guarded: FallbackStore, store: Frail, caplog: pytest.LogCaptureFixture) -> None:
     """A fault that comes with every request is one line for its kind, however long its text; overload is none, as the
     metrics count it.
     """
@@ -448,7 +448,7 @@ async def test_a_mistake_is_told_once(guarded: GuardedStore, store: Frail, caplo
 
 
 async def test_a_mistake_of_ours_has_a_traceback(
-    guarded: GuardedStore, store: Frail, caplog: pytest.LogCaptureFixture
+    guarded: FallbackStore, store: Frail, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An exception that is no StoreError is a bug: its one line says where."""
     store.error = ZeroDivisionError("division by zero")
@@ -461,7 +461,7 @@ async def test_a_mistake_of_ours_has_a_traceback(
 
 
 async def test_no_principal_in_the_log(
-    guarded: GuardedStore, store: Frail, clock: FakeClock, caplog: pytest.LogCaptureFixture
+    guarded: FallbackStore, store: Frail, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither a principal's value nor a key is in anything that is logged (8)."""
     caplog.set_level(logging.DEBUG, "ratelimiter")
@@ -483,13 +483,13 @@ async def application(scope: object, receive: object, send: object) -> None:
     await send({"type": "http.response.body", "body": b"ok"})  # type: ignore[operator]
 
 
-def app_of(store: GuardedStore, mode: str, **settings: object) -> RateLimitMiddleware:
+def app_of(store: FallbackStore, mode: str, **settings: object) -> RateLimitMiddleware:
     policy = Policy((ruled(3, mode),))
     return RateLimitMiddleware(application, config=policy, store=store, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dialect", ["problem", "plain", "intrace", "trace", "tracefinance", "sentinel"])
-async def test_deny_is_a_503_with_retry_after(guarded: GuardedStore, store: Frail, dialect: str) -> None:
+async def test_deny_is_a_503_with_retry_after(guarded: FallbackStore, store: Frail, dialect: str) -> None:
     """In every dialect: not the client's fault, so no 429, and when to come back."""
     store.error = StoreTimeout("late")
     answer = await get(app_of(guarded, "deny", dialect=dialect))
@@ -511,13 +511,13 @@ async def test_local_is_a_429_with_the_numbers_of_the_share(store: Frail, clock:
     assert "60" == answers[2].line("retry-after")
 
 
-async def test_allow_is_the_application(guarded: GuardedStore, store: Frail) -> None:
+async def test_allow_is_the_application(guarded: FallbackStore, store: Frail) -> None:
     """No fault of the store produces a 5xx that the application did not."""
     for store.error in (StoreTimeout("late"), StoreFault("WRONGTYPE"), StoreOverloaded("full"), ZeroDivisionError()):
         assert {200} == {(await get(app_of(guarded, "allow"))).status for _ in range(20)}
 
 
-async def test_recovers_by_itself(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+async def test_recovers_by_itself(guarded: FallbackStore, store: Frail, clock: FakeClock) -> None:
     """Denied while the store is out, admitted within a second of its return."""
     app = app_of(guarded, "deny")
     await break_down(guarded, store)
@@ -546,7 +546,7 @@ def seat(lease: int, mode: str = "local", limit: int = 2) -> Hit:
     return Hit(b"seats", rule.quota, 1, rule, lease)
 
 
-async def test_settlements_go_to_who_charged(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+async def test_settlements_go_to_who_charged(guarded: FallbackStore, store: Frail, clock: FakeClock) -> None:
     """What the store charged it settles; what was charged locally is settled locally, when the store is back, too; of
     what was let through nothing is kept.
     """
@@ -566,7 +566,7 @@ async def test_settlements_go_to_who_charged(guarded: GuardedStore, store: Frail
     assert 1 == store.behind.charge_now([theirs._replace(cost=0)]).tallies[0].used
 
 
-async def test_a_settlement_never_raises(guarded: GuardedStore, store: Frail, clock: FakeClock) -> None:
+async def test_a_settlement_never_raises(guarded: FallbackStore, store: Frail, clock: FakeClock) -> None:
     """A store that fails is noted, and one that is out is not asked."""
     await guarded.charge([seat(7)])
     store.error = StoreTimeout("late")
@@ -581,7 +581,7 @@ async def test_a_settlement_never_raises(guarded: GuardedStore, store: Frail, cl
 async def test_leases_are_not_warmed_up(store: Frail, clock: FakeClock) -> None:
     """What will be settled with the store is not charged here as well, where nothing would ever settle it."""
     local = MemoryStore(clock=clock)
-    guarded = GuardedStore(store, local=local)
+    guarded = FallbackStore(store, local=local)
     for lease in range(1, 3 * WARM_EVERY):
         await guarded.charge([seat(lease, limit=1000)])
 
@@ -614,7 +614,7 @@ def test_every_bucket_has_a_share(bucket: Bucket, share: float) -> None:
     assert ours.refill <= bucket.refill
 
 
-async def test_nobody_else_credits_a_top_up(guarded: GuardedStore, store: Frail) -> None:
+async def test_nobody_else_credits_a_top_up(guarded: FallbackStore, store: Frail) -> None:
     """Without the store a top-up is refused, even where the rule would let requests through."""
     rule = rule_with(Balance(5), "allow")
     rule = replace(rule, on_store_error=OnStoreError.ALLOW)

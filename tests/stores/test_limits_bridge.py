@@ -19,7 +19,7 @@ from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
 from ratelimiter.errors import ConfigError, Kind, StoreError, StoreFault, StoreTimeout, StoreUnavailable
 from ratelimiter.stores import limits_bridge
 from ratelimiter.stores.factory import open_store, store_for
-from ratelimiter.stores.limits_bridge import BridgedStore, check, slid
+from ratelimiter.stores.limits_bridge import LimitsBridge, check, slid
 from tests.reference_store import hits_of, rule_of
 from tests.stores.memcached_server import MemcachedServer
 from tests.stores.redis_server import RedisServer, free_port
@@ -48,9 +48,9 @@ def url_of(kind: str, memcached: MemcachedServer, redis_server: RedisServer) -> 
 @pytest.fixture(params=KINDS)
 async def store(
     request: pytest.FixtureRequest, memcached: MemcachedServer, redis_server: RedisServer
-) -> AsyncIterator[BridgedStore]:
+) -> AsyncIterator[LimitsBridge]:
     store = open_store(url_of(request.param, memcached, redis_server), timeout_ms=TIMEOUT_MS)
-    assert isinstance(store, BridgedStore)
+    assert isinstance(store, LimitsBridge)
     yield store
     await store.close()
 
@@ -62,7 +62,7 @@ def fresh(*rules: object, cost: int | None = None, principal: str = "") -> list[
 # What holds of every strategy
 
 
-async def test_counts_down_and_refuses(store: BridgedStore) -> None:
+async def test_counts_down_and_refuses(store: LimitsBridge) -> None:
     """A limit of 3 admits 3 and refuses the fourth; every number is in its range."""
     hits = fresh(rule_of(3, HOUR_MS))
     receipts = [await store.charge(hits) for _ in range(5)]
@@ -78,7 +78,7 @@ async def test_counts_down_and_refuses(store: BridgedStore) -> None:
     assert OVER_LIMIT == decide(hits, receipts[3]).reason
 
 
-async def test_what_is_refused_charges_nothing(store: BridgedStore) -> None:
+async def test_what_is_refused_charges_nothing(store: LimitsBridge) -> None:
     """A refusal of one rule leaves the other untouched, in whatever order they come (1, 3)."""
     tight, roomy = rule_of(1, HOUR_MS, name="tight"), rule_of(9, HOUR_MS, name="roomy")
     for order in ((tight, roomy), (roomy, tight)):
@@ -89,7 +89,7 @@ async def test_what_is_refused_charges_nothing(store: BridgedStore) -> None:
         assert [1, 1] == [tally.used for tally in receipts[-1].tallies]
 
 
-async def test_cost(store: BridgedStore) -> None:
+async def test_cost(store: LimitsBridge) -> None:
     """Costs are charged whole or not at all; one above the limit has no moment of retry; 0 charges nothing."""
     rule, principal = rule_of(5, HOUR_MS), uuid.uuid4().hex
     told = []
@@ -104,7 +104,7 @@ async def test_cost(store: BridgedStore) -> None:
     assert (False, 5, False) == told[5]
 
 
-async def test_a_shadow_never_refuses(store: BridgedStore) -> None:
+async def test_a_shadow_never_refuses(store: LimitsBridge) -> None:
     """A shadow rule is charged while it fits, says when it would refuse, and the request is admitted."""
     hits = fresh(rule_of(2, HOUR_MS, name="shadow", shadow=True), rule_of(9, HOUR_MS, name="roomy"))
     receipts = [await store.charge(hits) for _ in range(4)]
@@ -114,7 +114,7 @@ async def test_a_shadow_never_refuses(store: BridgedStore) -> None:
     assert receipts[3].tallies[0].retry_after_ms > 0
 
 
-async def test_a_changed_limit_keeps_its_counters(store: BridgedStore) -> None:
+async def test_a_changed_limit_keeps_its_counters(store: LimitsBridge) -> None:
     """A limit that is raised or lowered goes on from what was counted (7)."""
     principal = uuid.uuid4().hex
     for _ in range(3):
@@ -125,7 +125,7 @@ async def test_a_changed_limit_keeps_its_counters(store: BridgedStore) -> None:
     assert (await store.charge(fresh(rule_of(2, HOUR_MS), principal=principal, cost=0))).admitted
 
 
-async def test_a_crowd_gets_no_more_than_the_limit(store: BridgedStore) -> None:
+async def test_a_crowd_gets_no_more_than_the_limit(store: LimitsBridge) -> None:
     """Of 40 concurrent requests at a limit of 7 no more than 7 are admitted; whoever came too late is told to wait."""
     hits = fresh(rule_of(7, HOUR_MS))
     receipts = await asyncio.gather(*(store.charge(hits) for _ in range(40)))
@@ -134,7 +134,7 @@ async def test_a_crowd_gets_no_more_than_the_limit(store: BridgedStore) -> None:
     assert all(receipt.tallies[0].retry_after_ms > 0 for receipt in receipts if not receipt.admitted)
 
 
-async def test_whoever_comes_too_late_is_told_to_wait(store: BridgedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_whoever_comes_too_late_is_told_to_wait(store: LimitsBridge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Room was seen, then another request took it, then there was room again: refused, but never with a wait of 0, as
     that would mean that it fits. A shadow rule that comes too late refuses nothing.
     """
@@ -152,7 +152,7 @@ async def test_whoever_comes_too_late_is_told_to_wait(store: BridgedStore, monke
     assert refused.tallies[0].retry_after_ms > 0
 
 
-async def test_admits_again(store: BridgedStore) -> None:
+async def test_admits_again(store: LimitsBridge) -> None:
     """Whoever comes back when he is told to is admitted soon: within two windows and what a busy machine takes."""
     hits = fresh(rule_of(2, 1000))
     while (receipt := await store.charge(hits)).admitted:
@@ -164,7 +164,7 @@ async def test_admits_again(store: BridgedStore) -> None:
         receipt = await store.charge(hits)
 
 
-async def test_works_again_after_close(store: BridgedStore) -> None:
+async def test_works_again_after_close(store: LimitsBridge) -> None:
     """A closed store may be used again, and knows what was counted."""
     hits = fresh(rule_of(1, HOUR_MS))
     assert (await store.charge(hits)).admitted
@@ -181,7 +181,7 @@ def test_serves_one_event_loop_after_another(memcached: MemcachedServer, redis_s
         store = open_store(url_of(kind, memcached, redis_server), timeout_ms=TIMEOUT_MS)
         hits = fresh(rule_of(1, HOUR_MS))
 
-        async def ask(store: BridgedStore = store, hits: list[Hit] = hits) -> bool:  # type: ignore[assignment]
+        async def ask(store: LimitsBridge = store, hits: list[Hit] = hits) -> bool:  # type: ignore[assignment]
             try:
                 return (await store.charge(hits)).admitted
             finally:

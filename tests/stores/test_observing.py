@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.core.policy import OnStoreError, Policy
 from ratelimiter.errors import Kind, StoreTimeout
-from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, Breaker
+from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, CircuitBreaker
 from ratelimiter.stores.factory import store_for
-from ratelimiter.stores.fallback import GuardedStore
+from ratelimiter.stores.fallback import FallbackStore
 from ratelimiter.stores.memory import MemoryStore
 from tests.reference_store import hits_of
 from tests.requesting import per_minute
@@ -53,7 +53,7 @@ class Frail(MemoryStore):
 async def test_errors_and_changes_of_state_are_told(clock: FakeClock) -> None:
     """Each error is told by its kind, an outage at its begin and its end; a mistake of ours by its exception."""
     listener, store = Listener(), Frail(clock=clock)
-    guarded = GuardedStore(store, breaker=Breaker(clock=clock), observer=listener)
+    guarded = FallbackStore(store, breaker=CircuitBreaker(clock=clock), observer=listener)
     hits = hits_of(per_minute(1000))
     store.error = KeyError("oops")
     await guarded.charge(hits)

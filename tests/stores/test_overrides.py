@@ -16,7 +16,7 @@ from ratelimiter.errors import Kind, StoreError, StoreMisconfigured, StoreUnavai
 from ratelimiter.stores import overrides
 from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.overrides import BookFullError, MemoryBook, Page, RedisBook, book_of
+from ratelimiter.stores.overrides import MemoryOverrideStore, OverridesFullError, RedisOverrideStore, Snapshot, book_of
 from ratelimiter.testing import FakeClock
 from tests.stores.redis.test_store import PATIENT_MS, hit
 from tests.stores.redis_server import RedisCluster, RedisServer, SentinelServer, free_port
@@ -24,7 +24,7 @@ from tests.stores.redis_server import RedisCluster, RedisServer, SentinelServer,
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from ratelimiter.stores.overrides import Book
+    from ratelimiter.stores.overrides import OverrideStore
 
 _names = itertools.count()
 TOLD = '{"verb":"block"'
@@ -50,27 +50,27 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture(params=["memory", "redis", "sentinel", "cluster"])
-async def book(request: pytest.FixtureRequest, urls: dict[str, str], clock: FakeClock) -> AsyncIterator[Book]:
+async def book(request: pytest.FixtureRequest, urls: dict[str, str], clock: FakeClock) -> AsyncIterator[OverrideStore]:
     """A book of its own policy, whose time is the clock's."""
     if request.param == "memory":
-        yield MemoryBook(MemoryStore(clock=clock))
+        yield MemoryOverrideStore(MemoryStore(clock=clock))
         return
     store = open_store(urls[request.param], timeout_ms=PATIENT_MS)
     found = book_of(store, f"policy-{next(_names)}")
-    assert isinstance(found, RedisBook)
+    assert isinstance(found, RedisOverrideStore)
     found._clock = clock
     yield found
     await store.close()
 
 
-async def test_nothing_is_there_at_first(book: Book, clock: FakeClock) -> None:
+async def test_nothing_is_there_at_first(book: OverrideStore, clock: FakeClock) -> None:
     """A book that nobody has written to has no version, no orders and nothing to tell."""
     assert await book.version() == ""
-    assert Page("", clock(), {}) == await book.read()
+    assert Snapshot("", clock(), {}) == await book.read()
     assert [] == await book.told(10)
 
 
-async def test_what_is_written_is_read(book: Book, clock: FakeClock) -> None:
+async def test_what_is_written_is_read(book: OverrideStore, clock: FakeClock) -> None:
     """An order stands with its end and its JSON until it is replaced or removed; each write makes another version."""
     versions = [await book.version()]
     assert "" == await book.write(TOLD, "block:ab", (clock() + 60_000, '{"a":"ü"}'))
@@ -87,7 +87,7 @@ async def test_what_is_written_is_read(book: Book, clock: FakeClock) -> None:
     assert len(versions) == len(set(versions))
 
 
-async def test_orders_end(book: Book, clock: FakeClock) -> None:
+async def test_orders_end(book: OverrideStore, clock: FakeClock) -> None:
     """At its end an order is gone, for readers at once and for good with the next write."""
     await book.write(TOLD, "block:ab", (clock() + 1000, "{}"))
     await book.write(TOLD, "block:cd", (0, "{}"))
@@ -98,7 +98,7 @@ async def test_orders_end(book: Book, clock: FakeClock) -> None:
     assert "" == await book.write(TOLD, "block:ab", (0, "{}"))  # what has ended was not there before
 
 
-async def test_a_version_by_itself(book: Book) -> None:
+async def test_a_version_by_itself(book: OverrideStore) -> None:
     """What changes no order can still have everybody look again."""
     await book.write(TOLD, "block:ab", (0, "{}"))
     before = await book.version()
@@ -108,7 +108,7 @@ async def test_a_version_by_itself(book: Book) -> None:
     assert {"block:ab"} == (await book.read()).fields.keys()
 
 
-async def test_told(book: Book, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_told(book: OverrideStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every write is told of with what was there before and when, the latest first, and the oldest go."""
     monkeypatch.setattr(overrides, "TOLD_MAX", 3)
     for number in range(5):
@@ -119,7 +119,7 @@ async def test_told(book: Book, clock: FakeClock, monkeypatch: pytest.MonkeyPatc
     assert 1 == len(await book.told(1))
 
 
-async def test_two_operators_lose_nothing(book: Book) -> None:
+async def test_two_operators_lose_nothing(book: OverrideStore) -> None:
     """Who writes at the same time as others undoes nothing of theirs."""
     await asyncio.gather(*[book.write(TOLD, f"block:{number}", (0, "{}")) for number in range(50)])
 
@@ -127,13 +127,13 @@ async def test_two_operators_lose_nothing(book: Book) -> None:
     assert 50 == len(await book.told(100))
 
 
-async def test_there_is_an_end_to_them(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_is_an_end_to_them(book: OverrideStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """When there are as many as may be, none is added; one can be replaced, and removed."""
     monkeypatch.setattr(overrides, "ORDERS_MAX", 2)
     await book.write(TOLD, "a", (0, "{}"))
     await book.write(TOLD, "b", (0, "{}"))
     version = await book.version()
-    with pytest.raises(BookFullError):
+    with pytest.raises(OverridesFullError):
         await book.write(TOLD, "c", (0, "{}"))
     assert version == await book.version()
     await book.write(TOLD, "b", (0, '{"b":2}'))

@@ -16,7 +16,7 @@ from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Slots
 from ratelimiter.core.settlement import Settlement, settlement_of
 from ratelimiter.errors import StoreTimeout
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.refusal_cache import HOLD_MS_MAX, RememberingStore
+from ratelimiter.stores.refusal_cache import HOLD_MS_MAX, RefusalCache
 from ratelimiter.testing import FakeClock
 from tests.reference_store import START_MS, hits_of, rule_of, rule_with
 
@@ -86,8 +86,8 @@ def store(clock: FakeClock) -> Shared:
 
 
 @pytest.fixture
-def remembering(store: Shared, clock: FakeClock) -> RememberingStore:
-    return RememberingStore(store, clock=clock)
+def remembering(store: Shared, clock: FakeClock) -> RefusalCache:
+    return RefusalCache(store, clock=clock)
 
 
 # Nobody can tell
@@ -141,7 +141,7 @@ async def test_says_what_the_store_would_say(sequence: list[tuple[str, str, int,
     """
     clock = FakeClock(START_MS)
     reference = MemoryStore(clock=clock)
-    async for asked in replayed(sequence, clock, RememberingStore(Shared(clock), clock=clock)):
+    async for asked in replayed(sequence, clock, RefusalCache(Shared(clock), clock=clock)):
         expected = decide(asked.hits, reference.charge_now(asked.hits))
 
         assert expected == asked.decision._replace(source=STORE)
@@ -157,7 +157,7 @@ async def test_is_never_harsher_than_a_store_far_away(
     """
     clock = FakeClock(START_MS)
     store = Shared(clock, there_ms=there_ms, back_ms=back_ms)
-    async for asked in replayed(sequence, clock, RememberingStore(store, clock=clock)):
+    async for asked in replayed(sequence, clock, RefusalCache(store, clock=clock)):
         if asked.receipt.source != REMEMBERED:
             continue
         truth = decide(asked.hits, store.behind.charge_now(asked.hits))
@@ -167,7 +167,7 @@ async def test_is_never_harsher_than_a_store_far_away(
         assert true_ms is None or told_ms is None or true_ms <= told_ms <= true_ms + back_ms
 
 
-async def test_ends_when_an_entry_leaves(remembering: RememberingStore, clock: FakeClock) -> None:
+async def test_ends_when_an_entry_leaves(remembering: RefusalCache, clock: FakeClock) -> None:
     """A refusal that waits for several entries is asked for afresh when the first of them leaves: the verdict stands,
     but more is remaining.
     """
@@ -187,7 +187,7 @@ async def test_ends_when_an_entry_leaves(remembering: RememberingStore, clock: F
 
 
 async def test_a_flood_of_one_principal_reaches_the_store_once_a_second(
-    remembering: RememberingStore, store: Shared, clock: FakeClock
+    remembering: RefusalCache, store: Shared, clock: FakeClock
 ) -> None:
     """Of 100,000 requests in ten seconds from a principal that is refused, ten cost the store anything."""
     hits = tuple(hits_of(rule_of(3, MINUTE_MS)))
@@ -204,7 +204,7 @@ async def test_a_flood_of_one_principal_reaches_the_store_once_a_second(
 
 
 async def test_a_flood_that_alternates_is_remembered_too(
-    remembering: RememberingStore, store: Shared, clock: FakeClock
+    remembering: RefusalCache, store: Shared, clock: FakeClock
 ) -> None:
     """One principal that is refused everywhere and alternates between paths, so between rule sets that share the key
     that refuses, costs the store one request per rule set and second.
@@ -221,7 +221,7 @@ async def test_a_flood_that_alternates_is_remembered_too(
     assert len(paths) == len(store.asked) - asked
 
 
-async def test_admissions_cost_one_question_each(remembering: RememberingStore, store: Shared) -> None:
+async def test_admissions_cost_one_question_each(remembering: RefusalCache, store: Shared) -> None:
     """Memory never admits: each admission is the store's."""
     hits = hits_of(rule_of(100, MINUTE_MS))
     receipts = [await remembering.charge(hits) for _ in range(100)]
@@ -233,7 +233,7 @@ async def test_admissions_cost_one_question_each(remembering: RememberingStore, 
 # When it ends
 
 
-async def test_ends_at_the_moment_of_retry(remembering: RememberingStore, store: Shared, clock: FakeClock) -> None:
+async def test_ends_at_the_moment_of_retry(remembering: RefusalCache, store: Shared, clock: FakeClock) -> None:
     """One millisecond before the announced moment a retry is refused, at it admitted by the store."""
     hits = hits_of(rule_of(1, 500))
     await remembering.charge(hits)
@@ -251,7 +251,7 @@ async def test_holds_no_part_of_a_millisecond_too_long(ahead_us: int) -> None:
     """The store's clock and ours tick at different moments: once the store lets go, nobody is refused."""
     now_us = START_MS * 1000
     store = MemoryStore(clock=lambda: (now_us + ahead_us) // 1000)
-    remembering = RememberingStore(store, clock=lambda: now_us // 1000)
+    remembering = RefusalCache(store, clock=lambda: now_us // 1000)
     hits = hits_of(rule_of(1, 5))
     await remembering.charge(hits)
     for now_us in range(START_MS * 1000, START_MS * 1000 + 10_000, 100):  # noqa: B007 - the clocks read it
@@ -261,7 +261,7 @@ async def test_holds_no_part_of_a_millisecond_too_long(ahead_us: int) -> None:
     assert START_MS * 1000 + 5000 - ahead_us == now_us
 
 
-async def test_counts_down(remembering: RememberingStore, clock: FakeClock) -> None:
+async def test_counts_down(remembering: RefusalCache, clock: FakeClock) -> None:
     """Reset, retry and the store's clock move on with the time that has passed."""
     hits = hits_of(rule_of(1, MINUTE_MS))
     await remembering.charge(hits)
@@ -271,7 +271,7 @@ async def test_counts_down(remembering: RememberingStore, clock: FakeClock) -> N
     assert Receipt(START_MS + 999, False, [Tally(1, 59_001, 59_001)], REMEMBERED) == await charged(remembering, hits)
 
 
-async def test_ends_after_a_second(remembering: RememberingStore, store: Shared, clock: FakeClock) -> None:
+async def test_ends_after_a_second(remembering: RefusalCache, store: Shared, clock: FakeClock) -> None:
     """What an operator resets in the store is in force here after a second, without a word."""
     hits = hits_of(rule_of(1, MINUTE_MS))
     await remembering.charge(hits)
@@ -284,7 +284,7 @@ async def test_ends_after_a_second(remembering: RememberingStore, store: Shared,
     assert (await remembering.charge(hits)).admitted
 
 
-async def test_a_changed_rule_is_asked_afresh(remembering: RememberingStore, store: Shared) -> None:
+async def test_a_changed_rule_is_asked_afresh(remembering: RefusalCache, store: Shared) -> None:
     """A refusal is about these very hits: another quota, cost or rule, one hit more or less, is another question."""
     rule = rule_of(2, MINUTE_MS)
     hits = hits_of(rule, cost=2)
@@ -305,7 +305,7 @@ async def test_a_changed_rule_is_asked_afresh(remembering: RememberingStore, sto
     assert (await remembering.charge(hits_of(rule_of(9, MINUTE_MS), cost=2))).admitted  # a raised limit is in force
 
 
-async def test_what_is_never_going_to_fit_is_not_remembered(remembering: RememberingStore, store: Shared) -> None:
+async def test_what_is_never_going_to_fit_is_not_remembered(remembering: RefusalCache, store: Shared) -> None:
     """A cost above the limit has no moment of retry, so there is nothing to remember."""
     hits = hits_of(rule_of(3, MINUTE_MS), cost=4)
 
@@ -316,7 +316,7 @@ async def test_what_is_never_going_to_fit_is_not_remembered(remembering: Remembe
 async def test_only_the_store_itself_is_remembered(clock: FakeClock, source: str) -> None:
     """What a guard refused without the store says nothing about the store."""
     answers = [refusal(Tally(1, 5000, 5000), source=source)] * 3
-    remembering = RememberingStore(Scripted(*answers), clock=clock)
+    remembering = RefusalCache(Scripted(*answers), clock=clock)
     hits = hits_of(rule_of(1, MINUTE_MS))
 
     assert answers == [await remembering.charge(hits) for _ in range(3)]
@@ -324,7 +324,7 @@ async def test_only_the_store_itself_is_remembered(clock: FakeClock, source: str
 
 async def test_an_error_is_no_refusal(clock: FakeClock) -> None:
     """An error passes through, and the next request asks again."""
-    remembering = RememberingStore(Scripted(StoreTimeout("late"), refusal(Tally(1, 5000, 5000))), clock=clock)
+    remembering = RefusalCache(Scripted(StoreTimeout("late"), refusal(Tally(1, 5000, 5000))), clock=clock)
     hits = hits_of(rule_of(1, MINUTE_MS))
     with pytest.raises(StoreTimeout):
         await remembering.charge(hits)
@@ -337,7 +337,7 @@ async def test_an_error_is_no_refusal(clock: FakeClock) -> None:
 
 async def test_never_more_than_its_bound(store: Shared, clock: FakeClock) -> None:
     """However many principals are refused, the latest *remembered_max* refusals are held, and nothing else."""
-    remembering = RememberingStore(store, remembered_max=10, clock=clock)
+    remembering = RefusalCache(store, remembered_max=10, clock=clock)
     rules = [rule_of(1, MINUTE_MS), rule_of(9, MINUTE_MS, name="other")]
     requests = [hits_of(*rules, principal=f"p{index}") for index in range(100)]
     for hits in requests:
@@ -352,7 +352,7 @@ async def test_never_more_than_its_bound(store: Shared, clock: FakeClock) -> Non
     assert 20 == len(remembering._concerned)
 
 
-async def test_keeps_nothing_of_what_has_ended(remembering: RememberingStore, clock: FakeClock) -> None:
+async def test_keeps_nothing_of_what_has_ended(remembering: RefusalCache, clock: FakeClock) -> None:
     """A refusal that has ended is forgotten when its request comes again, with all that belonged to it."""
     hits = hits_of(rule_of(1, 500), rule_of(9, 500, name="other"))
     await remembering.charge(hits)
@@ -364,7 +364,7 @@ async def test_keeps_nothing_of_what_has_ended(remembering: RememberingStore, cl
     assert (0, 0) == (len(remembering), len(remembering._concerned))
 
 
-async def test_close_forgets(remembering: RememberingStore, store: Shared) -> None:
+async def test_close_forgets(remembering: RefusalCache, store: Shared) -> None:
     """A closed store remembers nothing and closes the one behind it."""
     hits = hits_of(rule_of(1, MINUTE_MS))
     await remembering.charge(hits)
@@ -378,7 +378,7 @@ async def test_close_forgets(remembering: RememberingStore, store: Shared) -> No
 # Interleavings
 
 
-async def test_an_admission_elsewhere_ends_it(remembering: RememberingStore) -> None:
+async def test_an_admission_elsewhere_ends_it(remembering: RefusalCache) -> None:
     """A request that is admitted and shares a key with a remembered refusal changes what that has left, so it is asked
     for afresh; the verdict stands.
     """
@@ -393,7 +393,7 @@ async def test_an_admission_elsewhere_ends_it(remembering: RememberingStore) -> 
     assert [1, 2] == [tally.used for tally in receipt.tallies]
 
 
-async def test_a_peek_ends_nothing(remembering: RememberingStore) -> None:
+async def test_a_peek_ends_nothing(remembering: RefusalCache) -> None:
     """A request of cost 0 charges nothing, so that a client cannot wipe the memory by peeking."""
     rule = rule_of(1, MINUTE_MS)
     await remembering.charge(hits_of(rule))
@@ -409,7 +409,7 @@ async def test_an_admission_in_flight(clock: FakeClock, refusal_first: bool) -> 
     as true as before, so at worst it is asked for once more.
     """
     scripted = Scripted()
-    remembering = RememberingStore(scripted, clock=clock)
+    remembering = RefusalCache(scripted, clock=clock)
     hits = hits_of(rule_of(1, MINUTE_MS))
     admitted, refused = (asyncio.ensure_future(remembering.charge(hits)) for _ in range(2))
     await asyncio.sleep(0)
@@ -427,7 +427,7 @@ async def test_a_slow_reply_does_not_outlive_the_refusal(clock: FakeClock) -> No
     counted from before the question.
     """
     scripted = Scripted()
-    remembering = RememberingStore(scripted, clock=clock)
+    remembering = RefusalCache(scripted, clock=clock)
     hits = hits_of(rule_of(1, MINUTE_MS))
     early = asyncio.ensure_future(remembering.charge(hits))
     await asyncio.sleep(0)
@@ -448,7 +448,7 @@ async def test_a_slow_reply_does_not_outlive_the_refusal(clock: FakeClock) -> No
 async def test_a_caller_that_leaves_changes_nothing(clock: FakeClock) -> None:
     """A cancelled request is neither an admission nor a refusal."""
     scripted = Scripted()
-    remembering = RememberingStore(scripted, clock=clock)
+    remembering = RefusalCache(scripted, clock=clock)
     hits = hits_of(rule_of(1, MINUTE_MS))
     leaving = asyncio.ensure_future(remembering.charge(hits))
     await asyncio.sleep(0)
@@ -459,7 +459,7 @@ async def test_a_caller_that_leaves_changes_nothing(clock: FakeClock) -> None:
     assert 0 == len(remembering)
 
 
-async def charged(store: RememberingStore, hits: Sequence[Hit]) -> Receipt:
+async def charged(store: RefusalCache, hits: Sequence[Hit]) -> Receipt:
     """One charge, with its tallies as a list, whatever sequence the store uses."""
     receipt = await store.charge(hits)
     return receipt._replace(tallies=[Tally(*tally) for tally in receipt.tallies])
@@ -472,7 +472,7 @@ async def charged(store: RememberingStore, hits: Sequence[Hit]) -> Receipt:
     ("quota", "lease"), [(Slots(1), 7), (Balance(1), 0), (Period(1, "month", credits=True), 7)], ids=["slots", "b", "p"]
 )
 async def test_what_may_be_there_at_any_moment_is_asked_for(
-    remembering: RememberingStore, store: Shared, quota: AnyQuota, lease: int
+    remembering: RefusalCache, store: Shared, quota: AnyQuota, lease: int
 ) -> None:
     """A slot may return and a balance be topped up through another process: such refusals are not remembered."""
     hit = Hit(b"k", quota, 1, rule_with(quota), lease)
@@ -485,7 +485,7 @@ async def test_what_may_be_there_at_any_moment_is_asked_for(
 
 @pytest.mark.parametrize("quota", [Bucket(1, 1, 60_000), Period(1, "month")], ids=lambda quota: quota.kind)
 async def test_refusals_of_other_kinds_are_remembered(
-    remembering: RememberingStore, store: Shared, quota: AnyQuota
+    remembering: RefusalCache, store: Shared, quota: AnyQuota
 ) -> None:
     """What only time gives back is as certain as with windows."""
     hit = Hit(b"k", quota, 1, rule_with(quota))
@@ -496,7 +496,7 @@ async def test_refusals_of_other_kinds_are_remembered(
 
 
 async def test_a_settlement_ends_what_is_remembered_of_its_key(
-    remembering: RememberingStore, store: Shared, clock: FakeClock
+    remembering: RefusalCache, store: Shared, clock: FakeClock
 ) -> None:
     """Who is given back finds room at once; refusals of other keys stand."""
     mine, other = hits_of(RULES["a"]), hits_of(RULES["a"], principal="q")

@@ -13,7 +13,7 @@ from ratelimiter.errors import Kind, StoreError, StoreUnavailable
 from ratelimiter.stores.deadline import Deadline
 from ratelimiter.stores.redis import script
 from ratelimiter.stores.redis.connection import open_connection
-from ratelimiter.stores.redis.server import Node
+from ratelimiter.stores.redis.server import Server
 from ratelimiter.stores.redis.url import OPTIONS, PORT, entry_of, hosts_of, options_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ClusterStore:
         seeds: some of the nodes, and how to get in; the others are told by them.
         timeout_ms: within this time `charge` returns or raises, at least 1.
         clock: Unix time in milliseconds, instead of the servers'.
-        batching: settings of `ratelimiter.stores.redis.group_commit.Batcher`.
+        batching: settings of `ratelimiter.stores.redis.group_commit.GroupCommit`.
 
     Attributes:
         observer: is told of every round trip to any node; to be set before the first charge.
@@ -84,7 +84,7 @@ class ClusterStore:
         self._batching = {"flights_max": FLIGHTS_MAX, **batching}
         self.observer: StoreObserver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._nodes: dict[Host, Node] = {}
+        self._nodes: dict[Host, Server] = {}
         self._served: dict[int, Host] = {}  # slot: by whom
         self._mapping: asyncio.Task[None] | None = None
         self._map_again_s = 0.0  # not earlier
@@ -165,7 +165,7 @@ class ClusterStore:
         """Charge hits of one slot, wherever that is now, within the deadline."""
         return await self._ask_slot(slot, lambda node, asking: node.charge(hits, -1 - slot if asking else slot))
 
-    async def _ask_slot(self, slot: int, ask_node: Callable[[Node, bool], Awaitable[Answer]]) -> Answer:
+    async def _ask_slot(self, slot: int, ask_node: Callable[[Server, bool], Awaitable[Answer]]) -> Answer:
         """Ask whoever serves *slot* now, within the deadline."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._timeout_ms / 1000
@@ -236,11 +236,11 @@ class ClusterStore:
             tallies[index] = tally
         return receipt._replace(tallies=tallies)
 
-    def _node(self, host: Host) -> Node:
+    def _node(self, host: Host) -> Server:
         node = self._nodes.get(host)
         if node is None:
             address = self._seeds[0].placed(*host)
-            node = Node(
+            node = Server(
                 address.locate,
                 timeout_ms=self._timeout_ms,
                 clock=self._clock,

@@ -57,7 +57,7 @@ class Batch(list[Waiting]):
     gone_s: float  # when it left
 
 
-class Batcher:
+class GroupCommit:
     """The waiting room in front of one server.
 
     Not thread-safe; belongs to the event loop that was running when it was made.

@@ -12,7 +12,7 @@ from ratelimiter.errors import Kind, StoreError, StoreFault, StoreTimeout, Store
 from ratelimiter.stores.deadline import Deadline
 from ratelimiter.stores.redis import script
 from ratelimiter.stores.redis.connection import Connection, ScriptMissing, open_connection
-from ratelimiter.stores.redis.group_commit import Batcher
+from ratelimiter.stores.redis.group_commit import GroupCommit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -55,7 +55,7 @@ class _Call(NamedTuple):
     text: bool  # whether the script's text went with it
 
 
-class Node:
+class Server:
     """One server and the way to it.
 
     Not thread-safe; belongs to the event loop that was running when it was made.
@@ -67,7 +67,7 @@ class Node:
         connect_timeout_ms: for connecting and getting in; by default `CONNECT_TIMEOUT_MS`, or *timeout_ms* if that is
             longer: who waits that long has reason to.
         observer: is told of every round trip.
-        batching: settings of `Batcher`.
+        batching: settings of `GroupCommit`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Node:
         self._clock = clock
         self._connect_timeout_ms = connect_timeout_ms or max(CONNECT_TIMEOUT_MS, timeout_ms)
         self._timeout_ms = timeout_ms
-        self._batcher = Batcher(self._depart, self._overdue, timeout_ms=timeout_ms, observer=observer, **batching)
+        self._batcher = GroupCommit(self._depart, self._overdue, timeout_ms=timeout_ms, observer=observer, **batching)
         self._loop = self._batcher.loop
         self._connection: Connection | None = None
         self._attempt: asyncio.Task[None] | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from ratelimiter.core.algorithms.sliding_window import STORE
 from ratelimiter.stores.redis.script import Settling
 from ratelimiter.stores.redis.sentinel import sentinels_of
-from ratelimiter.stores.redis.server import Node
+from ratelimiter.stores.redis.server import Server
 from ratelimiter.stores.redis.url import address_of
 
 if TYPE_CHECKING:
@@ -43,15 +43,15 @@ class RedisStore:
     one. No connection is made before the first charge, and a broken one is replaced on the next.
 
     What the ACL user needs: `+evalsha +eval +get +set +time ~rl1:*`, and `+select` for a database other than 0. The
-    connection also asks for `client|setname` and `role`, and does without. For the orders of operators (without them,
-    nothing else is missing): `+hget +hgetall`, and what `stores.overrides.RedisBook` says where they are given.
+    connection also asks for `client|setname` and `role`, and does without. Runtime overrides need `+hget +hgetall`;
+    `stores.overrides.RedisOverrideStore` says what the process that writes them needs.
 
     Args:
         place: the server and how to get in, or who knows it.
         timeout_ms: within this time `charge` returns or raises, at least 1.
         clock: Unix time in milliseconds, instead of the server's: for tests, and for servers whose scripts may not ask
             for the time. All who share the server must then agree on it.
-        batching: settings of `ratelimiter.stores.redis.group_commit.Batcher`.
+        batching: settings of `ratelimiter.stores.redis.group_commit.GroupCommit`.
 
     Attributes:
         observer: is told of every round trip; to be set before the first charge.
@@ -65,7 +65,7 @@ class RedisStore:
         self._timeout_ms = timeout_ms
         self._batching = batching
         self.observer: StoreObserver | None = None
-        self._node: Node | None = None
+        self._node: Server | None = None
 
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none; see `ratelimiter.stores.base.Store`.
@@ -95,11 +95,11 @@ class RedisStore:
         """
         return await self._here().call(*words)
 
-    def _here(self) -> Node:
+    def _here(self) -> Server:
         """The node, on the running event loop."""
         node = self._node
         if node is None or node.loop is not asyncio.get_running_loop():
-            node = self._node = Node(
+            node = self._node = Server(
                 self._place.locate,
                 timeout_ms=self._timeout_ms,
                 clock=self._clock,

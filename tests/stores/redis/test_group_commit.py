@@ -10,7 +10,7 @@ from ratelimiter.core.algorithms.sliding_window import Receipt
 from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Quota
 from ratelimiter.errors import StoreError, StoreOverloaded, StoreTimeout
-from ratelimiter.stores.redis.group_commit import Batch, Batcher
+from ratelimiter.stores.redis.group_commit import Batch, GroupCommit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Server:
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
-        self.batcher = Batcher(self.take, lambda: None, timeout_ms=TIMEOUT_MS)
+        self.batcher = GroupCommit(self.take, lambda: None, timeout_ms=TIMEOUT_MS)
 
     def take(self) -> None:
         self.batches.append(self.batcher.take())
