@@ -20,7 +20,7 @@ from ratelimiter.proxy.fd_limit import make_room
 from ratelimiter.proxy.proxy import Service
 from ratelimiter.proxy.settings import Bounds
 from ratelimiter.proxy.workers import supervise
-from ratelimiter.sidecar.access_log import REFUSALS_PER_S, AccessLog
+from ratelimiter.logs.access_log import REFUSALS_PER_S, AccessLog
 from ratelimiter.sidecar.judge import Gate
 from ratelimiter.stores.factory import store_for
 from ratelimiter.stores.overrides import innermost

@@ -11,7 +11,7 @@ import pytest
 
 from ratelimiter.errors import ConfigError
 from ratelimiter.proxy.exchange_record import JUDGE, PROXY, UPSTREAM, Exchanged
-from ratelimiter.sidecar.access_log import PENDING_MAX, AccessLog
+from ratelimiter.logs.access_log import PENDING_MAX, AccessLog
 from ratelimiter.testing import FakeClock
 
 if TYPE_CHECKING:

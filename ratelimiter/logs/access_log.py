@@ -21,7 +21,7 @@ REFUSALS_PER_S = 10
 FLUSH_S = 0.2
 PENDING_MAX = 10_000  # lines that wait for a slow disk or reader, about 300 bytes each; what comes then is left out
 
-log = logging.getLogger("ratelimiter.sidecar.access_log")
+log = logging.getLogger("ratelimiter.logs.access_log")
 
 
 class AccessLog:
