@@ -262,7 +262,7 @@ class ClientConnection(asyncio.Protocol):
             self._due_s = stopwatch_s() + self._bounds.head_timeout_ms / 1000
 
     def _refuse_head(self, fault: HeadError) -> None:
-        log.info("a request from %s is refused: %s", self.peer, fault)
+        log.debug("a request from %s is refused: %s", self.peer, fault)
         self._state = EXCHANGE
         exchange = self._exchange = Exchange(self, UNREADABLE)
         exchange.refuse(fault)

@@ -14,13 +14,13 @@ from ratelimiter.admin.operator_tokens import Tokens
 from ratelimiter.config import loader as configuration
 from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.errors import ConfigError
+from ratelimiter.logs.access_log import REFUSALS_PER_S, AccessLog
 from ratelimiter.proxy import lifecycle
 from ratelimiter.proxy.addresses import parse_listen, parse_upstream
 from ratelimiter.proxy.fd_limit import make_room
 from ratelimiter.proxy.proxy import Service
 from ratelimiter.proxy.settings import Bounds
 from ratelimiter.proxy.workers import supervise
-from ratelimiter.logs.access_log import REFUSALS_PER_S, AccessLog
 from ratelimiter.sidecar.judge import Gate
 from ratelimiter.stores.factory import store_for
 from ratelimiter.stores.overrides import innermost
@@ -236,7 +236,7 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
         if plan.admin is not None:
             await stack.enter_async_context(_watched(plan.admin, gate, serving, metrics, top))
         if plan.access_log is not None:
-            stack.push_async_callback(plan.access_log.close)
+            stack.callback(plan.access_log.close)
         await serving.start()
         _spare_collections()
 
