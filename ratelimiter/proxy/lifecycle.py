@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import stat
+import threading
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.proxy.addresses import Listen
     from ratelimiter.proxy.proxy import Service
+    from ratelimiter.proxy.settings import Bounds
 
 log = logging.getLogger(__name__)
 
@@ -246,10 +248,13 @@ async def until_stopped(server: Server, on_hangup: Callable[[], None] | None = N
     """
     loop = asyncio.get_running_loop()
     stopping, at_once = asyncio.Event(), asyncio.Event()
+    within_s = stop_within_s(server.service.bounds)
 
     def stop() -> None:
         if stopping.is_set():
             at_once.set()
+        else:
+            _exit_after(within_s)
         stopping.set()
 
     handlers = dict.fromkeys(STOPPING, stop) | {signal.SIGHUP: on_hangup or _nothing}
@@ -263,6 +268,24 @@ async def until_stopped(server: Server, on_hangup: Callable[[], None] | None = N
     finally:
         for number in handlers:
             loop.remove_signal_handler(number)
+
+
+def stop_within_s(bounds: Bounds) -> float:
+    """Return the time from the first signal in which a process ends, in seconds: lame duck, grace and one more."""
+    return (bounds.lame_duck_ms + bounds.grace_ms) / 1000 + 1
+
+
+def _exit_after(seconds: float) -> None:
+    """End the process *seconds* from now, whatever it still waits for: a log, a store, a listener."""
+
+    def end() -> None:
+        log.error("something has not ended within %g s of the signal to stop; the process ends without it", seconds)
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _nothing() -> None:

@@ -44,10 +44,10 @@ class _Worker:
 class Supervisor:
     """Runs *work* in *count* processes until they are told to stop.
 
-    SIGTERM, SIGINT and SIGHUP reach every worker. A worker that ends before it was told to is replaced at once, unless it
-    keeps failing soon after its start. One that gives no heartbeat for `HUNG_AFTER_S` (stopped, or stuck in one call)
-    is killed and replaced. Children that are not workers are reaped: as process 1 a supervisor inherits every orphan
-    of the container.
+    SIGTERM, SIGINT and SIGHUP reach every worker. A worker that ends before it was told to is replaced at once, unless
+    it keeps failing soon after its start. One that gives no heartbeat for `HUNG_AFTER_S` (stopped, or stuck in one
+    call) is killed and replaced. Children that are not workers are reaped: as process 1 a supervisor inherits every
+    orphan of the container.
 
     Args:
         work: what a worker does: its number, from 0, and a function to call once a second, its heartbeat. The process
@@ -184,7 +184,7 @@ class Supervisor:
 
 
 def reap_orphans() -> None:
-    """Reap every child that has ended. A single process calls this on SIGCHLD if it is process 1 of a container."""
+    """Reap every child that has ended. A single process calls this each second if it is process 1 of a container."""
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)

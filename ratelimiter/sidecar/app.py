@@ -14,13 +14,14 @@ from ratelimiter.admin.operator_tokens import Tokens
 from ratelimiter.config import loader as configuration
 from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.errors import ConfigError
+from ratelimiter.logs import diagnostics
 from ratelimiter.logs.access_log import REFUSALS_PER_S, AccessLog
 from ratelimiter.proxy import lifecycle
 from ratelimiter.proxy.addresses import parse_listen, parse_upstream
 from ratelimiter.proxy.fd_limit import make_room
 from ratelimiter.proxy.proxy import Service
 from ratelimiter.proxy.settings import Bounds
-from ratelimiter.proxy.workers import supervise
+from ratelimiter.proxy.workers import Supervisor, reap_orphans
 from ratelimiter.sidecar.judge import Gate
 from ratelimiter.stores.factory import store_for
 from ratelimiter.stores.overrides import innermost
@@ -28,7 +29,7 @@ from ratelimiter.stores.overrides import innermost
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from ratelimiter.core.policy import Policy
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read when its library is imported, so set before that
 CONFIG_VARIABLE = "RATELIMITER_CONFIG"
+BEAT_EVERY_S = 1.0  # of a worker, to its supervisor
 COLLECTED_AFTER = 20_000  # objects more than before, a few MB: the requests of some thousand connections
 
 
@@ -73,6 +75,7 @@ def run(
     access_log: str | None = None,
     operator: str | None = None,
     operator_token_file: str | None = None,
+    log_format: str = diagnostics.TEXT,
     **settings: Any,
 ) -> int:
     """Serve as a sidecar until SIGTERM.
@@ -88,6 +91,7 @@ def run(
             file says by default.
         operator: `HOST:PORT` for the operator's verbs; none by default.
         operator_token_file: of `ratelimiter.admin.operator_tokens`: who may use them.
+        log_format: of the diagnostics on standard error, `text` or `json`.
         settings: what `ratelimiter.config.loader.build` takes.
 
     Returns:
@@ -122,6 +126,7 @@ def run(
     told = f", admin http://{lifecycle.name_of(watched)}" if watched is not None else ""
     told += f", operator http://{lifecycle.name_of(operated)}" if operated is not None else ""
     print(f"{scheme}://{lifecycle.name_of(sockets[0][0])} -> {upstream.rpartition('@')[2]}{told}", flush=True)
+    diagnostics.start(log_format)
     if workers == 1:
         lifecycle.run(_serve(plan, sockets[0]))
         return 0
@@ -147,10 +152,10 @@ def _tokens(policy: Policy, operator: str | None, token_file: str | None, worker
 
 
 def _run_several(plan: _Plan, sockets: list[list[socket.socket]]) -> int:
-    def work(index: int) -> None:
+    def work(index: int, beat: Callable[[], None]) -> None:
         for sock in chain(*sockets[:index], *sockets[index + 1 :]):
             sock.close()
-        lifecycle.run(_serve(plan, sockets[index]))
+        lifecycle.run(_serve(plan, sockets[index], beat))
 
     def stopping() -> None:
         for sock in chain(*sockets):  # else connections would wait in the queues of workers that have gone
@@ -163,7 +168,8 @@ def _run_several(plan: _Plan, sockets: list[list[socket.socket]]) -> int:
 
     with _counting_directory() as directory:
         os.environ[MULTIPROCESS_DIR] = directory
-        return supervise(work, len(sockets), stopping=stopping, ended=ended)
+        within_s = lifecycle.stop_within_s(plan.bounds) + 1  # a worker ends itself before
+        return Supervisor(work, len(sockets), stopping=stopping, ended=ended, stop_within_s=within_s).run()
 
 
 @contextmanager
@@ -186,7 +192,7 @@ def _counting_directory() -> Iterator[str]:
         yield directory
 
 
-async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
+async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], None] | None = None) -> None:
     from ratelimiter.config.reload import Reloader  # noqa: PLC0415
     from ratelimiter.engine.observer import Observers  # noqa: PLC0415
     from ratelimiter.metrics.heavy_hitters import Top  # noqa: PLC0415
@@ -239,6 +245,10 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
             stack.callback(plan.access_log.close)
         await serving.start()
         _spare_collections()
+        if beat is None and os.getpid() == 1:  # of a container, whose orphans are ours; uvloop keeps SIGCHLD for itself
+            beat = reap_orphans
+        if beat is not None:
+            stack.callback(asyncio.create_task(_every_second(beat)).cancel)
 
         def hang_up() -> None:
             if reloader is not None:
@@ -247,6 +257,13 @@ async def _serve(plan: _Plan, sockets: list[socket.socket]) -> None:
                 plan.access_log.reopen()
 
         await lifecycle.until_stopped(serving, on_hangup=hang_up)
+
+
+async def _every_second(call: Callable[[], None]) -> None:
+    """Call *call* each second, as long as the event loop turns."""
+    while True:
+        call()
+        await asyncio.sleep(BEAT_EVERY_S)
 
 
 def _spare_collections() -> None:
