@@ -32,8 +32,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"config", "clock", "core", "engine", "errors", "proxy"},
     "asgi": {"clock", "config", "core", "dialects", "engine", "errors", "parsing", "stores"},
     "proxy": {"clock", "core", "errors"},
+    "logs": {"clock", "errors", "proxy"},
     "admin": {"clock", "config", "core", "engine", "errors", "metrics", "parsing", "stores"},
     "sidecar": {
+        "logs",
         "admin",
         "clock",
         "config",
