@@ -217,9 +217,10 @@ def _count(text: str) -> int:
 
 def _check_config(file: str, processes: int) -> None:
     from ratelimiter.config.lint import outage, warnings
-    from ratelimiter.config.loader import load_with_document
+    from ratelimiter.config.loader import load_file
 
-    policy, document = load_with_document(file)
+    policy, _, _, document = load_file(file)
+    assert document is not None  # noqa: S101 - a file was read
     rules = f"{len(policy.rules)} rule{'s' if len(policy.rules) > 1 else ''}"
     store = policy.store.partition("://")[0]  # what follows may hold a password
     print(f"{document.name}: ok, {rules}, store {store}, dialect {policy.dialect}")

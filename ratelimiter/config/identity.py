@@ -9,22 +9,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ratelimiter.config.match import read_match
 from ratelimiter.core.identity import BEARER, TELLABLE, ApiKeys, IdentityPolicy, Tokens
 from ratelimiter.core.match import Match
 from ratelimiter.core.principal import Source
 from ratelimiter.core.requirement import Requirement
 from ratelimiter.errors import ConfigError
 from ratelimiter.identity.api_keys import read_key_file
-from ratelimiter.parsing import values
 from ratelimiter.parsing.units import read_duration_ms
 from ratelimiter.parsing.yaml import BYTES_MAX, shown, shown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from ratelimiter.config.layers import Layer
     from ratelimiter.parsing.yaml import Path
-
-    Refuse = Callable[[Path, str], None]
 
 URL = re.compile("https?://", re.IGNORECASE)
 # Headers that mean something by themselves: taking them from every request would break more than it tells.
@@ -47,18 +46,17 @@ _CLAIMS = ("principal", "plan", "scopes", "kind", "org", "email_verified")
 
 
 class Reader:
-    """Reads both sections of one file.
+    """Reader of both sections of one file.
 
     Args:
-        folder: of the policy file, to which other files are relative.
-        refuse: takes note of what is wrong at a path of the policy file.
-        foreign: collects what is wrong in other files.
+        layer: the file; takes the problems.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], refuse: Refuse, foreign: list[str]) -> None:
-        self._folder = folder
-        self._refuse = refuse
-        self._foreign = foreign
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self._folder = layer.folder
+        self._refuse = layer.refuse
+        self._foreign = layer.foreign
 
     def identity(self, value: Mapping[str, Any]) -> IdentityPolicy | None:
         """The section `identity`; None if any of it was refused."""
@@ -168,7 +166,7 @@ class Reader:
         if "format" in item and "header" not in item:
             self._refuse((*path, "format"), "is of no header; write header, too")
             return None
-        match = self._match((*path, "match"), item.get("match", {}))
+        match = read_match(self._layer, (*path, "match"), item["match"]) if "match" in item else Match()
         if match is None:
             return None
         kinds = item.get("credential", ())
@@ -182,17 +180,6 @@ class Reader:
             header=item.get("header", ""),
             format=item.get("format", ""),
         )
-
-    def _match(self, path: Path, value: Mapping[str, Any]) -> Match | None:
-        stated = value.get("except", ())
-        excepted = (stated,) if isinstance(stated, str) else tuple(stated)
-        for template in (*([value["path"]] if "path" in value else []), *excepted):
-            try:
-                values.read_template(template)
-            except ValueError as fault:
-                self._refuse(path, str(fault))
-                return None
-        return Match(frozenset(value.get("methods", ())), value.get("path"), excepted)
 
 
 def unsafe_url(tokens: Tokens) -> bool:

@@ -43,7 +43,7 @@ _DURATION = re.compile(r"(0|[1-9][0-9]{0,11})(ms|s|m|h)")
 SLIDING_WINDOW, TOKEN_BUCKET, CALENDAR = "sliding-window", "token-bucket", "calendar"
 
 
-class Terms(NamedTuple):
+class LimitOptions(NamedTuple):
     """What a rule says of its limit beside the limit."""
 
     algorithm: str = ""  # one of the above; empty: whatever the limit speaks of
@@ -52,26 +52,26 @@ class Terms(NamedTuple):
     lease_ttl_ms: int = LEASE_TTL_MS
 
 
-PLAIN = Terms()
+PLAIN = LimitOptions()
 
 
-def terms_of(quota: AnyQuota) -> Terms:
-    """The terms by which *quota* was read: another limit of its kind is read by the same."""
+def options_of(quota: AnyQuota) -> LimitOptions:
+    """The options by which *quota* was read: another limit of its kind is read by the same."""
     match quota:
         case Bucket():
-            return Terms(TOKEN_BUCKET, quota.limit)
+            return LimitOptions(TOKEN_BUCKET, quota.limit)
         case Period():
-            return Terms(CALENDAR, 0, quota.timezone, quota.lease_ttl_ms)
+            return LimitOptions(CALENDAR, 0, quota.timezone, quota.lease_ttl_ms)
         case Slots() | Balance():
-            return Terms(lease_ttl_ms=quota.lease_ttl_ms)
+            return LimitOptions(lease_ttl_ms=quota.lease_ttl_ms)
         case _:
             return PLAIN
 
 
-def parse_limit(text: str, terms: Terms = PLAIN) -> AnyQuota:
+def parse_limit(text: str, options: LimitOptions = PLAIN) -> AnyQuota:
     """Read one limit, in the notation of the package `limits`; or `10 concurrent`, `1000 credits`, `100 credits/month`.
 
-    Months and years, and whatever *terms* say is of the calendar, begin and end with it.
+    Months and years, and whatever *options* say is of the calendar, begin and end with it.
 
     Returns:
         A quota of 1 to 10^9, of 1 to 1000 at the same time; in a window of 1 second to 366 days, or a period.
@@ -85,37 +85,37 @@ def parse_limit(text: str, terms: Terms = PLAIN) -> AnyQuota:
         limit = int(concurrent[1])
         if not 1 <= limit <= LEASES_MAX:
             raise _refusal(text, f"a limit of 1 to {LEASES_MAX} at the same time", "write 10 concurrent, for example")
-        return Slots(limit, terms.lease_ttl_ms)
+        return Slots(limit, options.lease_ttl_ms)
     if (credited := _CREDITS.fullmatch(text)) is not None:
-        return _credits(text, _number(text, credited[1], "1000 credits"), credited[2], terms)
+        return _credits(text, _number(text, credited[1], "1000 credits"), credited[2], options)
     parts = _LIMIT.fullmatch(text)
     if parts is None:
         if any(separator in text for separator in ",;|"):
             raise _refusal(text, "one limit", "write one rule for each")
         raise _refusal(text, "a limit", _word_meant(text) or _limit_meant(None))
     unit = parts[3].lower().removesuffix("s")
-    if terms.algorithm == CALENDAR or (unit in ("month", "year") and not terms.algorithm):
-        return _period(text, parts, unit, terms)
-    quota = _window(text, parts, unit, terms)
-    if terms.algorithm != TOKEN_BUCKET:
+    if options.algorithm == CALENDAR or (unit in ("month", "year") and not options.algorithm):
+        return _period(text, parts, unit, options)
+    quota = _window(text, parts, unit, options)
+    if options.algorithm != TOKEN_BUCKET:
         return quota
     try:
-        return Bucket(terms.capacity or quota.limit, quota.limit, quota.window_ms)
+        return Bucket(options.capacity or quota.limit, quota.limit, quota.window_ms)
     except ValueError as fault:
         raise _refusal(text, "a rate for a bucket", f"{fault}; write a smaller burst, or a shorter window") from None
 
 
-def _credits(text: str, limit: int, word: str | None, terms: Terms) -> AnyQuota:
+def _credits(text: str, limit: int, word: str | None, options: LimitOptions) -> AnyQuota:
     if word is None:
-        return Balance(limit, terms.lease_ttl_ms)
+        return Balance(limit, options.lease_ttl_ms)
     unit = word.lower().removesuffix("s")
     if unit not in PERIOD_UNITS:
         what = f"write {limit} credits/month, or {limit} credits for a balance"
         raise _refusal(text, f"credits per {', '.join(PERIOD_UNITS[:-1])} or {PERIOD_UNITS[-1]}", what)
-    return Period(limit, unit, terms.timezone, credits=True, lease_ttl_ms=terms.lease_ttl_ms)
+    return Period(limit, unit, options.timezone, credits=True, lease_ttl_ms=options.lease_ttl_ms)
 
 
-def _period(text: str, parts: re.Match[str], unit: str, terms: Terms) -> Period:
+def _period(text: str, parts: re.Match[str], unit: str, options: LimitOptions) -> Period:
     if unit not in PERIOD_UNITS:
         periods = f"{', '.join(PERIOD_UNITS[:-1])} or {PERIOD_UNITS[-1]}"
         raise _refusal(text, "of a period of the calendar", f"write {parts[1]} per {periods}, or another algorithm")
@@ -123,15 +123,15 @@ def _period(text: str, parts: re.Match[str], unit: str, terms: Terms) -> Period:
         days = f", or {parts[1]} per {_days(parts, unit)} days" if unit in _CALENDAR_DAYS else ""
         raise _refusal(text, "of one period of the calendar", f"write {parts[1]} per {unit}{days}")
     limit = _number(text, parts[1], "10000/month")
-    return Period(limit, unit, terms.timezone, lease_ttl_ms=terms.lease_ttl_ms)
+    return Period(limit, unit, options.timezone, lease_ttl_ms=options.lease_ttl_ms)
 
 
-def _window(text: str, parts: re.Match[str], unit: str, terms: Terms) -> Quota:
+def _window(text: str, parts: re.Match[str], unit: str, options: LimitOptions) -> Quota:
     # Imported here because it brings its storages along, and a ready policy needs no notation.
     from limits import parse  # noqa: PLC0415
 
     if unit in _CALENDAR_DAYS:
-        calendar = "" if terms.algorithm else ", or algorithm: calendar"
+        calendar = "" if options.algorithm else ", or algorithm: calendar"
         what = f"write {parts[1]} per {_days(parts, unit)} days{calendar}"
         raise _refusal(text, "in seconds, minutes, hours or days", what)
     try:

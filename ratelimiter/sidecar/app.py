@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from ratelimiter.stores.base import Store
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read when its library is imported, so set before that
-CONFIG_VARIABLE = "RATELIMITER_CONFIG"
 BEAT_EVERY_S = 1.0  # of a worker, to its supervisor
 COLLECTED_AFTER = 20_000  # objects more than before, a few MB: the requests of some thousand connections
 
@@ -52,7 +51,7 @@ class _Plan(NamedTuple):
 
     policy: Policy
     settings: Mapping[str, Any]  # of which the policy was made
-    file: str | None  # that the policy was read from
+    file: str | os.PathLike[str] | None  # that the policy was read from
     target: Target
     bounds: Bounds
     families: tuple[str, ...]
@@ -100,9 +99,8 @@ def run(
     Raises:
         ConfigError: an argument or the policy file cannot be used.
     """
-    policy = configuration.build(**settings)
-    file = settings.get("config") or (None if settings.get("limit") else os.environ.get(CONFIG_VARIABLE))
-    of_proxy = {} if file is None else configuration.load_proxy(file)
+    policy, section, file, _ = configuration.build_loaded(**settings)
+    of_proxy = dict(section)
     families = tuple(of_proxy.pop("forwarded", ("x-forwarded",)))
     via = of_proxy.pop("via", "").encode()
     refusals_per_s = of_proxy.pop("access_log_refusals", REFUSALS_PER_S)

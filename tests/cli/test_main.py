@@ -13,7 +13,7 @@ import ratelimiter
 from ratelimiter.cli.main import main
 from ratelimiter.dialects import loader
 
-POLICIES = Path(__file__).parents[1] / "data" / "policies"
+BAD = Path(__file__).parents[1] / "data" / "policies" / "bad"
 SHIPPED = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 POLICY = """
 principal: [header:X-API-Key, client]
@@ -102,12 +102,12 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
 # check-config
 
 
-@pytest.mark.parametrize("path", sorted(POLICIES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(BAD.glob("*.yaml")), ids=lambda path: path.stem)
 def test_check_config_says_every_problem(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A bad file: exit status 2, its problem on stderr, nothing on stdout, no traceback."""
-    monkeypatch.chdir(POLICIES)
+    monkeypatch.chdir(BAD)
     expected = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
     assert 2 == main(["check-config", path.name])

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimiter.config.layers import policy_schema
 from ratelimiter.config.lint import warnings
-from ratelimiter.config.loader import build, load, load_with_document, policy_schema
+from ratelimiter.config.loader import build, load, load_file
 from ratelimiter.core.match import Match
 from ratelimiter.core.policy import AmbiguousPaths, Mode, OnStoreError, Policy, Rule
 from ratelimiter.core.principal import CLIENT, EVERYONE, Source, Trust
@@ -18,7 +19,7 @@ from ratelimiter.errors import ConfigError
 from ratelimiter.stores.factory import OPENERS, open_store
 from ratelimiter.stores.memory import MemoryStore
 
-POLICIES = Path(__file__).parents[1] / "data" / "policies"
+BAD = Path(__file__).parents[1] / "data" / "policies" / "bad"
 SHIPPED = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 BARE = "rules:\n  - limit: 60/minute\n"
 KEY = Source("header", "x-api-key")
@@ -44,10 +45,10 @@ def refusal(**settings: object) -> list[str]:
 # Files
 
 
-@pytest.mark.parametrize("path", sorted(POLICIES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(BAD.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_bad_file_is_refused_in_so_many_words(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file in the folder has one mistake, and its first line is what must be said of it, to the letter."""
-    monkeypatch.chdir(POLICIES)
+    monkeypatch.chdir(BAD)
     expected = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
     with pytest.raises(ConfigError) as caught:
@@ -58,13 +59,13 @@ def test_a_bad_file_is_refused_in_so_many_words(path: Path, monkeypatch: pytest.
 
 def test_the_folder_of_bad_files_is_there() -> None:
     """The test above does not pass for lack of files."""
-    assert len(list(POLICIES.glob("*.yaml"))) > 80
+    assert len(list(BAD.glob("*.yaml"))) > 80
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_policies_are_beyond_doubt(path: Path) -> None:
     """What we ship loads, and check-config has nothing to say about it."""
-    policy, document = load_with_document(path)
+    policy, _, _, document = load_file(path)
 
     assert [] == warnings(policy, document)
     assert policy.catch_all
@@ -360,7 +361,7 @@ def test_a_ready_policy_is_taken_as_it_is() -> None:
     assert "trace" == build(config=policy, dialect="trace", environ={}).dialect
     assert Trust((ip_network("10.0.0.0/8"),)) == build(config=policy, trusted_proxies=["10.0.0.0/8"], environ={}).trust
     assert Trust(hops=2, ipv6_prefix=48) == build(config=policy, ipv6_prefix=48, environ={}).trust
-    assert ["principal: is a matter of the rules of a ready policy; write it there"] == refusal(
+    assert ["principal: belongs to the rules of a ready policy; write it there"] == refusal(
         config=policy, principal="client"
     )
 
@@ -525,7 +526,7 @@ WRITTEN_BY_CALLER = "is whatever the caller writes; write client, and your proxi
 )
 def test_what_may_not_be_meant_is_warned_of(folder: Path, text: str, expected: list[str]) -> None:
     """A policy that can be used and yet looks wrong is told so, with the place."""
-    assert expected == warnings(*load_with_document(write(folder, text, "f.yaml")))
+    assert expected == warnings(*load_file(write(folder, text, "f.yaml"))[::3])
 
 
 def test_warnings_need_no_file() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ratelimiter.config.loader import policy_schema
+from ratelimiter.config.layers import policy_schema
 from ratelimiter.core.headers import FAMILIES
 from ratelimiter.core.policy import AmbiguousPaths, Mode, OnStoreError
 from ratelimiter.parsing.schema import differences, problems

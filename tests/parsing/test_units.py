@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
 from ratelimiter.parsing.units import (
     PLAIN,
-    Terms,
+    LimitOptions,
     name_of,
+    options_of,
     parse_duration_ms,
     parse_limit,
     spell_duration,
     spell_limit,
     spell_window,
-    terms_of,
 )
 
 UNITS_MS = {"second": 1000, "minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
@@ -101,27 +101,27 @@ MONTHLY = Period(10_000, "month")
 
 
 @pytest.mark.parametrize(
-    ("text", "terms", "expected"),
+    ("text", "options", "expected"),
     [
         ("10 concurrent", PLAIN, Slots(10)),
-        ("10concurrent", Terms(lease_ttl_ms=5000), Slots(10, 5000)),
+        ("10concurrent", LimitOptions(lease_ttl_ms=5000), Slots(10, 5000)),
         ("10000/month", PLAIN, MONTHLY),
         ("10000 per 1 month", PLAIN, MONTHLY),
-        ("5 Per Year", Terms(timezone="Europe/Berlin"), Period(5, "year", "Europe/Berlin")),
-        ("60/day", Terms("calendar"), Period(60, "day")),
-        ("60 per week", Terms("calendar"), Period(60, "week")),
+        ("5 Per Year", LimitOptions(timezone="Europe/Berlin"), Period(5, "year", "Europe/Berlin")),
+        ("60/day", LimitOptions("calendar"), Period(60, "day")),
+        ("60 per week", LimitOptions("calendar"), Period(60, "week")),
         ("1000 credits", PLAIN, Balance(1000)),
         ("1 credit", PLAIN, Balance(1)),
         ("10000 credits/month", PLAIN, Period(10_000, "month", credits=True)),
-        ("50 credits per day", Terms("calendar"), Period(50, "day", credits=True)),
-        ("10/second", Terms("token-bucket"), Bucket(10, 10, 1000)),
-        ("10/second", Terms("token-bucket", 100), Bucket(100, 10, 1000)),
-        ("10/second", Terms("sliding-window"), Quota(10, 1000)),
+        ("50 credits per day", LimitOptions("calendar"), Period(50, "day", credits=True)),
+        ("10/second", LimitOptions("token-bucket"), Bucket(10, 10, 1000)),
+        ("10/second", LimitOptions("token-bucket", 100), Bucket(100, 10, 1000)),
+        ("10/second", LimitOptions("sliding-window"), Quota(10, 1000)),
     ],
 )
-def test_other_kinds_are_read(text: str, terms: Terms, expected: AnyQuota) -> None:
-    """What is counted by other than a window has words of its own, or terms beside it."""
-    assert expected == parse_limit(text, terms)
+def test_other_kinds_are_read(text: str, options: LimitOptions, expected: AnyQuota) -> None:
+    """What is counted by other than a window has words of its own, or options beside it."""
+    assert expected == parse_limit(text, options)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def test_every_kind_is_spelled_and_named(quota: AnyQuota, spelled: str, named: s
 def test_a_limit_is_read_again_by_its_own_terms(text: str, algorithm: str) -> None:
     """So an override of a rule's limit is a limit of its kind."""
     try:
-        quota = parse_limit(text, Terms(algorithm, 0, "Europe/Berlin", 5000))
+        quota = parse_limit(text, LimitOptions(algorithm, 0, "Europe/Berlin", 5000))
     except ValueError:
         assert (text, algorithm) in {("60/minute", "calendar"), ("7/month", "token-bucket")}
     else:
-        assert quota == parse_limit(text, terms_of(quota))
+        assert quota == parse_limit(text, options_of(quota))
 
 
 @given(

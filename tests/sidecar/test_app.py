@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.config import loader
+from ratelimiter.config import layers
 from ratelimiter.errors import ConfigError
 from ratelimiter.parsing.units import parse_duration_ms
 from ratelimiter.proxy.settings import Bounds
@@ -199,7 +199,7 @@ def test_the_file_bounds_the_proxy(tmp_path: Path) -> None:
 
 def test_the_schema_tells_the_defaults() -> None:
     """Every bound is in the schema, by its name and with its default."""
-    properties = loader.policy_schema()["properties"]["proxy"]["properties"]
+    properties = layers.policy_schema()["properties"]["proxy"]["properties"]
     no_bounds = {"forwarded", "access_log", "access_log_refusals", "via"}
     told = {name: entry["default"] for name, entry in properties.items() if name not in no_bounds}
     made = {field.name.removesuffix("_ms"): getattr(Bounds(), field.name) for field in fields(Bounds)}

@@ -1,0 +1,36 @@
+"""The setting `principal` of a policy or a rule: the sources that are tried in order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ratelimiter.core.principal import ORG
+from ratelimiter.parsing import values
+from ratelimiter.parsing.yaml import shown
+
+if TYPE_CHECKING:
+    from ratelimiter.config.layers import Layer
+    from ratelimiter.core.principal import Source
+    from ratelimiter.parsing.yaml import Path
+
+NEEDS_IDENTITY = "needs verified credentials; write identity: with jwt: or api_keys:, too"
+
+
+def read_principal(layer: Layer, path: Path, value: Any) -> tuple[Source, ...] | None:
+    """Return the sources in *value*, which stands at *path*; None if any was refused."""
+    before = len(layer.problems)
+    sources = layer.read_each(path, value, values.read_source)
+    if len(layer.problems) > before:
+        return None
+    for index, source in enumerate(sources):
+        if source.kind in ("client", "everyone") and index < len(sources) - 1:
+            text = f"{source} is always found, so later sources are never used; write {source} last"
+            layer.refuse((*path, index + 1), text)
+            return None
+        if source == ORG and "identity" not in layer.document.value:
+            layer.refuse((*path, index) if isinstance(value, list) else path, f"{source} {NEEDS_IDENTITY}")
+            return None
+        if source in sources[:index]:
+            layer.refuse((*path, index), f"{shown(str(source))} is there twice; write it once")
+            return None
+    return tuple(sources)
