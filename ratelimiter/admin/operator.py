@@ -21,7 +21,7 @@ from ratelimiter.engine.override_watcher import SHADOW, field_of_block, field_of
 from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.parsing.principals import Named, digests_of, parse_named, pattern_digest, sources_of, value_of
 from ratelimiter.parsing.units import UNLIMITED, parse_duration_ms, parse_moment_ms, spell_limit
-from ratelimiter.stores.overrides import OverridesFullError, book_of
+from ratelimiter.stores.overrides import OverridesFullError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -100,7 +100,7 @@ class Operator:
         self._store = store
         self._who = who
         self._done = done
-        book = book_of(store, policy().name)
+        book = store.override_store(policy().name)
         if book is None:
             msg = "store: keeps no orders; write memory:// or a redis:// URL"
             raise ConfigError(msg)

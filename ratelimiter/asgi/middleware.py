@@ -9,15 +9,15 @@ from ratelimiter.asgi.body import peek
 from ratelimiter.asgi.request_state import SCOPE_KEY, Exchange, Manner
 from ratelimiter.asgi.response_hook import overheard
 from ratelimiter.config import loader as configuration
-from ratelimiter.config.reload import Reloader, Reloading, ReloadObserver
+from ratelimiter.config.reload import Reloader, Reloading
 from ratelimiter.core.algorithms.sliding_window import new
 from ratelimiter.core.headers import renderer, replaced
 from ratelimiter.core.identity import NOBODY, Teller
 from ratelimiter.core.request import Request
 from ratelimiter.dialects import loader, request_id
 from ratelimiter.engine.limiter import Limiter
+from ratelimiter.engine.observer import observer_of
 from ratelimiter.engine.override_watcher import OverrideWatcher
-from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.factory import store_for
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.identity import Identity
     from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.core.reply import Reply
-    from ratelimiter.engine.limiter import Observer
+    from ratelimiter.engine.observer import DecisionObserver, Observer
     from ratelimiter.stores.base import Store
 
     # As frameworks type them, whose checkers would refuse anything narrower.
@@ -54,7 +54,7 @@ class RateLimitMiddleware:
         principal: where to find who is charged, like `header:X-API-Key`; several are tried in order.
         headers: header families on every response: `x-ratelimit`, `draft-11`, `draft-06`.
         trusted_proxies: networks whose forwarding headers are believed.
-        observer: is told every decision, and if it is a `StoreObserver`, too, how the store fares.
+        observer: is told every decision; an `Observer` also of policies, reloads, runtime overrides and the store.
         reload: whether a changed policy file, and the files that it names, take effect while the application runs. A
             file that cannot be used does not; counters stay.
 
@@ -90,7 +90,7 @@ class RateLimitMiddleware:
         mode: str | None = None,
         name: str | None = None,
         secret: str | bytes | None = None,
-        observer: Observer | None = None,
+        observer: Observer | DecisionObserver | None = None,
         reload: bool = True,
     ) -> None:
         # Spelled out rather than **settings, so that type checkers and editors know them, and frameworks' checkers
@@ -119,11 +119,12 @@ class RateLimitMiddleware:
             "secret": secret,
         }
         policy = configuration.build(**settings)
+        observed = observer_of(observer)
         self.app = app
         self._opened = store is None or isinstance(store, str)
         if store is None or isinstance(store, str):
-            store = store_for(policy, observer if isinstance(observer, StoreObserver) else None)
-        self.limiter = Limiter(policy, store, observer=observer)
+            store = store_for(policy, observed)
+        self.limiter = Limiter(policy, store, observer=observed)
         self._standing = OverrideWatcher(self.limiter)
         file = configuration.file_of(limit, config) if reload else None
         self._reloading = None
@@ -134,7 +135,7 @@ class RateLimitMiddleware:
                     self.limiter.policy,
                     self.swap,
                     load=lambda: configuration.build(**settings),
-                    observer=observer if isinstance(observer, ReloadObserver) else None,
+                    observer=observed,
                 )
             )
         self._read(policy)

@@ -223,13 +223,12 @@ def _done(verb: Verb, common: Mapping[str, Any]) -> Any:
     from ratelimiter.admin.operator import Operator
     from ratelimiter.config.loader import build
     from ratelimiter.stores.factory import open_store
-    from ratelimiter.stores.memory import MemoryStore
 
     policy = build(config=common["config"], store=common["store"])
 
     async def once() -> Any:
         store = open_store(policy.store, timeout_ms=TIMEOUT_MS)
-        if isinstance(store, MemoryStore):
+        if store.embedded:
             msg = (
                 "store: memory:// is within the process that counts; use its operator listener, or write a redis:// URL"
             )

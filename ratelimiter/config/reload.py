@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ratelimiter.config import loader
 from ratelimiter.config.redact import fingerprint
@@ -36,15 +36,27 @@ RESULTS = (LOADED, UNCHANGED, FAILED)
 log = logging.getLogger("ratelimiter.config.reload")
 
 
-@runtime_checkable
 class ReloadObserver(Protocol):
-    """Is told of looks at a policy file, and what came of changes."""
+    """The observer of a policy file, of which `ratelimiter.engine.observer.Observer` is one. Methods must not raise."""
 
     def checked(self) -> None:
-        """The file was looked at."""
+        """Note that the file was read."""
 
     def reloaded(self, result: str) -> None:
-        """A change, or a request to look, came to one of `RESULTS`."""
+        """Note that a change, or a request to read the file, had one of `RESULTS`."""
+
+
+class _Silent:
+    """The observer of a reloader that was given none."""
+
+    def checked(self) -> None:
+        pass
+
+    def reloaded(self, result: str) -> None:
+        pass
+
+
+SILENT = _Silent()
 
 
 class _Look(NamedTuple):
@@ -78,7 +90,7 @@ class Reloader:
         apply: Callable[[Policy], None],
         *,
         load: Callable[[], Policy] | None = None,
-        observer: ReloadObserver | None = None,
+        observer: ReloadObserver = SILENT,
         poll_s: float = POLL_S,
     ) -> None:
         self.policy = policy
@@ -169,14 +181,12 @@ class Reloader:
             log.info(told)
         self._settled = self._last = look
         self._problems, self._looks = (), 0
-        if self._observer is not None:
-            self._observer.reloaded(result)
+        self._observer.reloaded(result)
         return result
 
     async def _look(self) -> _Look:
         look = await asyncio.to_thread(_examine, [self._path, *self.policy.files])
-        if self._observer is not None:
-            self._observer.checked()
+        self._observer.checked()
         return look
 
 

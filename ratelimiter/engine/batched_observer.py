@@ -1,10 +1,12 @@
-"""Decisions, and whatever else happens with every request, taken note of some at a time."""
+"""Decisions, and other events of every request, counted in batches."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from threading import Lock
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from ratelimiter.engine.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,16 +18,13 @@ if TYPE_CHECKING:
 
 Each = TypeVar("Each")
 
-# So many are kept until they are counted. Each by itself, among all else that a request is, would cost half as much
-# again; and more of them would live long enough for the garbage collector to look at (tests/benchmarks/metrics.py).
+# So many are kept until they are counted. One at a time, in the middle of a request, would cost half as much again; a
+# longer batch would live long enough for the garbage collector to look at it (tests/benchmarks/metrics.py).
 BATCH = 64
 
 
 class Batches(ABC, Generic[Each]):
-    """Counts what it is told in batches.
-
-    Whoever reads what it has counted calls `catch_up` before; from any thread.
-    """
+    """Counts events in batches. A reader of the counts calls `catch_up` before, from any thread."""
 
     def __init__(self) -> None:
         self._told: list[Each] = []
@@ -33,7 +32,7 @@ class Batches(ABC, Generic[Each]):
         self._sources: list[Batches[Each]] = []
 
     def keep(self, each: Each) -> None:
-        """Keep something until it is counted."""
+        """Keep an event until it is counted."""
         told = self._told
         if not told:
             self.begin()
@@ -42,39 +41,44 @@ class Batches(ABC, Generic[Each]):
             self.catch_up()
 
     def catch_up(self) -> None:
-        """Count what is kept, here and where batches come from."""
+        """Count the events that are kept, here and in the sources of batches."""
         for source in self._sources:
             source.catch_up()
         with self._lock:
             batch = self._told[:]
-            del self._told[: len(batch)]  # what another thread has appended since stays
+            del self._told[: len(batch)]  # an event that another thread has appended since stays
             self._count(batch)
 
     def take_from(self, source: Batches[Each]) -> None:
-        """Expect batches of *source*, too, by `take`."""
+        """Expect batches of *source*, by `take`."""
         self._sources.append(source)
 
     def take(self, batch: Sequence[Each]) -> None:
-        """Count *batch*, which somebody else has kept."""
+        """Count *batch*, which a source has kept."""
         with self._lock:
             self._count(batch)
 
     def begin(self) -> None:
-        """Know that something is kept, here or where batches come from, that is not counted yet."""
+        """Note that an event is kept, here or in a source, and not counted yet."""
 
     @abstractmethod
     def _count(self, batch: Sequence[Each]) -> None:
         """Count *batch*; never called by two threads at a time."""
 
 
-class Decisions(Batches["Told"]):
-    """An observer of decisions that counts them in batches."""
+class Decisions(Observer, Batches["Told"]):
+    """An observer that counts decisions in batches."""
 
     def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
-        """Keep a decision until it is counted; see `ratelimiter.engine.limiter.Observer`."""
+        """Keep a decision until it is counted; see `ratelimiter.engine.observer.Observer`."""
         told = self._told  # `keep` written out: a tenth of a microsecond per request
         if not told:
             self.begin()
         told.append((decision, hits, seconds))
         if len(told) >= BATCH:
             self.catch_up()
+
+    def in_batches_of(self, source: Decisions) -> Decisions | None:
+        """Take the batches of *source*."""
+        self.take_from(source)
+        return self

@@ -7,7 +7,7 @@ import logging
 import secrets
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.core.algorithms.sliding_window import REMEMBERED, STORE
@@ -18,19 +18,20 @@ from ratelimiter.core.overrides import NO_ORDERS, BlockedError
 from ratelimiter.core.policy import REQUEST_HEADER, Mode, Planner
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
+from ratelimiter.engine.observer import NULL_OBSERVER, observer_of
 from ratelimiter.engine.settlements import Following
 from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.identity.authenticator import Identifier
-from ratelimiter.stores.base import Forgetful, StoreObserver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.overrides import Orders
     from ratelimiter.core.policy import Hit, Policy, Rule
     from ratelimiter.core.request import Request
     from ratelimiter.core.requirement import Requirement
+    from ratelimiter.engine.observer import DecisionObserver, Observer
     from ratelimiter.engine.settlements import Follower
     from ratelimiter.stores.base import Store
 
@@ -42,50 +43,13 @@ LEASE_BITS = 48  # what a script's numbers hold exactly
 _OF_THE_STORE = ("store", "decision_timeout_ms", "local_share")  # fields of a policy that it was opened with
 
 
-class Observer(Protocol):
-    """Is told every decision, after it fell."""
-
-    def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
-        """Take note. Must be quick and must not raise.
-
-        Args:
-            decision: the verdict.
-            hits: what it was about; their keys tell principals apart and name none of them.
-            seconds: from the request to the verdict, the wait for the store included.
-        """
-
-
-@runtime_checkable
-class PolicyObserver(Protocol):
-    """Is told which policy is in force."""
-
-    def loaded(self, policy: Policy) -> None:
-        """From now on requests are judged under *policy*."""
-
-
-@runtime_checkable
-class NamesObserver(Protocol):
-    """Is told who principals are, under a policy that says `show_principals`."""
-
-    def named(self, names: Mapping[bytes, str]) -> None:
-        """Know whom the keys of the next decision are about; nobody is named otherwise (8)."""
-
-
-@runtime_checkable
-class OrdersObserver(Protocol):
-    """Is told which orders of operators are in force."""
-
-    def obeyed(self, orders: Orders) -> None:
-        """From now on requests are judged under *orders*, too."""
-
-
 class Limiter:
     """Judges requests under one policy.
 
     Args:
         policy: what is admitted.
         store: where it is counted.
-        observer: who is told of decisions, and if it is a `PolicyObserver` or an `OrdersObserver`, too, of these.
+        observer: of decisions, policies and runtime overrides; an object of another class, of decisions only.
         clock: for decisions that need no store; Unix time in milliseconds.
         stopwatch: seconds, for what the observer is told.
 
@@ -103,17 +67,17 @@ class Limiter:
         policy: Policy,
         store: Store,
         *,
-        observer: Observer | None = None,
+        observer: Observer | DecisionObserver | None = None,
         clock: Clock = unix_ms,
         stopwatch: Stopwatch = stopwatch_s,
     ) -> None:
         self.store = store
-        self._observer = observer
+        self._observer = observer_of(observer)
         self._clock = clock
         self._stopwatch = stopwatch
         self._identifier: Identifier | None = None
         self.settles = False
-        self._following = Following(store, observer if isinstance(observer, StoreObserver) else None)
+        self._following = Following(store, self._observer)
         self.orders = NO_ORDERS
         self._load(policy)
 
@@ -138,10 +102,8 @@ class Limiter:
         """
         self.orders = orders
         self._plan(self.policy)
-        if isinstance(self.store, Forgetful):
-            self.store.forget_refusals()
-        if isinstance(self._observer, OrdersObserver):
-            self._observer.obeyed(orders)
+        self.store.forget_refusals()
+        self._observer.obeyed(orders)
 
     def _plan(self, policy: Policy) -> None:
         self._planner = Planner(policy, self.orders, now_ms=self._clock(), noted=_note_unknown_plan)
@@ -160,11 +122,7 @@ class Limiter:
         self._identifier = Identifier(policy, self._identifier, clock=self._clock) if self.identifies else None
         # For good: what was decided under one policy may be answered under the next.
         self.settles = self.settles or any(rule.settles for rule in policy.rules)
-        self._named = (
-            self._observer.named if policy.show_principals and isinstance(self._observer, NamesObserver) else None
-        )
-        if isinstance(self._observer, PolicyObserver):
-            self._observer.loaded(policy)
+        self._observer.loaded(policy)
 
     def hits(self, request: Request) -> Sequence[Hit]:
         """What *request* would be charged.
@@ -224,7 +182,7 @@ class Limiter:
         requirements: Sequence[Requirement] = ()
         uncharged = False
         observer = self._observer
-        started_s = 0.0 if observer is None else self._stopwatch()
+        started_s = 0.0 if observer is NULL_OBSERVER else self._stopwatch()
         try:
             if self._identifier is None:
                 hits = self._hits(request)
@@ -248,10 +206,10 @@ class Limiter:
             uncharged = decision.reason == SUSPENDED
             if requirements and identity is not None and decision.allowed:
                 decision = self._required(decision, request, requirements, identity)
-        if observer is not None:
+        if observer is not NULL_OBSERVER:
             seconds = self._stopwatch() - started_s
-            if self._named is not None:
-                self._named(self._planner.names(hits, request, () if identity is None else identity.verified))
+            if self.policy.show_principals:
+                observer.named(self._planner.names(hits, request, () if identity is None else identity.verified))
             observer.decided(decision, hits, seconds)
         # Where nothing was charged, nothing is to be settled or given back.
         return decision, () if uncharged else hits

@@ -1,11 +1,9 @@
-"""Several observers as one."""
+"""The observer of a limiter: methods that do nothing until a subclass overrides them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from ratelimiter.engine.batched_observer import Decisions
-from ratelimiter.engine.limiter import NamesObserver, OrdersObserver, PolicyObserver
 from ratelimiter.stores.base import StoreObserver
 
 if TYPE_CHECKING:
@@ -14,68 +12,67 @@ if TYPE_CHECKING:
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.overrides import Orders
     from ratelimiter.core.policy import Hit, Policy
-    from ratelimiter.engine.batched_observer import Told
-    from ratelimiter.engine.limiter import Observer
+    from ratelimiter.engine.batched_observer import Decisions
 
 
-class Observers(Decisions):
-    """Tells each of *observers*, in their order, what it wants to know: when a batch is full if it counts in batches,
-    else at once.
+class Observer(StoreObserver):
+    """An observer of decisions, of the policy in force, of runtime overrides, of reloads, and of the store.
+
+    Methods do nothing here. Each must be quick and must not raise. A subclass overrides those that it needs.
     """
 
-    def __init__(self, *observers: Observer) -> None:
-        super().__init__()
-        self._in_batches = [each for each in observers if isinstance(each, Decisions)]
-        self._at_once = [each for each in observers if not isinstance(each, Decisions)]
-        self._of_stores = [each for each in observers if isinstance(each, StoreObserver)]
-        self._of_policies = [each for each in observers if isinstance(each, PolicyObserver)]
-        self._of_names = [each for each in observers if isinstance(each, NamesObserver)]
-        self._of_orders = [each for each in observers if isinstance(each, OrdersObserver)]
-        for each in self._in_batches:
-            each.take_from(self)
-        if self._at_once:
-            self.decided = self._tell_and_keep  # type: ignore[method-assign]
+    def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
+        """Note *decision*.
 
-    def _tell_and_keep(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
-        for observer in self._at_once:
-            observer.decided(decision, hits, seconds)
-        super().decided(decision, hits, seconds)
-
-    def begin(self) -> None:
-        """Tell those who count in batches; see `ratelimiter.engine.batched_observer.Batches`."""
-        for observer in self._in_batches:
-            observer.begin()
-
-    def _count(self, batch: Sequence[Told]) -> None:
-        for observer in self._in_batches:
-            observer.take(batch)
+        Args:
+            decision: made a moment ago.
+            hits: that it was about; their keys tell principals apart and name none of them.
+            seconds: from the request to the decision, the wait for the store included.
+        """
 
     def named(self, names: Mapping[bytes, str]) -> None:
-        """Tell those who show people; see `ratelimiter.engine.limiter.NamesObserver`."""
-        for observer in self._of_names:
-            observer.named(names)
+        """Note the principals behind the keys of the next decision; called under `show_principals` only (8)."""
 
     def loaded(self, policy: Policy) -> None:
-        """Tell those who listen for policies; see `ratelimiter.engine.limiter.PolicyObserver`."""
-        for observer in self._of_policies:
-            observer.loaded(policy)
+        """Note that requests are judged under *policy* from now on."""
 
     def obeyed(self, orders: Orders) -> None:
-        """Tell those who listen for orders; see `ratelimiter.engine.limiter.OrdersObserver`."""
-        for observer in self._of_orders:
-            observer.obeyed(orders)
+        """Note that requests are judged under *orders*, too, from now on."""
 
-    def called(self, requests: int, seconds: float) -> None:
-        """Tell those who listen to stores; see `ratelimiter.stores.base.StoreObserver`."""
-        for observer in self._of_stores:
-            observer.called(requests, seconds)
+    def checked(self) -> None:
+        """Note that the policy file was read."""
 
-    def failed(self, kind: str) -> None:
-        """Tell those who listen to stores."""
-        for observer in self._of_stores:
-            observer.failed(kind)
+    def reloaded(self, result: str) -> None:
+        """Note the result of a changed policy file, or of a request to read it: see `ratelimiter.config.reload`."""
 
-    def degraded(self, *, degraded: bool) -> None:
-        """Tell those who listen to stores."""
-        for observer in self._of_stores:
-            observer.degraded(degraded=degraded)
+    def in_batches_of(self, source: Decisions) -> Decisions | None:  # noqa: ARG002  # for those that take batches
+        """Return this observer if it takes decisions in the batches of *source*; None to get each by `decided`."""
+        return None
+
+
+NULL_OBSERVER = Observer()
+
+
+class DecisionObserver(Protocol):
+    """The least that an application's observer has; it is told of nothing but decisions."""
+
+    def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
+        """Note *decision*; see `Observer.decided`."""
+
+
+def observer_of(given: Observer | DecisionObserver | None) -> Observer:
+    """Return *given* as an observer; of an object of another class only `decided` is called, whatever else it has."""
+    if given is None:
+        return NULL_OBSERVER
+    # The one look at a type: at the door of applications, whose objects may have methods that mean something else.
+    return given if isinstance(given, Observer) else _DecisionsOnly(given)
+
+
+class _DecisionsOnly(Observer):
+    """An application's object that observes decisions and nothing else."""
+
+    def __init__(self, given: DecisionObserver) -> None:
+        self._given = given
+
+    def decided(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
+        self._given.decided(decision, hits, seconds)

@@ -14,7 +14,6 @@ from ratelimiter.core.overrides import FOR_EVER, NO_ORDERS, Block, Orders, Overr
 from ratelimiter.core.tiers import override_fault
 from ratelimiter.errors import Kind, StoreError
 from ratelimiter.parsing.units import UNLIMITED, parse_limit
-from ratelimiter.stores.overrides import MemoryOverrideStore, book_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,10 +125,11 @@ class OverrideWatcher:
 
     def _open(self, limiter: Limiter) -> None:
         self._page, self._orders, self._name = None, NO_ORDERS, limiter.policy.name
-        self._book = book_of(limiter.store, self._name)
-        if isinstance(self._book, MemoryOverrideStore):
-            self._book.listeners.append(self._written)
-            if self._book.page().version:
+        self._book = limiter.store.override_store(self._name)
+        if self._book is not None:
+            self._book.listen(self._written)
+            page = self._book.page()
+            if page is not None and page.version:
                 self._written()
 
     @property
@@ -193,9 +193,10 @@ class OverrideWatcher:
     def _written(self) -> None:
         """The book of this process was written to: obey at once."""
         limiter = self._limiter()
-        if limiter is None or not isinstance(self._book, MemoryOverrideStore):
+        page = None if self._book is None else self._book.page()
+        if limiter is None or page is None:
             return
-        self._take(self._book.page())
+        self._take(page)
         self._obey(limiter, changed=True)
         if self._next_end_ms:
             self.start()

@@ -18,13 +18,14 @@ from ratelimiter.core.quota import Slots
 from ratelimiter.core.requirement import Unmet
 from ratelimiter.core.settlement import RENEW, Settlement, settlement_of
 from ratelimiter.errors import StoreError
+from ratelimiter.stores.base import SILENT, StoreObserver
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.policy import Hit
-    from ratelimiter.stores.base import Store, StoreObserver
+    from ratelimiter.stores.base import Store
 
     Header = tuple[bytes, bytes]
 
@@ -122,7 +123,7 @@ class Following:
         unsent: settlements that the store has not been told of yet; wait for `sent` before what shall come after them.
     """
 
-    def __init__(self, store: Store, observer: StoreObserver | None = None) -> None:
+    def __init__(self, store: Store, observer: StoreObserver = SILENT) -> None:
         self._store = store
         self._observer = observer
         self._unsaid: set[str] = set()  # rules whose responses have not said what they cost
@@ -216,8 +217,7 @@ class Following:
 
     def _fail(self, kind: str, told: str, error: Exception | None = None) -> None:
         """Count a failure; each kind is logged once, as with a store that is out it is one for every request."""
-        if self._observer is not None:
-            self._observer.failed(kind)
+        self._observer.failed(kind)
         if kind not in self._failed_kinds:
             self._failed_kinds.add(kind)
             log.warning("a settlement failed (%s): %s; leases lapse by themselves", kind, told, exc_info=error)

@@ -124,11 +124,11 @@ class Top(Decisions):
         self._names: dict[bytes, str] = {}  # of the decisions that are not counted yet
 
     def named(self, names: Mapping[bytes, str]) -> None:
-        """Know whom the keys of the next decision are about; see `ratelimiter.engine.limiter.NamesObserver`."""
+        """Know whom the keys of the next decision are about; see `ratelimiter.engine.observer.Observer`."""
         self._names.update(names)
 
     def loaded(self, policy: Policy) -> None:
-        """Forget all names unless *policy* permits them; see `ratelimiter.engine.limiter.PolicyObserver`."""
+        """Forget all names unless *policy* permits them; see `ratelimiter.engine.observer.Observer`."""
         if not policy.show_principals:
             self.catch_up()
             for each in (self._admitted, self._refused, self._admitted_before, self._refused_before):

@@ -285,7 +285,7 @@ class Metrics(Instruments, Decisions):
         self._shown_rules, self._shown_hash = rules, hash_
 
     def obeyed(self, orders: Orders) -> None:
-        """Show how many *orders* are in force; see `ratelimiter.engine.limiter.OrdersObserver`."""
+        """Show how many *orders* are in force; see `ratelimiter.engine.observer.Observer`."""
         for kind, number in zip(ORDERS, (len(orders.overrides), len(orders.blocks), int(orders.shadow)), strict=True):
             self._orders.labels(kind).set(number)
 

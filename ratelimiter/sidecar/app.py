@@ -24,7 +24,6 @@ from ratelimiter.proxy.settings import Bounds
 from ratelimiter.proxy.workers import Supervisor, reap_orphans
 from ratelimiter.sidecar.judge import Gate
 from ratelimiter.stores.factory import store_for
-from ratelimiter.stores.overrides import innermost
 
 if TYPE_CHECKING:
     import socket
@@ -192,7 +191,8 @@ def _counting_directory() -> Iterator[str]:
 
 async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], None] | None = None) -> None:
     from ratelimiter.config.reload import Reloader  # noqa: PLC0415
-    from ratelimiter.engine.observer import Observers  # noqa: PLC0415
+    from ratelimiter.engine.fan_out import FanOut  # noqa: PLC0415
+    from ratelimiter.engine.observer import NULL_OBSERVER  # noqa: PLC0415
     from ratelimiter.metrics.heavy_hitters import Top  # noqa: PLC0415
     from ratelimiter.metrics.limiter_metrics import Metrics  # noqa: PLC0415
     from ratelimiter.metrics.prometheus import process_registry  # noqa: PLC0415  # see MULTIPROCESS_DIR
@@ -201,7 +201,7 @@ async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], N
     registry = process_registry()
     metrics, top = Metrics(registry), Top()
     # Where nobody can ask nothing is counted, which is a fifth of what a request costs.
-    observers = None if plan.admin is None else Observers(metrics, top)
+    observers = NULL_OBSERVER if plan.admin is None else FanOut(metrics, top)
     gate = Gate(plan.policy, store_for(plan.policy, observers), observer=observers)
     service = Service(
         plan.target,
@@ -217,7 +217,7 @@ async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], N
     service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
     serving = lifecycle.Server(service, sockets, plan.tls)
 
-    store = innermost(gate.limiter.store)
+    store = gate.limiter.store.unwrap()
     standing = OverrideWatcher(gate.limiter)
 
     def swap(policy: Policy) -> None:

@@ -11,6 +11,7 @@ from ratelimiter.core.headers import renderer, replaced
 from ratelimiter.core.identity import NOBODY, Identity, Teller
 from ratelimiter.dialects import loader, request_id
 from ratelimiter.engine.limiter import Limiter
+from ratelimiter.engine.observer import NULL_OBSERVER
 from ratelimiter.proxy.interfaces import Verdict
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.core.reply import Reply
     from ratelimiter.core.request import Request
-    from ratelimiter.engine.limiter import Observer
+    from ratelimiter.engine.observer import Observer
     from ratelimiter.stores.base import Store
 
     Header = tuple[bytes, bytes]
@@ -40,7 +41,7 @@ class Gate:
         observer: is told every decision.
     """
 
-    def __init__(self, policy: Policy, store: Store, *, observer: Observer | None = None) -> None:
+    def __init__(self, policy: Policy, store: Store, *, observer: Observer = NULL_OBSERVER) -> None:
         self.limiter = Limiter(policy, store, observer=observer)
         self._in_task = policy.store.partition("://")[0].lower() not in NEEDING_NO_TASK
         self._read(policy)

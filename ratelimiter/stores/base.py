@@ -1,8 +1,9 @@
-"""What every store promises."""
+"""The promises of every store, and the defaults for those that have less to offer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
 
 from ratelimiter.core.algorithms.sliding_window import STORE
 
@@ -10,55 +11,82 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.algorithms.sliding_window import Receipt
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.core.settlement import Settlement
+    from ratelimiter.stores.overrides import OverrideStore
 
 
-class Store(Protocol):
-    """Keeps tallies and charges hits atomically. `tests/stores/contract.py` is what every implementation passes."""
+class StoreObserver:
+    """An observer of a store's health. Methods do nothing here; each must be quick and must not raise."""
 
+    def called(self, requests: int, seconds: float) -> None:
+        """Note a round trip that carried *requests* and ended after *seconds*, with any answer."""
+
+    def failed(self, kind: str) -> None:
+        """Note a request without an answer: a `ratelimiter.errors.Kind`, or the name of an unexpected exception."""
+
+    def degraded(self, *, degraded: bool) -> None:
+        """Note that the circuit breaker opened, so that the store gets probes only; or that it closed again."""
+
+
+SILENT = StoreObserver()  # the observer of a store that was given none
+
+
+class Store(ABC):
+    """Keeps tallies and charges hits atomically. `tests/stores/contract.py` is the test of every implementation.
+
+    A store that stands in front of another one (the fallback, the refusal cache) delegates what it does not do itself.
+
+    Attributes:
+        embedded: whether the tallies are in this process, so that no call fails and no other process sees them.
+    """
+
+    embedded: ClassVar[bool] = False
+
+    @abstractmethod
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
-        """Charge all *hits* of one request or none; being over a limit is an answer, never an exception.
+        """Charge all *hits* of one request or none; a request over a limit is an answer, never an exception.
 
         Args:
             hits: at least one, no two with the same key.
 
         Raises:
-            StoreError: the store gave no answer. Whether the hits were charged may then be unknown.
+            StoreError: the store gave no answer. It may be unknown whether the hits were charged.
         """
 
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
-        """Take note of what charged hits turned out to cost, or that they are still open. Sent once, best effort.
+        """Replace the charge of hits by what they turned out to cost, or renew their leases. Sent once, best effort.
 
         Args:
             settlements: at least one, no two with the same key.
-            source: `Decision.source` of the decision that charged the hits: who made it keeps them.
+            source: `Decision.source` of the decision that charged the hits; that source keeps them.
 
         Raises:
-            StoreError: the store gave no answer; whether it took note may be unknown. Leases then lapse by themselves.
+            StoreError: the store gave no answer; the settlements may have been applied. Leases lapse by themselves.
+            NotImplementedError: the store settles nothing; its `check` refuses the rules that would need it.
         """
+        raise NotImplementedError
 
-    async def close(self) -> None:
-        """Let go of connections. A closed store may be used again and opens them anew."""
+    async def close(self) -> None:  # noqa: B027  # a default, as are the next
+        """Close all connections. A closed store may be used again and opens them anew."""
 
+    def forget_refusals(self) -> None:  # noqa: B027
+        """Drop cached refusals, because an operator may have changed the tallies. A store without a cache has none."""
 
-@runtime_checkable
-class StoreObserver(Protocol):
-    """Is told how a store fares. Each method must be quick and must not raise."""
+    def override_store(self, name: str) -> OverrideStore | None:  # noqa: ARG002  # for those that have one
+        """Return the place of the runtime overrides of policy *name* beside the tallies; None if there is none."""
+        return None
 
-    def called(self, requests: int, seconds: float) -> None:
-        """A round trip that carried *requests* has ended after *seconds*, with whatever answer."""
+    def unwrap(self) -> Store:
+        """Return the store that keeps the tallies, behind every store that stands in front of it."""
+        return self
 
-    def failed(self, kind: str) -> None:
-        """A request got no answer: of a `ratelimiter.errors.Kind`, or by an exception that is a mistake of ours."""
+    def observe(self, observer: StoreObserver) -> None:  # noqa: B027
+        """Report round trips to *observer*; to be called before the first charge. An embedded store has none."""
 
-    def degraded(self, *, degraded: bool) -> None:
-        """From now on the store is not asked but for probes; or it is again."""
+    def check(self, policy: Policy) -> None:  # noqa: B027
+        """Refuse a policy with a rule that this store cannot keep.
 
-
-@runtime_checkable
-class Forgetful(Protocol):
-    """A store that answers some requests from memory."""
-
-    def forget_refusals(self) -> None:
-        """Ask the store behind again from the next request on: somebody may have changed what it holds."""
+        Raises:
+            ConfigError: a rule needs what the store does not have.
+        """

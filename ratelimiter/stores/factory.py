@@ -7,22 +7,23 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ratelimiter.errors import ConfigError
 from ratelimiter.stores import limits_bridge
+from ratelimiter.stores.base import SILENT, StoreObserver
 from ratelimiter.stores.fallback import FallbackStore
 from ratelimiter.stores.memory import KEYS_MAX, MemoryStore
-from ratelimiter.stores.redis.cluster import ClusterStore, open_cluster
-from ratelimiter.stores.redis.store import TIMEOUT_MS, RedisStore, open_redis, open_sentinel
+from ratelimiter.stores.redis.cluster import open_cluster
+from ratelimiter.stores.redis.store import TIMEOUT_MS, open_redis, open_sentinel
 from ratelimiter.stores.refusal_cache import RefusalCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimiter.core.policy import Policy
-    from ratelimiter.stores.base import Store, StoreObserver
+    from ratelimiter.stores.base import Store
 
     Opener = Callable[[SplitResult, int], Store]
 
 
-def store_for(policy: Policy, observer: StoreObserver | None = None) -> Store:
+def store_for(policy: Policy, observer: StoreObserver = SILENT) -> Store:
     """The store that *policy* names, as a limiter should use it. Opens no connection.
 
     One outside this process may fail and costs a round trip, so it is guarded, hence never raises a StoreError, and its
@@ -36,12 +37,10 @@ def store_for(policy: Policy, observer: StoreObserver | None = None) -> Store:
         ConfigError: there is no such store, or it cannot keep a rule.
     """
     store = open_store(policy.store, timeout_ms=policy.decision_timeout_ms)
-    if isinstance(store, MemoryStore):
+    store.check(policy)
+    if store.embedded:
         return store
-    if isinstance(store, limits_bridge.LimitsBridge):
-        limits_bridge.check(policy)
-    if isinstance(store, (RedisStore, ClusterStore)):
-        store.observer = observer
+    store.observe(observer)
     return RefusalCache(FallbackStore(store, local_share=policy.local_share, observer=observer))
 
 

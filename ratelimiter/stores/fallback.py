@@ -14,6 +14,7 @@ from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, L
 from ratelimiter.core.policy import Hit, OnStoreError
 from ratelimiter.core.quota import Bucket, Quota
 from ratelimiter.errors import StoreError, StoreFault, StoreOverloaded
+from ratelimiter.stores.base import SILENT, Store, StoreObserver
 from ratelimiter.stores.circuit_breaker import CircuitBreaker
 from ratelimiter.stores.memory import MemoryStore
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Rule
     from ratelimiter.core.quota import AnyQuota
     from ratelimiter.core.settlement import Settlement
-    from ratelimiter.stores.base import Store, StoreObserver
+    from ratelimiter.stores.overrides import OverrideStore
 
 WARM_EVERY = 64  # one healthy decision in so many is also made locally, so that the way in need is never cold code
 COME_BACK_MS = 1000  # to a request that the local share can never fit: by then the store may be back
@@ -32,7 +33,7 @@ TOLD_MAX = 200  # characters of an error that a log line repeats
 log = logging.getLogger("ratelimiter.stores")
 
 
-class FallbackStore:
+class FallbackStore(Store):
     """Asks *store* while it answers; else each rule is judged as its `on_store_error` says. Never raises a StoreError.
 
     `deny` of one rule refuses the request. Else the rules that say `local` are charged, all or none, to windows in this
@@ -57,7 +58,7 @@ class FallbackStore:
         local: MemoryStore | None = None,
         local_share: float = 1.0,
         breaker: CircuitBreaker | None = None,
-        observer: StoreObserver | None = None,
+        observer: StoreObserver = SILENT,
     ) -> None:
         if not 0 < local_share <= 1:
             msg = f"local_share must be above 0 and at most 1, not {local_share}"
@@ -76,10 +77,17 @@ class FallbackStore:
         """Whether decisions are made without the store at present."""
         return self._breaker.open
 
-    @property
-    def behind(self) -> Store:
-        """The store that is asked."""
-        return self._store
+    def override_store(self, name: str) -> OverrideStore | None:
+        """Return the one of the store behind."""
+        return self._store.override_store(name)
+
+    def unwrap(self) -> Store:
+        """Return the store that keeps the tallies."""
+        return self._store.unwrap()
+
+    def forget_refusals(self) -> None:
+        """Drop the cached refusals of the store behind."""
+        self._store.forget_refusals()
 
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none, with the store or without; `Receipt.source` says how."""
@@ -125,8 +133,7 @@ class FallbackStore:
     def _note(self, error: Exception, *, probing: bool) -> None:
         kind = error.kind if isinstance(error, StoreError) else type(error).__name__
         self.faults[kind] += 1
-        if self._observer is not None:
-            self._observer.failed(kind)
+        self._observer.failed(kind)
         told = " ".join(str(error).split())[:TOLD_MAX]
         if isinstance(error, StoreError) and not isinstance(error, (StoreOverloaded, StoreFault)):
             if self._breaker.failed():
@@ -143,8 +150,7 @@ class FallbackStore:
             log.error("the store's answer makes no sense (%s): %s", kind, told, exc_info=ours)
 
     def _tell_degraded(self) -> None:
-        if self._observer is not None:
-            self._observer.degraded(degraded=self.degraded)
+        self._observer.degraded(degraded=self.degraded)
 
     def _warm_up(self, hits: Sequence[Hit]) -> None:
         """Decide what the store has decided; but for what will be settled, as that would stay here as charged."""

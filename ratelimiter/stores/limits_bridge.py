@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlunsplit
 
 from ratelimiter.clock import unix_ms
-from ratelimiter.core.algorithms.sliding_window import NEVER, STORE, Receipt, Tally
+from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Tally
 from ratelimiter.core.quota import Quota
 from ratelimiter.errors import (
     ConfigError,
@@ -46,13 +46,13 @@ from ratelimiter.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from ratelimiter.stores.base import Store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.core.quota import AnyQuota
-    from ratelimiter.core.settlement import Settlement
 
 # `limits` is imported where it is used: it takes long, and most have no use for it here.
 # ruff: noqa: PLC0415
@@ -108,7 +108,7 @@ class Look(NamedTuple):
     retry_after_ms: int  # until the hit would fit; 0 when it does, NEVER when it never will
 
 
-class LimitsBridge:
+class LimitsBridge(Store):
     """Tallies in a storage of `limits`, approximately; this module's text says what is weaker.
 
     Args:
@@ -156,8 +156,24 @@ class LimitsBridge:
         except Exception as error:
             raise _meant(error) from error
 
-    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
-        """Do nothing: `check` refuses the rules of which anything would be settled, as a storage takes nothing back."""
+    def check(self, policy: Policy) -> None:
+        """Refuse a policy that a storage cannot keep.
+
+        Raises:
+            ConfigError: a limit is not one of a window, a window is not a whole number of seconds, or a charge is only
+                known later.
+        """
+        for rule in policy.rules:
+            if rule.quota.kind != Quota.kind:
+                msg = f"store: {rule.name} is a limit of another kind ({rule.quota.kind}), which {PREFIX} cannot keep"
+                raise ConfigError(f"{msg}; write redis:// or memory://")
+            if rule.settles:
+                msg = f"store: {rule.name} is settled when the response is there, and {PREFIX} takes nothing back"
+                raise ConfigError(f"{msg}; write redis:// or memory://")
+            for _, quota in rule.plans:
+                if quota is not None:
+                    seconds(quota)
+            seconds(rule.quota)
 
     async def close(self) -> None:
         """Let go of connections. A closed store may be used again and opens them anew."""
@@ -226,26 +242,6 @@ def open_bridge(parts: SplitResult, timeout_ms: int) -> LimitsBridge:
         raise ValueError(msg)
     url = urlunsplit(parts._replace(scheme=parts.scheme.removeprefix(PREFIX), query=urlencode(options)))
     return LimitsBridge(url, strategy=strategy, timeout_ms=timeout_ms)
-
-
-def check(policy: Policy) -> None:
-    """Refuse a policy that these stores cannot keep.
-
-    Raises:
-        ConfigError: a limit is not one of a window, a window is not a whole number of seconds, or what is charged is
-            only known later.
-    """
-    for rule in policy.rules:
-        if rule.quota.kind != Quota.kind:
-            msg = f"store: {rule.name} is a limit of another kind ({rule.quota.kind}), which {PREFIX} cannot keep"
-            raise ConfigError(f"{msg}; write redis:// or memory://")
-        if rule.settles:
-            msg = f"store: {rule.name} is settled when the response is there, and {PREFIX} takes nothing back"
-            raise ConfigError(f"{msg}; write redis:// or memory://")
-        for _, quota in rule.plans:
-            if quota is not None:
-                seconds(quota)
-        seconds(rule.quota)
 
 
 def seconds(quota: AnyQuota) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ratelimiter.clock import Clock, unix_ms
 from ratelimiter.core.algorithms import STATES, settle
@@ -12,6 +12,8 @@ from ratelimiter.core.algorithms.account import Account
 from ratelimiter.core.algorithms.sliding_window import STORE, Receipt, State, Window, charge, charge_one
 from ratelimiter.core.policy import Hit
 from ratelimiter.core.quota import Quota
+from ratelimiter.stores.base import Store
+from ratelimiter.stores.overrides import MemoryOverrideStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +51,7 @@ class _Kept:
         return not isinstance(self.state, Account) or (not self.state.leases and bool(self.state.start_ms))
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """Tallies in this process, for one process and for the tests.
 
     Keys of one window length are kept in the order they were last charged, which is the order in which they stop to
@@ -69,6 +71,8 @@ class MemoryStore:
         ValueError: *keys_max* is below 1.
     """
 
+    embedded: ClassVar[bool] = True
+
     def __init__(self, *, keys_max: int = KEYS_MAX, clock: Clock = unix_ms) -> None:
         if keys_max < 1:
             msg = f"keys_max must be at least 1, not {keys_max}"
@@ -81,7 +85,7 @@ class MemoryStore:
         self._others: OrderedDict[bytes, _Kept] = OrderedDict()  # keys whose quota is no window
         self._others_overflow: dict[tuple[str, str], _Kept] = {}  # by rule and kind
         self._size = 0
-        self.beside: dict[str, object] = {}  # what else is kept in this process as long as the tallies, by policy
+        self._override_stores: dict[str, MemoryOverrideStore] = {}  # by policy
 
     def __len__(self) -> int:
         """Keys held now, those that no longer matter but were not dropped yet included."""
@@ -112,6 +116,10 @@ class MemoryStore:
 
     async def close(self) -> None:
         """Do nothing: there is nothing to let go of."""
+
+    def override_store(self, name: str) -> MemoryOverrideStore:
+        """Return the place of the runtime overrides of policy *name*; it lives as long as the tallies."""
+        return self._override_stores.setdefault(name, MemoryOverrideStore(self))
 
     def now_ms(self) -> int:
         """The clock of the store, Unix time in milliseconds."""

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from abc import ABC, abstractmethod
 from importlib.resources import files
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from ratelimiter.errors import Kind, StoreFault
-from ratelimiter.stores.fallback import FallbackStore
-from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.redis.cluster import ClusterStore
-from ratelimiter.stores.redis.store import RedisStore
-from ratelimiter.stores.refusal_cache import RefusalCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ratelimiter.clock import Clock
-    from ratelimiter.stores.base import Store
+    from ratelimiter.stores.memory import MemoryStore
 
 TEXT = files("ratelimiter.stores.redis").joinpath("lua/overrides.lua").read_text(encoding="utf-8")
 ORDERS_MAX = 10_000  # about 200 bytes each, which every process reads whenever one changes
@@ -37,17 +33,27 @@ class OverridesFullError(Exception):
     """There are `ORDERS_MAX` orders already."""
 
 
-class OverrideStore(Protocol):
+class OverrideStore(ABC):
     """Keeps orders, and what was told of them. `tests/stores/book_contract.py` is what every implementation passes."""
 
-    shared: bool  # whether other processes write to it
+    shared: ClassVar[bool]  # whether other processes write to it
 
+    @abstractmethod
     async def version(self) -> str:
         """The version of the orders; cheap."""
 
+    @abstractmethod
     async def read(self) -> Snapshot:
         """All orders that have not ended."""
 
+    def page(self) -> Snapshot | None:
+        """Return the orders without waiting; None where they are kept outside this process."""
+        return None
+
+    def listen(self, listener: Callable[[], None]) -> None:  # noqa: B027  # a default
+        """Call *listener* after each write of this process, where `page` can say what was written."""
+
+    @abstractmethod
     async def write(self, told: str, field: str = "", value: tuple[int, str] | None = None) -> str:
         """Write one order, or remove it, and tell of it, together or not at all.
 
@@ -63,9 +69,11 @@ class OverrideStore(Protocol):
             OverridesFullError: there are too many orders.
         """
 
+    @abstractmethod
     async def told(self, number: int) -> list[str]:
         """The last *number* tellings, the latest first, each a JSON object."""
 
+    @abstractmethod
     async def erase(self, keys: Sequence[bytes]) -> None:
         """Forget what is counted under *keys*."""
 
@@ -81,7 +89,7 @@ class Commanded(Protocol):
         """
 
 
-class RedisOverrideStore:
+class RedisOverrideStore(OverrideStore):
     """Orders in Redis, in any topology: two keys of one slot for each policy.
 
     What the ACL user needs beside what the store says: `+hget +hgetall +hset +hdel +pexpire +lpush +ltrim +lrange
@@ -156,7 +164,7 @@ class RedisOverrideStore:
                 raise StoreFault(msg, Kind.PROTOCOL)
 
 
-class MemoryOverrideStore:
+class MemoryOverrideStore(OverrideStore):
     """Orders in this process, beside the counters of a `MemoryStore`.
 
     Args:
@@ -170,7 +178,7 @@ class MemoryOverrideStore:
         self._version = 0
         self._fields: dict[str, tuple[int, str]] = {}
         self._lines: list[str] = []
-        self.listeners: list[Callable[[], None]] = []  # called after each write
+        self._listeners: list[Callable[[], None]] = []  # called after each write
 
     async def version(self) -> str:
         """See `OverrideStore`."""
@@ -179,6 +187,10 @@ class MemoryOverrideStore:
     async def read(self) -> Snapshot:
         """See `OverrideStore`."""
         return self.page()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """See `OverrideStore`."""
+        self._listeners.append(listener)
 
     def page(self) -> Snapshot:
         """All orders that have not ended, without waiting."""
@@ -198,7 +210,7 @@ class MemoryOverrideStore:
         self._fields = fields
         self._version += 1
         self._lines = [f'{told},"old":{old or "null"},"at_ms":{now_ms}}}', *self._lines[: TOLD_MAX - 1]]
-        for listener in self.listeners:
+        for listener in self._listeners:
             listener()
         return old
 
@@ -220,19 +232,3 @@ def _fields(texts: dict[str, str], now_ms: int) -> dict[str, tuple[int, str]]:
 
 def _in_force(fields: dict[str, tuple[int, str]], now_ms: int) -> dict[str, tuple[int, str]]:
     return {field: value for field, value in fields.items() if not value[0] or now_ms < value[0]}
-
-
-def innermost(store: Store) -> Store:
-    """The store behind whatever stands in for it."""
-    while isinstance(store, RefusalCache | FallbackStore):
-        store = store.behind
-    return store
-
-
-def book_of(store: Store, name: str) -> OverrideStore | None:
-    """Where the orders for policy *name* are kept beside what *store* counts; None if it can keep none."""
-    store = innermost(store)
-    if isinstance(store, MemoryStore):
-        book = store.beside.setdefault(name, MemoryOverrideStore(store))
-        return book if isinstance(book, MemoryOverrideStore) else None
-    return RedisOverrideStore(store, name) if isinstance(store, RedisStore | ClusterStore) else None

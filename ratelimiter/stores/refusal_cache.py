@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from ratelimiter.clock import Clock, monotonic_ms
 from ratelimiter.core.algorithms.sliding_window import NEVER, REMEMBERED, STORE, Receipt, Tally
 from ratelimiter.core.quota import Balance, Slots
+from ratelimiter.stores.base import Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.settlement import Settlement
-    from ratelimiter.stores.base import Store
+    from ratelimiter.stores.overrides import OverrideStore
 
 REMEMBERED_MAX = 8192  # refusals, about 1 kB each
 HOLD_MS_MAX = 1000  # so that what an operator resets or overrides works everywhere within a second, unannounced
@@ -34,7 +35,7 @@ class _Refusal(NamedTuple):
     receipt: Receipt
 
 
-class RefusalCache:
+class RefusalCache(Store):
     """Answers from memory what *store* has just refused, as long as nothing about it can have changed.
 
     Only a store's own refusal is remembered, for these very hits: the same keys, quotas and costs, so that a changed
@@ -67,10 +68,13 @@ class RefusalCache:
         """Refusals held now, those that have ended but were not asked for since included."""
         return len(self._refusals)
 
-    @property
-    def behind(self) -> Store:
-        """The store that is asked."""
-        return self._store
+    def override_store(self, name: str) -> OverrideStore | None:
+        """Return the one of the store behind."""
+        return self._store.override_store(name)
+
+    def unwrap(self) -> Store:
+        """Return the store that keeps the tallies."""
+        return self._store.unwrap()
 
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none; a refusal from memory has `source` "remembered".
@@ -107,9 +111,10 @@ class RefusalCache:
         await self._store.settle(settlements, source)
 
     def forget_refusals(self) -> None:
-        """Remember nothing of what was; see `ratelimiter.stores.base.Forgetful`."""
+        """Drop every cached refusal, and those of the store behind."""
         self._refusals.clear()
         self._concerned.clear()
+        self._store.forget_refusals()
 
     async def close(self) -> None:
         """Forget everything and close the store behind."""

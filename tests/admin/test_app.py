@@ -15,11 +15,12 @@ from prometheus_client import CollectorRegistry
 from ratelimiter.admin.app import State, admin_app, bind, hosts_for, serve_admin
 from ratelimiter.config.redact import fingerprint
 from ratelimiter.core.policy import Policy
+from ratelimiter.engine.fan_out import FanOut
 from ratelimiter.engine.limiter import Limiter
-from ratelimiter.engine.observer import Observers
 from ratelimiter.errors import ConfigError, StoreUnavailable
 from ratelimiter.metrics.heavy_hitters import Top
 from ratelimiter.metrics.limiter_metrics import Metrics
+from ratelimiter.stores.base import Store
 from ratelimiter.stores.circuit_breaker import FAILURES_MAX
 from ratelimiter.stores.fallback import FallbackStore
 from ratelimiter.stores.memory import MemoryStore
@@ -39,7 +40,7 @@ class Around:
 
     def __init__(self, **settings: Any) -> None:
         self.metrics, self.top = Metrics(CollectorRegistry()), Top()
-        self.limiter = Limiter(POLICY, MemoryStore(), observer=Observers(self.metrics, self.top))
+        self.limiter = Limiter(POLICY, MemoryStore(), observer=FanOut(self.metrics, self.top))
         self.policy: Policy | None = POLICY
         self.state = State()
         self.app = admin_app(
@@ -72,7 +73,7 @@ class TestHealth:
     async def test_health_never_touches_the_store(self) -> None:
         """With a store that hangs under every charge, all pages answer at once."""
 
-        class Hanging:
+        class Hanging(Store):
             async def charge(self, hits: Sequence[Hit]) -> Receipt:
                 await asyncio.Event().wait()
                 raise AssertionError
@@ -124,7 +125,7 @@ class TestReadiness:
     async def test_degraded_is_what_the_guard_says(self) -> None:
         """The state of a guarded store is readable without asking the store."""
 
-        class Out:
+        class Out(Store):
             async def charge(self, hits: Sequence[Hit]) -> Receipt:
                 raise StoreUnavailable("gone")
 

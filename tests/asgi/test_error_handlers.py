@@ -22,6 +22,7 @@ from ratelimiter.asgi.middleware import RateLimitMiddleware
 from ratelimiter.dialects import loader
 from ratelimiter.dialects.error import DialectError
 from ratelimiter.errors import ConfigError
+from ratelimiter.stores.base import Store
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -187,7 +188,7 @@ def test_without_the_middleware_an_error_has_an_id_of_its_own(error: Exception) 
 def test_an_error_of_the_limiter_itself_has_its_id_too() -> None:
     """Where no decision fell there are no numbers to tell, and still an id to quote."""
 
-    class BrokenStore:
+    class BrokenStore(Store):
         async def charge(self, hits: object) -> object:
             raise RuntimeError(SECRET)
 

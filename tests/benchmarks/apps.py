@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ratelimiter import RateLimitMiddleware
-from ratelimiter.engine.observer import Observers
+from ratelimiter.engine.fan_out import FanOut
 from ratelimiter.metrics.heavy_hitters import Top
 from ratelimiter.metrics.limiter_metrics import Metrics
 
@@ -76,7 +76,7 @@ class Switched:
         self.observers: dict[str, Any] = {
             "limited": None,
             "with metrics": Metrics(CollectorRegistry(), policy),
-            "with metrics and top": Observers(Metrics(CollectorRegistry(), policy), Top()),
+            "with metrics and top": FanOut(Metrics(CollectorRegistry(), policy), Top()),
         }
         self._names = cycle(self.observers)
         self.switch()

@@ -16,7 +16,7 @@ from ratelimiter import RateLimitMiddleware
 from ratelimiter.admin.app import State, admin_app, bind, serve_admin
 from ratelimiter.config import loader as configuration
 from ratelimiter.config.reload import Reloader
-from ratelimiter.engine.observer import Observers
+from ratelimiter.engine.fan_out import FanOut
 from ratelimiter.metrics.heavy_hitters import Top
 from ratelimiter.metrics.limiter_metrics import Metrics
 from ratelimiter.metrics.prometheus import CollectorRegistry, process_registry
@@ -48,7 +48,7 @@ class Watched:
         shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._metrics = Metrics(CollectorRegistry() if shared else process_registry(), policy)
         self._top = Top()
-        self._limited = RateLimitMiddleware(api, config=policy, observer=Observers(self._metrics, self._top))
+        self._limited = RateLimitMiddleware(api, config=policy, observer=FanOut(self._metrics, self._top))
         self._reloader = Reloader(policy_file, policy, self._limited.limiter.swap, observer=self._metrics, poll_s=0.25)
         self._admin = admin
 

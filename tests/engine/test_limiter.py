@@ -13,7 +13,9 @@ from ratelimiter.core.policy import REQUEST_HEADER, CostFrom, Policy
 from ratelimiter.core.principal import Trust
 from ratelimiter.core.quota import Slots
 from ratelimiter.engine.limiter import Limiter
+from ratelimiter.engine.observer import Observer
 from ratelimiter.errors import ConfigError, StoreTimeout
+from ratelimiter.stores.base import Store
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import per_minute, request
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.settlement import Settlement
 
 
-class Listener:
+class Listener(Observer):
     def __init__(self) -> None:
         self.told: list[tuple[Decision, Sequence[Hit], float]] = []
 
@@ -92,7 +94,7 @@ SLOTS = per_minute(quota=Slots(3), name="slots")
 ASKED = per_minute(9, name="asked", cost_from=CostFrom(REQUEST_HEADER, "x-cost"))
 
 
-class Ledger:
+class Ledger(Store):
     """A store that notes what it is asked, and answers as it is told to."""
 
     def __init__(self, source: str = STORE, error: BaseException | None = None) -> None:

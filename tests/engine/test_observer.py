@@ -6,12 +6,13 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from ratelimiter.asgi.middleware import RateLimitMiddleware
 from ratelimiter.core.policy import Policy
-from ratelimiter.engine.limiter import Limiter, PolicyObserver
-from ratelimiter.engine.observer import Observers
+from ratelimiter.engine.fan_out import FanOut
+from ratelimiter.engine.limiter import Limiter
+from ratelimiter.engine.observer import NULL_OBSERVER, Observer, observer_of
 from ratelimiter.metrics.heavy_hitters import Top
 from ratelimiter.metrics.limiter_metrics import Metrics
-from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import per_minute, request
 
@@ -26,8 +27,11 @@ class Plain:
         self.told.append((decision, hits, seconds))
 
 
-class Curious(Plain):
+class Curious(Observer, Plain):
     """Wants to know everything."""
+
+    def decided(self, decision: object, hits: object, seconds: float) -> None:
+        Plain.decided(self, decision, hits, seconds)
 
     def loaded(self, policy: Policy) -> None:
         self.told.append(policy)
@@ -45,16 +49,73 @@ class Curious(Plain):
 async def test_each_is_told_what_it_listens_for() -> None:
     """Who has only one method hears of decisions; who has them all hears everything, in order."""
     plain, curious, policy = Plain(), Curious(), Policy((per_minute(),))
-    observers = Observers(plain, curious)
+    observers = FanOut(plain, curious)
     decided = await Limiter(policy, MemoryStore(), observer=observers, stopwatch=lambda: 1.0).decide(request())
     observers.called(3, 0.5)
     observers.failed("timeout")
     observers.degraded(degraded=True)
 
-    assert isinstance(observers, StoreObserver)
-    assert isinstance(observers, PolicyObserver)
     assert [(*decided, 0.0)] == plain.told
     assert [policy, (*decided, 0.0), (3, 0.5), "timeout", True] == curious.told
+
+
+class Loader:
+    """An application's own object, whose other methods mean something else."""
+
+    def __init__(self) -> None:
+        self.decisions = 0
+
+    def decided(self, *_: object) -> None:
+        self.decisions += 1
+
+    def loaded(self) -> bool:
+        raise AssertionError
+
+    def named(self) -> str:
+        raise AssertionError
+
+    def failed(self) -> bool:
+        raise AssertionError
+
+    def degraded(self) -> bool:
+        raise AssertionError
+
+
+async def test_only_decided_is_called_of_an_object_of_another_class() -> None:
+    """A method that shares its name with one of `Observer` is not called for that, be it alone or among others."""
+    alone, among = Loader(), Loader()
+    policy = Policy((per_minute(),), show_principals=True)
+    for observer in (alone, FanOut(among)):
+        limiter = Limiter(policy, MemoryStore(), observer=observer)
+        limiter.swap(policy)
+        await limiter.decide(request())
+    given = observer_of(alone)
+    given.failed("timeout")
+    given.degraded(degraded=True)
+
+    assert (1, 1) == (alone.decisions, among.decisions)
+
+
+async def test_the_middleware_takes_an_object_with_other_methods_of_those_names() -> None:
+    """Building the application does not call `loaded`, and the request is observed."""
+    observer = Loader()
+
+    async def app(*_: object) -> None: ...
+
+    middleware = RateLimitMiddleware(app, limit="1/minute", observer=observer)
+    await middleware({"type": "http", "path": "/", "headers": []}, None, None)  # type: ignore[arg-type]
+
+    assert 1 == observer.decisions
+
+
+def test_an_observer_does_nothing_by_default() -> None:
+    """A subclass overrides what it needs, and `None` is the observer that overrides nothing."""
+    methods = {name for name in (*vars(Observer), *vars(Observer.__base__)) if not name.startswith("_")}
+    own = Observer()
+
+    assert {"decided", "named", "loaded", "obeyed", "called", "failed", "degraded", "checked", "reloaded"} <= methods
+    assert NULL_OBSERVER is observer_of(None)
+    assert own is observer_of(own)
 
 
 async def test_those_that_count_in_batches_share_one() -> None:
@@ -63,8 +124,8 @@ async def test_those_that_count_in_batches_share_one() -> None:
     """
     registry, plain, own, others, policy = CollectorRegistry(), Plain(), Top(), Top(), Policy((per_minute(2),))
     metrics = Metrics(registry, policy)
-    first = Limiter(policy, MemoryStore(), observer=Observers(own, plain, metrics))
-    second = Limiter(policy, MemoryStore(), observer=Observers(metrics, others))
+    first = Limiter(policy, MemoryStore(), observer=FanOut(own, plain, metrics))
+    second = Limiter(policy, MemoryStore(), observer=FanOut(metrics, others))
     for _ in range(5):
         await first.decide(request())
         await second.decide(request(peer="192.0.2.9"))
@@ -83,7 +144,7 @@ async def test_who_shows_people_is_told_their_names() -> None:
     registry, top = CollectorRegistry(), Top()
     policy = Policy((per_minute(2),), show_principals=True)
     metrics = Metrics(registry, policy)
-    limiter = Limiter(policy, MemoryStore(), observer=Observers(metrics, Plain(), top))
+    limiter = Limiter(policy, MemoryStore(), observer=FanOut(metrics, Plain(), top))
     for _ in range(3):
         await limiter.decide(request(peer="192.0.2.9"))
 

@@ -24,7 +24,6 @@ from ratelimiter.engine.limiter import Limiter
 from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.stores.factory import open_store, store_for
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.overrides import book_of
 from ratelimiter.testing import FakeClock
 from tests.requesting import request
 from tests.stores.redis.test_store import PATIENT_MS
@@ -139,7 +138,7 @@ class TestInOneProcess:
         self, limiter: Limiter, standing: OverrideWatcher, operator: Operator, caplog: pytest.LogCaptureFixture
     ) -> None:
         """An order about a rule that is no longer there, or that a newer version wrote, is told of once."""
-        book = book_of(limiter.store, "default")
+        book = limiter.store.override_store("default")
         assert book is not None
         for field, text in (
             ("override:ab:gone", '{"who": "ab", "rule": "gone", "limit": "unlimited"}'),

@@ -15,6 +15,7 @@ from ratelimiter.core.requirement import Unmet
 from ratelimiter.core.settlement import RENEW
 from ratelimiter.engine.settlements import TOGETHER_MAX, UNDER_WAY_MAX, Following
 from ratelimiter.errors import StoreTimeout
+from ratelimiter.stores.base import Store, StoreObserver
 from tests.turning_loop import turn
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ MONTHLY = Rule("monthly", Period(1000, "month"), count=frozenset({"2xx"}))
 PLAIN = Rule("plain", Quota(5, 60_000))
 
 
-class Notebook:
+class Notebook(Store):
     """A store that notes what it is told, when, and fails if it is asked to."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -59,7 +60,7 @@ class Notebook:
         return [(each.rule.name, each.due) for _, settlements, _ in self.calls for each in settlements]
 
 
-class Failures:
+class Failures(StoreObserver):
     """An observer of a store that keeps what failed."""
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ from ratelimiter.core.request import Request
 from ratelimiter.errors import ConfigError
 from ratelimiter.proxy.eager import run
 from ratelimiter.sidecar.judge import NEEDING_NO_TASK, Gate
+from ratelimiter.stores.base import Store
 from ratelimiter.stores.factory import OPENERS, store_for
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
@@ -94,7 +95,7 @@ async def test_a_swap_that_cannot_be_changes_nothing() -> None:
     assert gate.policy is gate.limiter.policy
 
 
-class Hasty:
+class Hasty(Store):
     """A store that uses what is for tasks only, as those of others may."""
 
     def __init__(self) -> None:

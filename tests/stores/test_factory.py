@@ -11,6 +11,7 @@ from ratelimiter.core.algorithms.sliding_window import LOCAL, STORE
 from ratelimiter.core.policy import Policy
 from ratelimiter.errors import ConfigError
 from ratelimiter.stores import factory
+from ratelimiter.stores.base import Store
 from ratelimiter.stores.factory import OPENERS, store_for
 from ratelimiter.stores.fallback import FallbackStore
 from ratelimiter.stores.memory import MemoryStore
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
-    from ratelimiter.stores.base import Store
 
 RULE = rule_of(10, 60_000)
 
@@ -58,7 +58,7 @@ def test_a_shared_store_is_guarded_and_remembered(scheme: str, monkeypatch: pyte
     assert [77] == given
 
 
-class _Elsewhere:
+class _Elsewhere(Store):
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         raise NotImplementedError
 

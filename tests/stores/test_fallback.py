@@ -28,6 +28,7 @@ from ratelimiter.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from ratelimiter.stores.base import Store
 from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, CircuitBreaker
 from ratelimiter.stores.fallback import COME_BACK_MS, WARM_EVERY, FallbackStore, local_limit, local_quota, outage_limit
 from ratelimiter.stores.memory import MemoryStore
@@ -53,7 +54,7 @@ WHAT_THEN = "each rule does what its on_store_error says"
 AVAILABILITY = [StoreUnavailable("refused"), StoreTimeout("late"), StoreMisconfigured("who are you?")]
 
 
-class Frail:
+class Frail(Store):
     """A store that fails while *error* is set."""
 
     def __init__(self, clock: FakeClock) -> None:

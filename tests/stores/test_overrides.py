@@ -16,7 +16,7 @@ from ratelimiter.errors import Kind, StoreError, StoreMisconfigured, StoreUnavai
 from ratelimiter.stores import overrides
 from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.memory import MemoryStore
-from ratelimiter.stores.overrides import MemoryOverrideStore, OverridesFullError, RedisOverrideStore, Snapshot, book_of
+from ratelimiter.stores.overrides import MemoryOverrideStore, OverridesFullError, RedisOverrideStore, Snapshot
 from ratelimiter.testing import FakeClock
 from tests.stores.redis.test_store import PATIENT_MS, hit
 from tests.stores.redis_server import RedisCluster, RedisServer, SentinelServer, free_port
@@ -56,7 +56,7 @@ async def book(request: pytest.FixtureRequest, urls: dict[str, str], clock: Fake
         yield MemoryOverrideStore(MemoryStore(clock=clock))
         return
     store = open_store(urls[request.param], timeout_ms=PATIENT_MS)
-    found = book_of(store, f"policy-{next(_names)}")
+    found = store.override_store(f"policy-{next(_names)}")
     assert isinstance(found, RedisOverrideStore)
     found._clock = clock
     yield found
@@ -147,7 +147,7 @@ async def test_there_is_an_end_to_them(book: OverrideStore, monkeypatch: pytest.
 async def test_erased_counters_begin_anew(urls: dict[str, str], scheme: str) -> None:
     """After `erase` a key has been charged nothing."""
     store = open_store(urls[scheme], timeout_ms=PATIENT_MS)
-    book = book_of(store, "erasing")
+    book = store.override_store("erasing")
     assert book is not None
     charges = [hit(f"erased-{scheme}-{number}") for number in range(3)]
     for charge in charges:
@@ -161,7 +161,7 @@ async def test_erased_counters_begin_anew(urls: dict[str, str], scheme: str) -> 
 async def test_the_keys_expire(redis_server: RedisServer) -> None:
     """Every key has a TTL: until the last order has ended, a day at least, and very long if one has no end (6)."""
     store = open_store(redis_server.url, timeout_ms=PATIENT_MS)
-    book = book_of(store, "expiring")
+    book = store.override_store("expiring")
     assert book is not None
     with redis_server.client() as client:
         now_ms = (await book.read()).now_ms
@@ -181,7 +181,7 @@ async def test_the_keys_expire(redis_server: RedisServer) -> None:
 async def test_without_a_server() -> None:
     """Nobody there is a StoreUnavailable, within the deadline and again and again."""
     store = open_store(f"redis://127.0.0.1:{free_port()}/0", timeout_ms=PATIENT_MS)
-    book = book_of(store, "nowhere")
+    book = store.override_store("nowhere")
     assert book is not None
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
@@ -193,7 +193,7 @@ async def test_a_server_that_hangs() -> None:
     """No answer is a timeout, after which a new connection finds the server that has come back."""
     with RedisServer() as server:
         store = open_store(server.url, timeout_ms=200)
-        book = book_of(store, "hanging")
+        book = store.override_store("hanging")
         assert book is not None
         await book.write(TOLD, "a", (0, "{}"))
         server.freeze()
@@ -228,7 +228,7 @@ async def test_what_the_user_may_do() -> None:
             ("operator", True, True),
         ):
             store = open_store(url.format(user), timeout_ms=PATIENT_MS)
-            book = book_of(store, "acl")
+            book = store.override_store("acl")
             assert book is not None
             for may, doing in ((may_read, book.read), (may_write, lambda book=book: book.write(TOLD, "a", (0, "{}")))):
                 if may:
@@ -246,4 +246,4 @@ async def test_what_the_user_may_do() -> None:
 
 def test_who_keeps_none() -> None:
     """An approximate store keeps no orders."""
-    assert book_of(open_store("limits+memcached://127.0.0.1:1"), "any") is None
+    assert open_store("limits+memcached://127.0.0.1:1").override_store("any") is None

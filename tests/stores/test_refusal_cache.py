@@ -15,6 +15,7 @@ from ratelimiter.core.policy import Hit
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Slots
 from ratelimiter.core.settlement import Settlement, settlement_of
 from ratelimiter.errors import StoreTimeout
+from ratelimiter.stores.base import Store
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.stores.refusal_cache import HOLD_MS_MAX, RefusalCache
 from ratelimiter.testing import FakeClock
@@ -24,12 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.stores.base import Store
 
 MINUTE_MS = 60_000
 
 
-class Shared:
+class Shared(Store):
     """A store behind a network: counts what it is asked, and time passes on the way there and back."""
 
     def __init__(self, clock: FakeClock, *, there_ms: int = 0, back_ms: int = 0) -> None:
@@ -56,7 +56,7 @@ class Shared:
         self.closed += 1
 
 
-class Scripted:
+class Scripted(Store):
     """A store that answers what the test says, in the order that the test says."""
 
     def __init__(self, *answers: Receipt | Exception) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 from ratelimiter.core.algorithms.sliding_window import STORE, Receipt
 from ratelimiter.core.settlement import settlement_of
 from ratelimiter.errors import Kind, StoreError, StoreUnavailable
+from ratelimiter.stores.base import SILENT, Store, StoreObserver
 from ratelimiter.stores.deadline import Deadline
+from ratelimiter.stores.overrides import RedisOverrideStore
 from ratelimiter.stores.redis import script
 from ratelimiter.stores.redis.connection import open_connection
 from ratelimiter.stores.redis.server import Server
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from ratelimiter.core.algorithms.sliding_window import Tally
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.settlement import Settlement
-    from ratelimiter.stores.base import StoreObserver
     from ratelimiter.stores.redis.url import Address
 
     Host = tuple[str, int]
@@ -54,7 +55,7 @@ def slot_of(key: bytes) -> int:
     return crc_hqx(key, 0) % SLOTS
 
 
-class ClusterStore:
+class ClusterStore(Store):
     """Tallies in a Redis Cluster, shared by all who use it.
 
     Keys of one principal share a slot, and a request that has only such is charged in one call, all or none. If its
@@ -70,9 +71,6 @@ class ClusterStore:
         timeout_ms: within this time `charge` returns or raises, at least 1.
         clock: Unix time in milliseconds, instead of the servers'.
         batching: settings of `ratelimiter.stores.redis.group_commit.GroupCommit`.
-
-    Attributes:
-        observer: is told of every round trip to any node; to be set before the first charge.
     """
 
     def __init__(
@@ -82,7 +80,7 @@ class ClusterStore:
         self._timeout_ms = timeout_ms
         self._clock = clock
         self._batching = {"flights_max": FLIGHTS_MAX, **batching}
-        self.observer: StoreObserver | None = None
+        self._observer: StoreObserver = SILENT
         self._loop: asyncio.AbstractEventLoop | None = None
         self._nodes: dict[Host, Server] = {}
         self._served: dict[int, Host] = {}  # slot: by whom
@@ -127,6 +125,14 @@ class ClusterStore:
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
+
+    def observe(self, observer: StoreObserver) -> None:
+        """Report every round trip to *observer*; to be called before the first charge."""
+        self._observer = observer
+
+    def override_store(self, name: str) -> RedisOverrideStore:
+        """Return the place of the runtime overrides of policy *name*."""
+        return RedisOverrideStore(self, name)
 
     async def command(self, key: bytes, *words: str | bytes) -> object:
         """Send one command to the node that serves *key*; see `ratelimiter.stores.overrides.Commanded`.
@@ -244,7 +250,7 @@ class ClusterStore:
                 address.locate,
                 timeout_ms=self._timeout_ms,
                 clock=self._clock,
-                observer=self.observer,
+                observer=self._observer,
                 **self._batching,
             )
             self._nodes[host] = node

@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ratelimiter.errors import StoreError, StoreOverloaded
+from ratelimiter.stores.base import SILENT, StoreObserver
 from ratelimiter.stores.deadline import GRACE_S, missed, stood_still
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
-    from ratelimiter.stores.base import StoreObserver
     from ratelimiter.stores.redis.script import Settling
 
 REQUESTS_MAX = 128  # of one batch; half a millisecond of the server's time
@@ -79,7 +79,7 @@ class GroupCommit:
         overdue: Callable[[], None],
         *,
         timeout_ms: int,
-        observer: StoreObserver | None = None,
+        observer: StoreObserver = SILENT,
         requests_max: int = REQUESTS_MAX,
         keys_max: int = KEYS_MAX,
         queue_max: int = QUEUE_MAX,
@@ -157,8 +157,7 @@ class GroupCommit:
     def settle(self, batch: Batch, answers: Sequence[Receipt | StoreError] | StoreError) -> None:
         """A batch has come back: with an answer for each of its requests, or with one error for all."""
         self._flights.remove(batch)
-        if self._observer is not None:
-            self._observer.called(len(batch), self.loop.time() - batch.gone_s)
+        self._observer.called(len(batch), self.loop.time() - batch.gone_s)
         if isinstance(answers, StoreError):
             for waiting in batch:
                 waiting.settle(answers)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimiter.errors import Kind, StoreError, StoreFault, StoreTimeout, StoreUnavailable
+from ratelimiter.stores.base import SILENT, StoreObserver
 from ratelimiter.stores.deadline import Deadline
 from ratelimiter.stores.redis import script
 from ratelimiter.stores.redis.connection import Connection, ScriptMissing, open_connection
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ratelimiter.clock import Clock
     from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
-    from ratelimiter.stores.base import StoreObserver
     from ratelimiter.stores.redis.group_commit import Batch
     from ratelimiter.stores.redis.url import Address
 
@@ -77,7 +77,7 @@ class Server:
         timeout_ms: int,
         clock: Clock | None = None,
         connect_timeout_ms: int | None = None,
-        observer: StoreObserver | None = None,
+        observer: StoreObserver = SILENT,
         **batching: int,
     ) -> None:
         self._locate = locate

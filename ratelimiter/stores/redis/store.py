@@ -6,6 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from ratelimiter.core.algorithms.sliding_window import STORE
+from ratelimiter.stores.base import SILENT, Store, StoreObserver
+from ratelimiter.stores.overrides import RedisOverrideStore
 from ratelimiter.stores.redis.script import Settling
 from ratelimiter.stores.redis.sentinel import sentinels_of
 from ratelimiter.stores.redis.server import Server
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.policy import Hit
     from ratelimiter.core.settlement import Settlement
-    from ratelimiter.stores.base import StoreObserver
     from ratelimiter.stores.redis.url import Address
 
 TIMEOUT_MS = 50
@@ -36,7 +37,7 @@ class Place(Protocol):
         """
 
 
-class RedisStore:
+class RedisStore(Store):
     """Tallies in one Redis server (6.2 or later), or in the master of several, shared by all who use it.
 
     Every decision is made by the server's clock. Requests that arrive while a script call is under way share the next
@@ -52,9 +53,6 @@ class RedisStore:
         clock: Unix time in milliseconds, instead of the server's: for tests, and for servers whose scripts may not ask
             for the time. All who share the server must then agree on it.
         batching: settings of `ratelimiter.stores.redis.group_commit.GroupCommit`.
-
-    Attributes:
-        observer: is told of every round trip; to be set before the first charge.
     """
 
     def __init__(
@@ -64,7 +62,7 @@ class RedisStore:
         self._clock = clock
         self._timeout_ms = timeout_ms
         self._batching = batching
-        self.observer: StoreObserver | None = None
+        self._observer: StoreObserver = SILENT
         self._node: Server | None = None
 
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
@@ -87,6 +85,14 @@ class RedisStore:
         """
         await self._here().charge(Settling(settlements))
 
+    def observe(self, observer: StoreObserver) -> None:
+        """Report every round trip to *observer*; to be called before the first charge."""
+        self._observer = observer
+
+    def override_store(self, name: str) -> RedisOverrideStore:
+        """Return the place of the runtime overrides of policy *name*."""
+        return RedisOverrideStore(self, name)
+
     async def command(self, key: bytes, *words: str | bytes) -> object:  # noqa: ARG002  # one server serves all keys
         """Send one command; see `ratelimiter.stores.overrides.Commanded`.
 
@@ -103,7 +109,7 @@ class RedisStore:
                 self._place.locate,
                 timeout_ms=self._timeout_ms,
                 clock=self._clock,
-                observer=self.observer,
+                observer=self._observer,
                 **self._batching,
             )
         return node
