@@ -85,11 +85,11 @@ KNOWN_BY = {
     "jsonschema": {"parsing.schema"},
     "jwt": {"identity.jwt"},
     "limits": {"parsing.units", "stores.limits_bridge"},
-    "prometheus_client": {"metrics.prometheus"},
+    "prometheus_client": {"metrics.counting_files", "metrics.prometheus"},
     "ruamel": {"parsing.yaml"},
     "starlette": {"admin.app", "admin.operator_http", "asgi.error_handlers", "cli.demo"},
     "tzdata": set(),  # what zoneinfo reads where the system has no time zones
-    "uvicorn": {"admin.app", "cli.demo"},
+    "uvicorn": {"admin.listener", "cli.demo"},
     "uvloop": {"proxy.lifecycle"},
     "httptools": set(),  # uvicorn's parser: the proxy has a stricter one of its own, for which this one is a test
 }

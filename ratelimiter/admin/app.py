@@ -5,23 +5,17 @@ It only reads, and it asks no store: whoever keeps this process alive by it must
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
-import socket
-from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ratelimiter.config.redact import disclosed, fingerprint
-from ratelimiter.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from starlette.requests import Request
 
@@ -33,8 +27,6 @@ if TYPE_CHECKING:
     ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TOP_MAX = 1000  # principals that one answer lists
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-DRAIN_S = 1  # for answers under way when the listener closes
 
 
 class State(NamedTuple):
@@ -130,69 +122,3 @@ def _host(value: bytes) -> str:
         return "" if b"@" in value else urlsplit(f"//{value.decode('ascii')}").hostname or ""
     except ValueError:
         return ""
-
-
-def hosts_for(address: str) -> tuple[str, ...]:
-    """What requests to a listener on *address*, an IP address or a name, may call it; empty for anything."""
-    try:
-        loopback = ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        loopback = address == "localhost"
-    return tuple(dict.fromkeys((*LOOPBACK_NAMES, address))) if loopback else ()
-
-
-def bind(listen: str) -> socket.socket:
-    """Listen at `HOST:PORT`; port 0 is a free one.
-
-    Raises:
-        ConfigError: it is no such address, or cannot be listened at.
-    """
-    host, colon, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not (port.isascii() and port.isdigit() and int(port[:6]) <= 65535):
-        msg = f"--admin: {listen!r} is not HOST:PORT; write one like 127.0.0.1:9090"
-        raise ConfigError(msg)
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, int(port)), family=family)
-    except OSError as fault:
-        msg = f"--admin: {listen} cannot be listened at ({fault.strerror}); name an address of ours and a free port"
-        raise ConfigError(msg) from None
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the process that it is a part of."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@asynccontextmanager
-async def serve_admin(app: ASGIApp, listener: socket.socket) -> AsyncIterator[str]:
-    """Serve *app* on the running event loop while the context lasts; gives the URL that it is served at.
-
-    Args:
-        app: of `admin_app`.
-        listener: of `bind`; closed at the end.
-    """
-    settings = uvicorn.Config(
-        app,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=DRAIN_S,
-    )
-    server = _Server(settings)
-    host, port = listener.getsockname()[:2]
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn tells in no other way
-        await asyncio.sleep(0.001)
-    try:
-        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    finally:
-        server.should_exit = True
-        await serving
-        listener.close()

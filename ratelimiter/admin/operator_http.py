@@ -142,7 +142,10 @@ def operator_app(operator: Operator, tokens: Tokens) -> ASGIApp:
     def page(answer: Callable[[Operator, Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
             await asyncio.to_thread(tokens.refresh)
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            credentials = request.headers.getlist("authorization")
+            if len(credentials) > 1:
+                return JSONResponse({"problems": ["Authorization: is given more than once; send one"]}, 400)
+            scheme, _, given = "".join(credentials).partition(" ")
             name = tokens.name(given.strip()) if scheme.lower() == "bearer" else ""
             if not name:
                 wrong = ', error="invalid_token"' if given else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 from abc import abstractmethod
 from collections import defaultdict
@@ -28,15 +29,22 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from ratelimiter.metrics import counting_files
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from prometheus_client.metrics import MetricWrapperBase
     from prometheus_client.metrics_core import Metric
 
+log = logging.getLogger(__name__)
+
 PREFIX = "ratelimiter_"
 FLUSH_S = 1.0
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # the library's own word for its multi-process mode
+
+if MULTIPROCESS_DIR in os.environ:
+    counting_files.install()
 
 __all__ = [
     "CollectorRegistry",
@@ -114,6 +122,7 @@ class Instruments(Collector):
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._registry = REGISTRY if registry is None else registry
         self._directory = os.environ.get(MULTIPROCESS_DIR)
+        self._unshared = False  # True once the other processes' counts could not be read
         self.shared = self._directory is not None
         self._timed = not self.shared  # whether a flush is due; one process has until the scrape
         self._flushing = Lock()
@@ -182,14 +191,23 @@ class Instruments(Collector):
                 yield collected
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """The whole registry as its Accept header asks for it, not only these metrics: body and Content-Type."""
+        """Return the whole registry, not only these metrics, as the Accept header asks for it: body and Content-Type.
+
+        Several processes are one scrape. If the directory in which they count together is gone, each answers for
+        itself alone.
+        """
         self.flush()
-        registry = self._registry
-        if self._directory is not None:
-            registry = CollectorRegistry(support_collectors_without_names=True)
-            multiprocess.MultiProcessCollector(registry, path=self._directory)  # type: ignore[no-untyped-call]
         encode, content_type = choose_encoder(accept)
-        return encode(registry), content_type
+        if self._directory is not None:
+            together = CollectorRegistry(support_collectors_without_names=True)
+            try:
+                multiprocess.MultiProcessCollector(together, path=self._directory)  # type: ignore[no-untyped-call]
+                return encode(together), content_type
+            except (OSError, ValueError, RuntimeError) as fault:
+                if not self._unshared:
+                    self._unshared = True
+                    log.error("the counts of other processes cannot be read (%s): a scrape has one process's", fault)
+        return encode(self._registry), content_type
 
 
 def process_registry() -> CollectorRegistry:
@@ -202,5 +220,8 @@ def process_registry() -> CollectorRegistry:
 
 
 def forget_process(pid: int) -> None:
-    """Have the gauges of a worker that has ended no longer count; its counters stay, as its requests were served."""
-    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    """Leave the gauges of a worker that has ended out of scrapes. Its counters stay, as its requests were served."""
+    try:
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    except OSError as fault:
+        log.error("the gauges of process %d cannot be removed (%s): scrapes still have them", pid, fault.strerror)

@@ -295,7 +295,8 @@ def _operated(
     listener: socket.socket, tokens: Tokens, gate: Gate, store: Store, standing: OverrideWatcher
 ) -> AbstractAsyncContextManager[str]:
     """The operator listener of a worker."""
-    from ratelimiter.admin.app import OwnNames, hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
+    from ratelimiter.admin.app import OwnNames  # noqa: PLC0415  # brings uvicorn along
+    from ratelimiter.admin.listener import hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
     from ratelimiter.admin.operator import Operator, audit_to_stderr  # noqa: PLC0415
     from ratelimiter.admin.operator_http import operator_app  # noqa: PLC0415  # and starlette
 
@@ -310,7 +311,8 @@ def _watched(
     listener: socket.socket, gate: Gate, serving: lifecycle.Server, metrics: Metrics, top: Top
 ) -> AbstractAsyncContextManager[str]:
     """The admin listener of a worker."""
-    from ratelimiter.admin.app import State, admin_app, hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
+    from ratelimiter.admin.app import State, admin_app  # noqa: PLC0415  # brings uvicorn along
+    from ratelimiter.admin.listener import hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
 
     def state() -> State:
         return State(() if serving.ready else ("draining",), "degraded" if metrics.store_out else "ok")

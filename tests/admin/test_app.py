@@ -12,7 +12,8 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ratelimiter.admin.app import State, admin_app, bind, hosts_for, serve_admin
+from ratelimiter.admin.app import State, admin_app
+from ratelimiter.admin.listener import bind, hosts_for, serve_admin
 from ratelimiter.config.redact import fingerprint
 from ratelimiter.core.policy import Policy
 from ratelimiter.engine.fan_out import FanOut

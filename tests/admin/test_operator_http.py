@@ -158,3 +158,16 @@ async def test_the_document_says_all(client: httpx.AsyncClient) -> None:
         for method in item:
             answer = await client.request(method, path, json=ALICE | {"on": True, "units": 1})
             assert answer.status_code in (200, 400), path
+
+
+async def test_credentials_given_twice_are_refused(client: httpx.AsyncClient) -> None:
+    """Two Authorization headers are a 400, whichever of them is good: a proxy in front may have read the other one."""
+    good, bad = f"Bearer {TOKEN}", "Bearer wrong"
+    for pair in ((good, bad), (bad, good), (good, good)):
+        headers = [("authorization", value) for value in pair]
+        del client.headers["authorization"]
+        response = await client.post("/v1/peek", json=ALICE, headers=headers)
+        client.headers["authorization"] = good
+
+        assert 400 == response.status_code
+        assert {"problems": ["Authorization: is given more than once; send one"]} == response.json()

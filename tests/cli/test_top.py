@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from ratelimiter.admin.app import bind, serve_admin
+from ratelimiter.admin.listener import bind, serve_admin
 from ratelimiter.cli.top import fetch, run, table
 from ratelimiter.errors import ConfigError
 from tests.admin.test_app import Around

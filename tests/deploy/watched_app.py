@@ -13,7 +13,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from ratelimiter import RateLimitMiddleware
-from ratelimiter.admin.app import State, admin_app, bind, serve_admin
+from ratelimiter.admin.app import State, admin_app
+from ratelimiter.admin.listener import bind, serve_admin
 from ratelimiter.config import loader as configuration
 from ratelimiter.config.reload import Reloader
 from ratelimiter.engine.fan_out import FanOut
