@@ -1,0 +1,383 @@
+"""Formats of text lines, compiled from the notation in which nginx and Apache are configured.
+
+Every pattern is possessive and every string ends at the first occurrence of what follows it, so a line is read in time
+linear in its length, whatever a client wrote into it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from ratelimiter.errors import ConfigError
+from ratelimiter.replay.format import Format, Stamp
+from ratelimiter.replay.record import (
+    ABSENT,
+    NO_REQUEST,
+    NO_TIME,
+    UNFIT,
+    Record,
+    Unread,
+    first_of,
+    split_request,
+    value_or_none,
+)
+from ratelimiter.replay.times import SECOND_MS, clf_reader, epoch_reader, iso_reader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import tzinfo
+
+    from ratelimiter.replay.format import ReadLine
+    from ratelimiter.replay.times import ReadTime
+
+# What syslog writes before a line.
+SYSLOG = r"(?:(?:<\d{1,3}>)?[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d [^ ]++ [^ ]++: )?+"
+
+NGINX = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+APACHE = re.compile(r"%(?:!?[\d,]+)?[<>]?(?:\{([^}]*)\})?([a-zA-Z%]|\^t[io])")
+
+WORD, NUMBER, TEXT, CLF, CLF_BRACKETS, PATH, QUERY = "word", "number", "text", "clf", "clf_brackets", "path", "query"
+_PATTERNS = {
+    NUMBER: r"(-|\d{1,15}(?:\.\d{1,9})?)",
+    CLF: r"(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?)",
+    CLF_BRACKETS: r"\[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?)\]",
+    PATH: r'([^ ?"]++)',
+    QUERY: r'((?:\?[^ "]*+)?)',
+}
+_QUOTED = r'((?:[^"\\]|\\.)*+)'
+_ESCAPES = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|([\"\\/nrtbfv]))", re.ASCII)
+_PLAIN = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v"}
+_FORWARDED = "x-forwarded-for"
+
+
+class Field(NamedTuple):
+    """A variable of a format string."""
+
+    name: str  # of this project: `client`, `time`, `request`, ..., `header:NAME`, `response:NAME`; "" if of no use
+    kind: str = TEXT
+    unit_ms: float = 0  # of a time or a duration
+
+
+class Piece(NamedTuple):
+    """A variable and the literal text before it."""
+
+    before: str
+    written: str  # the variable as in the format string, without its sign
+    field: Field
+
+
+_NGINX_FIELDS = {
+    "remote_addr": Field("client", WORD),
+    "realip_remote_addr": Field("peer", WORD),
+    "remote_user": Field("user"),
+    "time_local": Field("time", CLF),
+    "time_iso8601": Field("time", WORD),
+    "msec": Field("time", NUMBER, 1000),
+    "request": Field("request"),
+    "request_method": Field("method", WORD),
+    "request_uri": Field("target", WORD),
+    "uri": Field("path", PATH),
+    "document_uri": Field("path", PATH),
+    "args": Field("args", WORD),
+    "query_string": Field("args", WORD),
+    "status": Field("status", NUMBER),
+    "body_bytes_sent": Field("size", NUMBER),
+    "bytes_sent": Field("size", NUMBER),
+    "request_time": Field("duration", NUMBER, 1000),
+    "host": Field("host", WORD),
+    "http_host": Field("host", WORD),
+    "http_user_agent": Field("agent"),
+    "http_referer": Field("referer"),
+    "http_x_forwarded_for": Field("forwarded"),
+    "proxy_add_x_forwarded_for": Field(""),
+}
+_APACHE_FIELDS = {
+    "h": Field("client", WORD),
+    "a": Field("client", WORD),
+    "u": Field("user"),
+    "t": Field("time", CLF_BRACKETS),
+    "r": Field("request"),
+    "m": Field("method", WORD),
+    "U": Field("path", PATH),
+    "q": Field("query", QUERY),
+    "s": Field("status", NUMBER),
+    "b": Field("size", NUMBER),
+    "B": Field("size", NUMBER),
+    "O": Field("size", NUMBER),
+    "D": Field("duration", NUMBER, 0.001),
+    "T": Field("duration", NUMBER, 1000),
+    "v": Field("host", WORD),
+    "V": Field("host", WORD),
+    "p": Field("", NUMBER),
+}
+_APACHE_TIMES = {"sec": 1000, "msec": 1, "usec": 0.001}
+_APACHE_DURATIONS = {"s": 1000, "ms": 1, "us": 0.001}
+
+
+def nginx_field(name: str) -> Field:
+    """Return what the variable *name* of nginx means to a replay."""
+    if name in _NGINX_FIELDS:
+        return _NGINX_FIELDS[name]
+    for prefix, kind in (("sent_http_", "response"), ("upstream_http_", "response"), ("http_", "header")):
+        if name.startswith(prefix):
+            return Field(f"{kind}:{name.removeprefix(prefix).replace('_', '-')}")
+    return Field("")
+
+
+def _apache_field(argument: str | None, letter: str) -> Field:
+    if argument is None:
+        return _APACHE_FIELDS.get(letter, Field(""))
+    if letter == "t":
+        unit = argument.removeprefix("begin:").removeprefix("end:")
+        if unit in _APACHE_TIMES:
+            return Field("end" if argument.startswith("end:") else "time", NUMBER, _APACHE_TIMES[unit])
+        return Field("")
+    if letter == "T":
+        return Field("duration", NUMBER, _APACHE_DURATIONS.get(argument, 1000))
+    if letter == "a":
+        return Field("peer", WORD)
+    if letter in ("i", "o"):
+        name = argument.lower()
+        known = {"user-agent": "agent", "referer": "referer", "host": "host", _FORWARDED: "forwarded"}
+        return Field(known.get(name, f"header:{name}") if letter == "i" else f"response:{name}")
+    return Field("")
+
+
+def nginx_format(text: str, *, name: str = "", stamp: Stamp = Stamp.END, principal: str = "") -> Format:
+    """Compile a `log_format` of nginx.
+
+    Raises:
+        ConfigError: a time or the request is missing in it, or two variables stand side by side.
+    """
+    pieces, end = [], 0
+    for found in NGINX.finditer(text):
+        variable = found[1] or found[2]
+        pieces.append(Piece(text[end : found.start()], variable, nginx_field(variable)))
+        end = found.end()
+    return text_format(name or text, pieces, text[end:], stamp=stamp, principal=principal)
+
+
+def apache_format(text: str, *, name: str = "", stamp: Stamp = Stamp.START, principal: str = "") -> Format:
+    """Compile a `LogFormat` of Apache.
+
+    Raises:
+        ConfigError: as `nginx_format`.
+    """
+    pieces, end, before = [], 0, ""
+    text = text.replace('\\"', '"')
+    for found in APACHE.finditer(text):
+        before += text[end : found.start()]
+        end = found.end()
+        if found[2] == "%":
+            before += "%"
+            continue
+        pieces.append(Piece(before, found[1] or found[2], _apache_field(found[1], found[2])))
+        before = ""
+    return text_format(name or text, pieces, before + text[end:], stamp=stamp, principal=principal)
+
+
+def _pattern(pieces: Sequence[Piece], tail: str) -> str:
+    """Return the pattern of *pieces* and the literal *tail* behind them."""
+    out = []
+    for piece, after in zip(pieces, [*(piece.before for piece in pieces[1:]), tail], strict=True):
+        out.append(re.escape(piece.before))
+        kind = piece.field.kind
+        if kind in _PATTERNS:
+            out.append(_PATTERNS[kind])
+        elif piece.before.endswith('"') and after.startswith('"'):
+            out.append(_QUOTED)
+        elif piece.field.name == "client":  # a list of addresses has blanks
+            out.append(r'((?:[^ ,\["]++, )*+[^ ,\["]++)')
+        elif kind == WORD and (not after or after[0] == " "):
+            out.append(r"([^ ]++)")
+        elif after:
+            out.append(rf"((?:(?!{re.escape(after)}).)*+)")
+        else:
+            out.append(r"(.*+)")
+    return "".join(out) + re.escape(tail)
+
+
+def text_format(
+    name: str, pieces: Sequence[Piece], tail: str, *, stamp: Stamp, principal: str = "", more: str = ""
+) -> Format:
+    """Compile variables and the literal text between them.
+
+    A line that ends early, behind everything that a replay must know, is read all the same.
+
+    Args:
+        name: of the format.
+        pieces: in order.
+        tail: literal text at the end.
+        stamp: the moment that `time` is of.
+        principal: a variable or a field whose value names the caller.
+        more: a pattern of what may follow.
+
+    Raises:
+        ConfigError: a time or the request is missing, or two variables stand side by side.
+    """
+    _check(name, pieces)
+    names = [piece.field.name for piece in pieces]
+    needed = {"time", "end", "request", "method", "target", "path", "status", "client"}
+    last = max(index for index, each in enumerate(names) if each in needed)
+    full = re.compile(SYSLOG + _pattern(pieces, tail) + more)
+    after = pieces[last + 1].before if last + 1 < len(pieces) else tail
+    head = re.compile(SYSLOG + _pattern(pieces[: last + 1], after))
+    tells = {_TELLS.get(each, each) for each in names} & _FACTS
+    tells |= {each for each in names if each.startswith(("header:", "response:"))} | {"header:referer"} & {
+        f"header:{each}" for each in names
+    }
+    if "agent" in names:
+        tells.add("header:user-agent")
+    place = -1
+    if principal:
+        place = _principal_place(name, pieces, principal)
+        tells.add("principal")
+    moment = Stamp.END if "end" in names and "time" not in names else stamp
+    units = [piece.field for piece in pieces if piece.field.name in ("time", "end")]
+    coarse = all(each.kind != NUMBER for each in units)
+
+    def open_reader() -> ReadLine:
+        return _reader(full, head, pieces, moment, place)
+
+    return Format(name, moment, SECOND_MS if coarse else 1, frozenset(tells), open_reader)
+
+
+_FACTS = {"client", "forwarded", "duration", "size", "host", "user", "query"}
+_TELLS = {"request": "query", "target": "query", "args": "query", "peer": "client"}
+
+
+def _check(name: str, pieces: Sequence[Piece]) -> None:
+    names = {piece.field.name for piece in pieces}
+    if not names & {"time", "end"}:
+        msg = f"--format: {name!r} has no time; a replay needs one, like $time_local, $msec, %t or %{{msec}}t"
+        raise ConfigError(msg)
+    if not names & {"request", "target", "path"}:
+        msg = f"--format: {name!r} has no request; write $request, or $request_method and $request_uri (%r, %m, %U%q)"
+        raise ConfigError(msg)
+    for left, right in zip(pieces, pieces[1:], strict=False):
+        if not right.before and PATH not in (left.field.kind, right.field.kind) and left.field.kind not in _PATTERNS:
+            msg = f"--format: {left.written} and {right.written} stand side by side, so no reader can part them"
+            raise ConfigError(msg)
+
+
+def _principal_place(name: str, pieces: Sequence[Piece], principal: str) -> int:
+    for index, piece in enumerate(pieces):
+        if principal.lower() in (piece.written.lower(), piece.field.name):
+            return index
+    known = ", ".join(sorted({piece.field.name or piece.written for piece in pieces}))
+    msg = f"--principal: {principal!r} is not in the format {name}; it has {known}"
+    raise ConfigError(msg)
+
+
+def unescaped(text: str) -> str:
+    """Return *text* with the escapes of nginx and Apache (`\\x22`, `\\"`) resolved."""
+    if "\\" not in text:
+        return text
+    return _ESCAPES.sub(lambda found: chr(int(found[1], 16)) if found[1] else _PLAIN.get(found[2], found[2]), text)
+
+
+def _reader(
+    full: re.Pattern[str], head: re.Pattern[str], pieces: Sequence[Piece], stamp: Stamp, principal: int
+) -> ReadLine:
+    """Return a reader of the lines that *full* fits, or *head* at least."""
+    names = [piece.field.name for piece in pieces]
+
+    def place(*wanted: str) -> int:
+        return next((names.index(name) for name in wanted if name in names), -1)
+
+    times = [(index, _time_reader(pieces[index].field)) for index in _time_places(pieces)]
+    at, read_time = times[0]
+    request, method, target, path = place("request"), place("method"), place("target"), place("path")
+    query, args, status, client = place("query"), place("args"), place("status"), place("client", "peer")
+    user, size, agent, referer = place("user"), place("size"), place("agent"), place("referer")
+    host, forwarded, duration = place("host"), place("forwarded"), place("duration")
+    duration_ms = pieces[duration].field.unit_ms if duration >= 0 else 0
+    others = _others(names, "header:")
+    responses = _others(names, "response:")
+    blanks: tuple[None, ...] = (None,) * (len(pieces) + 1)
+    full_match, head_match = full.match, head.match
+
+    def read(line: str) -> Record:  # one line, one pass: a call for each field would double it
+        found = full_match(line) or head_match(line)
+        if found is None:
+            raise Unread(UNFIT)
+        groups = found.groups()
+        values = groups + blanks[len(groups) :]
+        start_ms = read_time(values[at] or "")
+        text = values[request]
+        if text is not None:
+            verb, where = split_request(unescaped(text) if "\\" in text else text)
+        else:
+            verb = values[method] or "GET"
+            where = values[target] or values[path] or ""
+            if values[args] not in ABSENT:
+                where += f"?{values[args]}"
+            where += values[query] or ""
+            if verb in ABSENT or where in ABSENT:
+                raise Unread(NO_REQUEST)
+        took = values[duration]
+        took_ms = None
+        if took is not None and took != "-":
+            took_ms = float(took) * duration_ms
+            if stamp is Stamp.END:
+                start_ms -= round(took_ms)
+        told = values[client]
+        addresses = None
+        if told is not None:
+            if told == "-":
+                told = None
+            elif "," in told:
+                told, addresses = first_of(told)
+        code, length, name = values[status], values[size], values[user]
+        agent_, referer_, host_ = values[agent], values[referer], values[host]
+        return Record(
+            start_ms,
+            verb,
+            where,
+            int(code) if code is not None and code.isdigit() else 0,
+            told,
+            value_or_none(values[forwarded]) if forwarded >= 0 else addresses,
+            took_ms,
+            int(length) if length is not None and length.isdigit() else None,
+            None if name is None or name in ABSENT else name,
+            None if agent_ is None or agent_ == "-" else unescaped(agent_),
+            None if referer_ is None or referer_ == "-" else unescaped(referer_),
+            None if host_ is None or host_ == "-" else host_,
+            _named(others, values) if others else (),
+            _named(responses, values) if responses else (),
+            value_or_none(values[principal]),
+        )
+
+    return read
+
+
+def _time_places(pieces: Sequence[Piece]) -> list[int]:
+    """Return the places of the times, the most exact first."""
+    places = [index for index, piece in enumerate(pieces) if piece.field.name in ("time", "end")]
+    return sorted(places, key=lambda index: (pieces[index].field.kind != NUMBER, pieces[index].field.name == "end"))
+
+
+def _time_reader(field: Field, zone: tzinfo | None = None) -> ReadTime:
+    if field.kind == NUMBER:
+        return epoch_reader(field.unit_ms)
+    if field.kind in (CLF, CLF_BRACKETS):
+        return clf_reader() if zone is None else clf_reader(zone)
+
+    def read(text: str) -> int:
+        raise Unread(NO_TIME)
+
+    return iso_reader() if field.kind == WORD else read
+
+
+def _others(names: Iterable[str], prefix: str) -> list[tuple[int, str]]:
+    return [(index, name.removeprefix(prefix)) for index, name in enumerate(names) if name.startswith(prefix)]
+
+
+def _named(places: Sequence[tuple[int, str]], values: Sequence[str | None]) -> tuple[tuple[str, str], ...]:
+    found = []
+    for index, name in places:
+        value = values[index]
+        if value is not None and value not in ABSENT:
+            found.append((name, unescaped(value)))
+    return tuple(found)
