@@ -96,6 +96,8 @@ def _detected(sample: Sequence[str], place: str, zone: tzinfo, principal: str) -
         fitting = _fitting(text_named(name, zone, ""), sample)
         if fitting > most:
             best, most = name, fitting
+    if best == "combined" and all(line.count('"') <= 2 for line in sample):
+        best = "common"
     if best is not None:
         return text_named(best, zone, principal)
     if any(line.startswith("INFO: ") and _UVICORN in line for line in sample):
@@ -150,7 +152,9 @@ def _found_json(sample: Sequence[str]) -> tuple[str, Names] | None:
     return ("json", spoken_names("")) if objects else None
 
 
-def _json(name: str, names: Names, sample: Sequence[str], place: str, zone: tzinfo, principal: str) -> Format:
+def _json(  # noqa: PLR0917
+    name: str, names: Names, sample: Sequence[str], place: str, zone: tzinfo, principal: str
+) -> Format:
     objects = _objects(sample)
     if not objects:
         msg = f"{place}: no line is a JSON object; name another --format"

@@ -20,7 +20,7 @@ from ratelimiter.replay.record import (
     split_request,
 )
 from ratelimiter.replay.text_format import NGINX, nginx_field
-from ratelimiter.replay.times import SECOND_MS, reader_for
+from ratelimiter.replay.times import reader_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,6 +102,7 @@ _USUAL = {
     "referer": ("http_referer", "referer", "referrer"),
     "host": ("http_host", "host", "server_name", "vhost"),
 }
+_API_KEYS = ("api_key", "apikey", "x_api_key")
 _TEMPLATE = re.compile(r'"([^"]+)"\s*:\s*"?\$\{?(\w+)')
 
 
@@ -117,6 +118,8 @@ def known_names(keys: set[str]) -> tuple[str, Names] | None:
             found[f"header:{key.partition('_')[2].replace('_', '-')}"] = key
         if key.startswith("sent_http_"):
             found[f"response:{key.removeprefix('sent_http_').replace('_', '-')}"] = key
+        if key in _API_KEYS:
+            found.setdefault("header:x-api-key", key)
     if "time" not in found or not ({"target", "request"} & set(found)):
         return None
     unit = "ms" if found.get("duration", "").endswith("_ms") else "s"
@@ -213,8 +216,6 @@ def json_format(
         tells.discard("query")
     tells |= {f"header:{key.removeprefix(names.header_prefix).lower()}" for key in flat
               if names.header_prefix and key.startswith(names.header_prefix)}  # fmt: skip
-    if names.stamp is Stamp.END and resolution_ms == SECOND_MS and "duration" in tells:
-        resolution_ms = SECOND_MS
 
     def open_reader() -> ReadLine:
         return _reader(names, keys, read_time)
@@ -253,13 +254,15 @@ def _text(value: Any) -> str | None:
 
 def _getter(key: str | None) -> Callable[[dict[str, Any]], Any]:
     if key is None:
-        return lambda told: None
+        return lambda _: None
     if "." not in key:
         return lambda told: told.get(key)
     return lambda told: _value(told, key)
 
 
-def _reader(names: Names, keys: Mapping[str, str], read_time: Callable[[str], int]) -> ReadLine:
+def _reader(  # noqa: PLR0915  # one closure over all getters, so that a line costs no look-up by name
+    names: Names, keys: Mapping[str, str], read_time: Callable[[str], int]
+) -> ReadLine:
     get = {field: _getter(keys.get(field)) for field in FIELDS}
     time_of, method_of, target_of, request_of = get["time"], get["method"], get["target"], get["request"]
     client_of, peer_of, forwarded_of, status_of = get["client"], get["peer"], get["forwarded"], get["status"]
@@ -285,7 +288,7 @@ def _reader(names: Names, keys: Mapping[str, str], read_time: Callable[[str], in
         stamp = time_of(told)
         if stamp is None:
             raise Unread(NO_TIME)
-        start_ms = read_time(stamp if isinstance(stamp, str) else str(stamp))
+        start_us = read_time(stamp if isinstance(stamp, str) else str(stamp))
         method, target = method_of(told), target_of(told)
         if target is None and method is None:
             method, target = split_request(_text(request_of(told)) or "")
@@ -298,7 +301,7 @@ def _reader(names: Names, keys: Mapping[str, str], read_time: Callable[[str], in
         if took_ms is not None:
             took_ms *= unit_ms
             if ends:
-                start_ms -= round(took_ms)
+                start_us -= round(took_ms * 1000)
         client, addresses = _text(client_of(told)), _text(forwarded_of(told))
         if client is None:
             client = _text(peer_of(told))
@@ -325,7 +328,7 @@ def _reader(names: Names, keys: Mapping[str, str], read_time: Callable[[str], in
         if isinstance(told_responses, dict):
             answered += [(name.lower(), text) for name, value in told_responses.items() if (text := _text(value))]
         return Record(
-            start_ms, str(method), target, int(_number(status_of(told)) or 0), client, addresses, took_ms,
+            start_us // 1000, str(method), target, int(_number(status_of(told)) or 0), client, addresses, took_ms,
             _whole(size_of(told)), _text(user_of(told)), agent, referer, host, tuple(others), tuple(answered),
             _text(principal_of(told)), _whole(omitted_of(told)) or 0,
         )  # fmt: skip

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 # Envoy writes user agents with their quotes as they came. So it is read from the left as far as nothing can be forged
 # (neither method nor target can hold a blank, nor a forwarded address a quote), and from the right for the rest.
 _ENVOY = re.compile(
-    r'\[([^\] ]++)\] "([^ "]++) ([^ ]++) ([^ "]++)" (\d{1,3}) [^ ]++ (?:"[^"]*+" |[^ ]++ )?+'
+    r'\[([^\] ]++)\] "([^ "]++) ([^ ]++) ([^ "]++)" (\d{1,3}) [^ ]++ (?:[^ ]++ [^ ]++ "[^"]*+" )?+'
     r'(\d++) (\d++) (\d++) (?:\d++|-) "([0-9A-Fa-f.:, \[\]-]*+)" "'
 )
 _HAPROXY = re.compile(
-    SYSLOG + r"([^ ]++):(\d++) \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d\.\d{3})\] [^ ]++ [^ ]++ "
+    SYSLOG + r"([^ ]++) \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d\.\d{3})\] [^ ]++ [^ ]++ "
     r"(?:-?\d++/){3,4}\+?(-?\d++) (\d{3}|-1) \+?(\d++) [^ ]++ [^ ]++ [^ ]{4} [^ ]++ [^ ]++ "
     r'(?:\{([^}]*+)\} )?+(?:\{([^}]*+)\} )?+"([^"]*+)"?'
 )
@@ -102,7 +102,8 @@ def envoy_format(principal: str = "") -> Format:
         listed = value_or_none(addresses)
         client = first_of(listed)[0] if listed else None
         return Record(
-            read_time(at), method, target, int(status), client, listed, float(duration), int(size), None, agent, None, host
+            read_time(at) // 1000, method, target, int(status), client, listed, float(duration), int(size), None, agent,
+            None, host,
         )  # fmt: skip
 
     facts = ("client", "forwarded", "duration", "size", "host", "query", "header:user-agent")
@@ -127,7 +128,7 @@ def haproxy_format(zone: tzinfo = UTC, captures: tuple[str, ...] = (), principal
         found = _HAPROXY.match(line)
         if found is None:
             raise Unread(UNFIT)
-        peer, _, at, duration, status, size, captured, _, request = found.groups()
+        peer, at, duration, status, size, captured, _, request = found.groups()
         method, target = split_request(request)
         values = [_dehashed(each) for each in captured.split("|")] if captured is not None else []
         headers = [(name, value) for name, value in zip(captures, values, strict=False) if value]
@@ -135,8 +136,8 @@ def haproxy_format(zone: tzinfo = UTC, captures: tuple[str, ...] = (), principal
             headers = [(_guessed(value), value) for value in values if value]
         told = dict(headers)
         return Record(
-            read_time(at), method, _dehashed(target), int(status) if status.isdigit() else 0,
-            host_of(f"{peer}:0"), told.get("x-forwarded-for"), float(max(0, int(duration))), int(size), None,
+            read_time(at) // 1000, method, _dehashed(target), int(status) if status.isdigit() else 0,
+            host_of(peer), told.get("x-forwarded-for"), float(max(0, int(duration))), int(size), None,
             told.get("user-agent"), told.get("referer"), told.get("host"),
             tuple(each for each in headers if each[0] not in _OWN),
         )  # fmt: skip
@@ -177,10 +178,11 @@ def alb_format(principal: str = "") -> Format:
         authority, slash, path = rest.partition("/")
         if not separator or not scheme.isalpha():
             raise Unread(NO_REQUEST)
-        start_ms = read_time(began)
+        start_us = read_time(began)
         return Record(
-            start_ms, method, slash + path if slash else "/", int(status) if status.isdigit() else 0, host_of(client),
-            None, float(max(0, read_time(at) - start_ms)), int(size), None,
+            start_us // 1000, method, slash + path if slash else "/", int(status) if status.isdigit() else 0,
+            host_of(client),
+            None, max(0, read_time(at) - start_us) / 1000, int(size), None,
             None if agent == "-" else unescaped(agent), None, value_or_none(host) or host_of(authority),
         )  # fmt: skip
 
@@ -202,7 +204,8 @@ def traefik_format(principal: str = "") -> Format:
         method, target = split_request(request)
         client, listed = first_of(addresses)
         return Record(
-            read_time(at), method, target, int(status) if status.isdigit() else 0, client, listed, float(duration),
+            read_time(at) // 1000, method, target, int(status) if status.isdigit() else 0, client, listed,
+            float(duration),
             int(size) if size.isdigit() else None, value_or_none(user), value_or_none(unescaped(agent)),
             value_or_none(unescaped(referer)),
         )  # fmt: skip

@@ -1,4 +1,7 @@
-"""Times of access logs as Unix milliseconds, remembered, as neighbouring lines share them."""
+"""Times of access logs as Unix microseconds, remembered, as neighbouring lines share them.
+
+Durations are taken off before a time is cut to milliseconds, so that a start is exact to the millisecond.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,9 @@ MEMO_MAX = 4096
 SECOND_MS = 1000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MS = timedelta(milliseconds=1)
-_MONTHS = {name: number for number, name in enumerate(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], 1)}
+_US = timedelta(microseconds=1)
+_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTHS = {name: number for number, name in enumerate(_NAMES, 1)}
 _CLF = re.compile(
     r"(\d\d)/([A-Z][a-z][a-z])/(\d{4}):(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?: ([+-])(\d\d)(\d\d))?", re.ASCII
 )
@@ -58,12 +62,12 @@ def clf_reader(zone: tzinfo = UTC) -> ReadTime:
                 seconds = (at - _EPOCH) // timedelta(seconds=1)
             else:
                 moment = (int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second))
-                datetime(*moment)  # only for its check of the numbers
+                datetime(*moment)  # for its check of the numbers
                 offset_s = (int(hours) * 60 + int(minutes)) * 60
                 seconds = timegm(moment) - (offset_s if sign == "+" else -offset_s)
         except (KeyError, ValueError, OverflowError):
             raise Unread(NO_TIME) from None
-        return seconds * SECOND_MS + (int(fraction[:3].ljust(3, "0")) if fraction else 0)
+        return seconds * 1_000_000 + (int(fraction[:6].ljust(6, "0")) if fraction else 0)
 
     return remembered(read)
 
@@ -76,22 +80,22 @@ def iso_reader(zone: tzinfo = UTC) -> ReadTime:
             at = datetime.fromisoformat(text)
         except ValueError:
             raise Unread(NO_TIME) from None
-        return ((at if at.tzinfo is not None else at.replace(tzinfo=zone)) - _EPOCH) // _MS
+        return ((at if at.tzinfo is not None else at.replace(tzinfo=zone)) - _EPOCH) // _US
 
     return remembered(read)
 
 
 def epoch_reader(unit_ms: float) -> ReadTime:
     """Return a reader of a number since the epoch, in units of *unit_ms*; decimals are taken as written."""
-    per_ms = {1000: 3, 1: 0, 0.001: -3, 0.000001: -6}[unit_ms]
+    digits = {1000: 6, 1: 3, 0.001: 0, 0.000001: -3}[unit_ms]  # of microseconds in a unit
 
     def read(text: str) -> int:
         if not _NUMBER.fullmatch(text):
             raise Unread(NO_TIME)
         whole, _, fraction = text.partition(".")
-        if per_ms >= 0:  # in decimals: a float of seconds has no exact milliseconds
-            return int(whole) * 10**per_ms + int((fraction[:per_ms].ljust(per_ms, "0")) or "0")
-        return int(whole) // 10**-per_ms
+        if digits >= 0:  # in decimals: a float of seconds has no exact microseconds
+            return int(whole) * 10**digits + int(fraction[:digits].ljust(digits, "0") or "0")
+        return int(whole) // 10**-digits
 
     return remembered(read)
 

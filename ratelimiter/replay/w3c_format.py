@@ -89,7 +89,7 @@ def _reader(principal: str) -> ReadLine:
 
         if "date" not in columns or "time" not in columns:
             raise Unread(NO_TIME)
-        stamp_ms = read_time(f"{values[columns['date']]}T{values[columns['time']]}")
+        stamp_us = read_time(f"{values[columns['date']]}T{values[columns['time']]}")
         method, stem, query = raw("cs-method"), raw("cs-uri-stem"), raw("cs-uri-query")
         if "-" in (method, stem):
             raise Unread(NO_REQUEST)
@@ -100,7 +100,7 @@ def _reader(principal: str) -> ReadLine:
         status, size = raw("sc-status"), column(*_SIZE)
         cookie = column("cs(cookie)")
         return Record(
-            stamp_ms - round(taken_ms or 0), method, stem if query == "-" else f"{stem}?{query}",
+            (stamp_us - round((taken_ms or 0) * 1000)) // 1000, method, stem if query == "-" else f"{stem}?{query}",
             int(status) if status.isdigit() else 0, column(*_CLIENT), column(*_FORWARDED), taken_ms,
             int(size) if size is not None and size.isdigit() else None, column(*_USER), column(*_AGENT),
             column(*_REFERER), column(*_HOST), (("cookie", cookie),) if cookie else (), (),
