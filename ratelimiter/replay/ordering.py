@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from bisect import bisect_right
+from heapq import heappop, heappush
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -52,16 +53,7 @@ def in_order(
         held += batch
         held.sort(key=_start)
         wall = newest - bound_ms
-        count = 0
-        if held and held[0][0] <= wall:
-            low, high = 0, len(held)
-            while low < high:
-                middle = (low + high) // 2
-                if held[middle][0] <= wall:
-                    low = middle + 1
-                else:
-                    high = middle
-            count = low
+        count = bisect_right(held, wall, key=_start)
         count = max(count, len(held) - buffer_max)
         if count:
             left_ms = held[count - 1][0]
@@ -113,17 +105,16 @@ def merged(streams: Iterable[Stream], *, bound_ms: int = REORDER_MS) -> Iterator
         _, order, batch, batches = heappop(heap)
         # Up to here no other log has anything to say.
         until = min(
-            [entry[0] for entry in heap[:3]] + [stream.first_ms - bound_ms for stream in waiting[-1:]], default=None
+            [entry[0] for entry in heap[:1]] + [stream.first_ms - bound_ms for stream in waiting[-1:]], default=None
         )
-        if until is None or batch[-1][0] < until:
+        if until is None or batch[-1][0] <= until:
             yield batch
             push(batches, order)
             continue
-        cut = next((index for index, record in enumerate(batch) if record[0] >= until), len(batch)) or 1
+        cut = next((index for index, record in enumerate(batch) if record[0] > until), len(batch)) or 1
         yield batch[:cut]
         rest = batch[cut:]
         if rest:
             heappush(heap, (rest[0][0], order, rest, batches))
-            heapify(heap)
         else:
             push(batches, order)

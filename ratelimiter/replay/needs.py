@@ -1,0 +1,203 @@
+"""The facts that each rule needs of a log, and the policy without the rules that the log cannot judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ratelimiter.core.policy import REQUEST_HEADER
+from ratelimiter.core.principal import Source
+from ratelimiter.core.quota import Slots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.replay.format import Format
+
+PRINCIPAL_HEADER = "x-replay-principal"  # carries the value of `--principal` where a rule names no header
+_CREDENTIALS = "credentials that were verified, which no log has; name the field of the caller with --principal"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgeable:
+    """A policy as far as a log can judge it.
+
+    Attributes:
+        policy: with the rules that can be judged.
+        unjudged: why the others cannot, by name.
+        notes: how rules are judged otherwise than live, by name.
+    """
+
+    policy: Policy
+    unjudged: dict[str, str]
+    notes: dict[str, str]
+
+
+class Facts:
+    """The facts that every one of some logs tells.
+
+    Args:
+        formats: of the logs.
+    """
+
+    def __init__(self, formats: Sequence[Format]) -> None:
+        self._formats = formats
+
+    def tell(self, fact: str) -> bool:
+        """Return True if all logs tell *fact*; see `Format.tells`."""
+        return all(fact in form.tells for form in self._formats)
+
+    def tell_header(self, name: str) -> bool:
+        """Return True if all logs have the request header *name*."""
+        own = {"host": "host", "x-forwarded-for": "forwarded"}
+        return all(form.tells_header(name) or own.get(name) in form.tells for form in self._formats)
+
+
+def judgeable(policy: Policy, formats: Sequence[Format]) -> Judgeable:
+    """Return the part of *policy* that logs in *formats* can judge.
+
+    A rule is not judged if it needs a fact that a log leaves out. Requirements, identities and the store are no part of
+    a replay.
+    """
+    facts = Facts(formats)
+    named = facts.tell("principal")
+    rules, unjudged, notes = [], {}, {}
+    for rule in policy.rules:
+        reason = _missing(policy, rule, facts) or ("" if named else _principal_missing(rule, facts))
+        if reason:
+            unjudged[rule.name] = f"needs {reason}"
+            continue
+        told = rule
+        if named:
+            told = _charged_to_named(rule)
+        else:
+            left_out = [each for each in _alternatives(rule) if _source_missing(each, facts)]
+            if left_out:
+                names = ", ".join(_source_missing(each, facts) for each in left_out)
+                notes[rule.name] = f"judged by {_first_told(rule, facts)}, as the log does not tell {names}"
+        rules.append(told)
+    known = {rule.name for rule in rules}
+    overrides = tuple(each for each in policy.overrides if not each.rule or each.rule in known)
+    kept = replace(
+        policy, rules=tuple(rules), requirements=(), identity=None, store="memory://", overrides=overrides
+    )  # fmt: skip
+    return Judgeable(kept, unjudged, notes)
+
+
+def _missing(policy: Policy, rule: Rule, facts: Facts) -> str:
+    """Return what of the rule's conditions, costs and kind a log does not tell; empty for nothing."""
+    return (
+        _condition_missing(rule, facts)
+        or _cost_missing(rule, facts)
+        or ("durations, to know what runs at the same time" if _slots(rule) and not facts.tell("duration") else "")
+        or _plan_missing(policy, rule, facts)
+    )
+
+
+def _slots(rule: Rule) -> bool:
+    return isinstance(rule.quota, Slots)
+
+
+def _condition_missing(rule: Rule, facts: Facts) -> str:  # noqa: PLR0911  # one answer for each condition
+    match: Any = rule.match
+    if getattr(rule, "descriptors", None) or getattr(match, "descriptors", None):
+        return "descriptors, which only calls to `serve` have"
+    if match.json or getattr(match, "form", None) or getattr(rule, "tokens", None):
+        return "the body"
+    for name in _names(getattr(match, "header", None) or getattr(match, "headers", None)):
+        if not facts.tell_header(name.lower()):
+            return f"header {_titled(name)}"
+    if getattr(match, "host", None) and not facts.tell("host"):
+        return "the host"
+    if getattr(match, "query", None) and not facts.tell("query"):
+        return "the query"
+    if getattr(match, "cookie", None) and not facts.tell_header("cookie"):
+        return "header Cookie"
+    return ""
+
+
+def _names(stated: Any) -> Iterable[str]:
+    """Return the names in a condition on headers, a mapping or pairs."""
+    if not stated:
+        return ()
+    pairs = stated if not hasattr(stated, "keys") else [(key, None) for key in stated]
+    return [str(pair[0] if isinstance(pair, tuple) else getattr(pair, "name", pair)) for pair in pairs]
+
+
+def _cost_missing(rule: Rule, facts: Facts) -> str:
+    if rule.cost_from is None:
+        return ""
+    where, name = rule.cost_from[:2]
+    if where == REQUEST_HEADER:
+        return "" if facts.tell_header(name) else f"header {_titled(name)}"
+    return "" if facts.tell(f"response:{name}") else f"response header {_titled(name)}"
+
+
+def _plan_missing(policy: Policy, rule: Rule, facts: Facts) -> str:
+    choice = policy.plan
+    if choice is None or not rule.plans:
+        return ""
+    missing = [_source_missing(source, facts) for source in choice.headers]
+    if missing and all(missing):
+        return missing[0]
+    return "" if missing or policy.identity is None else _CREDENTIALS
+
+
+def _alternatives(rule: Rule) -> tuple[Any, ...]:
+    return tuple(rule.principal)
+
+
+def _principal_missing(rule: Rule, facts: Facts) -> str:
+    """Return what is missing for every alternative of the rule's principal; empty if one is told."""
+    missing = [_source_missing(each, facts) for each in _alternatives(rule)]
+    return missing[0] if missing and all(missing) else ""
+
+
+def _first_told(rule: Rule, facts: Facts) -> str:
+    return next(str(each) for each in _alternatives(rule) if not _source_missing(each, facts))
+
+
+def _source_missing(source: Any, facts: Facts) -> str:
+    """Return what *source*, or a combination of sources, needs that a log does not tell."""
+    if isinstance(source, tuple | list):
+        return next(filter(None, (_source_missing(each, facts) for each in source)), "")
+    kind, name = source.kind, source.name
+    needs = {
+        "header": ("" if facts.tell_header(name) else f"header {_titled(name)}"),
+        "bearer": ("" if facts.tell_header("authorization") else "header Authorization"),
+        "cookie": ("" if facts.tell_header("cookie") else "header Cookie"),
+        "query": ("" if facts.tell("query") else "the query"),
+        "client": ("" if facts.tell("client") else "the address of the client"),
+        "path": "",
+        "everyone": "",
+        "org": _CREDENTIALS,
+        "identified": _CREDENTIALS,
+        "json": "the body",
+        "form": "the body",
+        "descriptor": "descriptors, which only calls to `serve` have",
+    }
+    return needs.get(kind, f"{kind}:{name}")
+
+
+def _titled(name: str) -> str:
+    return "-".join(part.capitalize() for part in name.split("-"))
+
+
+def header_sources(policy: Policy) -> list[str]:
+    """Return the headers in which rules of *policy* find their principal, by which `--principal` is passed on."""
+    found: dict[str, None] = {}
+    for rule in policy.rules:
+        for source in _alternatives(rule):
+            if getattr(source, "kind", "") in ("header", "bearer"):
+                found[source.name or "authorization"] = None
+    return list(found)
+
+
+def _charged_to_named(rule: Rule) -> Rule:
+    """Return *rule* as it charges the caller that `--principal` names: under its own header, if it has one."""
+    sources = _alternatives(rule)
+    kinds = [getattr(source, "kind", "") for source in sources]
+    if "everyone" in kinds or "header" in kinds or "bearer" in kinds:
+        return rule
+    return replace(rule, principal=(Source("header", PRINCIPAL_HEADER), *sources))
