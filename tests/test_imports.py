@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "clock": set(),
     "distribution": set(),
+    "charts": set(),
     "core": {"core"},
     "parsing": {"core", "errors"},
     "dialects": {"core", "errors", "parsing"},
@@ -62,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "sidecar",
         "stores",
     },
+    "replay": {"charts", "core", "errors", "parsing"},
     "cli": {
         "admin",
         "asgi",
@@ -73,6 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors",
         "identity",
         "parsing",
+        "replay",
         "sidecar",
         "stores",
     },

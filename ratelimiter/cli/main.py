@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ratelimiter import __version__
-from ratelimiter.cli import operator
+from ratelimiter.cli import operator, replay
 from ratelimiter.cli.table import print_table
 from ratelimiter.errors import ConfigError, StoreError
 
@@ -134,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
         default="127.0.0.1",
         help="who connected, or none for a unix socket; default: %(default)s",
     )
+
+    replay.add_command(command)
 
     dialects = command("dialects", _dialects, "list the dialects, or every answer that one can give")
     dialects.add_argument("name", metavar="NAME", nargs="?", help="a dialect, or the path of a dialect file")

@@ -1,4 +1,4 @@
-"""What a replay found, as one object of plain values: the JSON of `ratelimiter replay --json`, and all that reports show.
+"""What a replay found, as one object of plain values: the JSON of `ratelimiter replay --json`, shown by every report.
 
 Its fields are documented in docs/reference/replay.md. Fields may be added under the same schema; none changes meaning.
 """
@@ -93,9 +93,7 @@ def _bounds(replay: Replay) -> tuple[dict[str, int] | None, dict[str, int] | Non
     judge = replay.judge
     if not judge.bounds_refused:
         return None, None
-    refused = [judge.refused] * (2 - len(judge.bounds_refused)) + [
-        each + judge.malformed for each in judge.bounds_refused
-    ]  # fmt: skip
+    refused = [judge.refused] * (2 - len(judge.bounds_refused)) + judge.bounds_refused
     return {"refused": min(refused[0], judge.refused)}, {"refused": max(refused[1], judge.refused)}
 
 
@@ -303,9 +301,7 @@ def _notes(replay: Replay) -> list[str]:
         )
     unsure = sorted({log.format.name for log in replay.logs if log.format.stamp is Stamp.EITHER})
     if unsure:
-        notes.append(
-            f"{', '.join(unsure)}: Apache writes when a request began, nginx when it ended; the time is taken as written"
-        )
+        notes.append(f"{', '.join(unsure)}: Apache writes when a request began, nginx when it ended; taken as written")
     ends = sorted(
         {log.format.name for log in replay.logs if log.format.stamp is Stamp.END and not log.format.starts_known}
     )

@@ -102,8 +102,9 @@ class Comparison:
         refusing = []
         enforced = False
         for hit, state in zip(hits, states, strict=True):
-            judged = state is not None and hit.cost and isinstance(hit.quota, Quota)
-            if judged and not state.fits(hit.quota, hit.cost, now_ms):
+            if state is None or not hit.cost or not isinstance(hit.quota, Quota):
+                continue
+            if not state.fits(hit.quota, hit.cost, now_ms):
                 refusing.append(state)
                 state.refused += 1
                 enforced = enforced or not hit.rule.shadow

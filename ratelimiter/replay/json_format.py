@@ -188,8 +188,8 @@ def json_format(
     """
     keys = dict(names.keys)
     if principal:
-        keys["principal"] = keys.get(principal, principal)
         known = {*_flat(sample), *keys.values()}
+        keys["principal"] = keys.get(principal, principal)
         if keys["principal"] not in known:
             msg = f"--principal: {principal!r} is not in the log; it has {', '.join(sorted(_flat(sample)))}"
             raise ConfigError(msg)

@@ -142,9 +142,8 @@ class Judge:
             if self._prices:
                 hits = tuple(priced(hits, request, self.policy.trust))
         except MalformedRequest:
-            self.malformed += 1
-            self.refused += 1
-            return False, None
+            self.malformed += 1  # answered with 400, which is no refusal for want of room
+            return True, None
         if record[4] is None and self._by_client:
             kept = tuple(hit for hit in hits if self._nobody not in hit.key)
             self.unattributed += len(kept) < len(hits)

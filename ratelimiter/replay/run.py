@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ratelimiter.replay.format import Stamp
@@ -169,13 +170,11 @@ class Replay:
                     self.changes[admitted, also] += 1
                     if not also and caller is not None:
                         caller.other_refused += 1
-                if not admitted and caller is None:
-                    continue
             if progress is not None:
                 progress(self)
 
     def _records(self) -> Iterator[list[Record]]:
-        streams = [Stream(self._first_ms(log), lambda log=log: self._ordered(log)) for log in self.logs]
+        streams = [Stream(self._first_ms(log), partial(self._ordered, log)) for log in self.logs]
         return merged(streams, bound_ms=self._reorder_ms)
 
     def _first_ms(self, log: Log) -> int:
@@ -203,7 +202,7 @@ class Replay:
                     log.lines += 1
                     self._note_unread(log, TOO_LONG, "", log.lines)
                     continue
-                records = []
+                records: list[Record] = []
                 for number, line in enumerate(lines, log.lines + 1):
                     try:
                         record = read(line)

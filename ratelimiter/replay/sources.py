@@ -12,7 +12,7 @@ import sys
 import zlib
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from ratelimiter.errors import ConfigError
 
@@ -122,11 +122,11 @@ def _decompressed(raw: _Counted, path: str) -> IO[bytes]:
     stream = io.BufferedReader(raw, CHUNK)
     start = stream.peek(8)
     if start.startswith(_GZIP):
-        return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=stream))
     if start.startswith(_BZIP2):
-        return bz2.BZ2File(stream)  # type: ignore[return-value]
+        return cast("IO[bytes]", bz2.BZ2File(stream))
     if start.startswith(_XZ):
-        return lzma.LZMAFile(stream)  # type: ignore[return-value]
+        return cast("IO[bytes]", lzma.LZMAFile(stream))
     if start.startswith(_ZSTD):
         return _zstd(stream, path)
     return stream

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ratelimiter.core.quota import Bucket, Period
 from ratelimiter.parsing.units import spell_limit
 from ratelimiter.replay.limits import round_up, with_limit
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ratelimiter.core.policy import Policy
+    from ratelimiter.core.quota import AnyQuota
 
 HEADROOM = 1.2  # above what callers needed, as tomorrow is not yesterday
 FEW = 100  # callers; with fewer, one percent is nobody
@@ -47,12 +49,21 @@ def suggestions(policy: Policy, answer: Mapping[str, Any]) -> list[dict[str, Any
         found.append(
             {
                 "rule": rule.name,
-                "limit": spell_limit(with_limit(rule.quota, limit)),
+                "limit": written_limit(with_limit(rule.quota, limit)),
                 "now": told["limit"],
                 "reason": f"{reason}; {HEADROOM - 1:.0%} headroom, rounded up",
             }
         )
     return found
+
+
+def written_limit(quota: AnyQuota) -> str:
+    """Return *quota* as a policy file has it; of a bucket the capacity, as its rate stays."""
+    if isinstance(quota, Bucket):
+        return f"burst: {quota.limit}"
+    if isinstance(quota, Period):
+        return f"{quota.limit}{' credits' if quota.credits else ''}/{quota.unit}"
+    return spell_limit(quota)
 
 
 def policy_text(suggested: list[dict[str, Any]]) -> str:
@@ -63,5 +74,9 @@ def policy_text(suggested: list[dict[str, Any]]) -> str:
         if each["limit"] is None:
             lines.append(f"  # - name: {each['rule']}   # stays at {each['now']}")
         else:
-            lines += [f"  - name: {each['rule']}", f"    limit: {each['limit']}   # now {each['now']}"]
+            lines += [f"  - name: {each['rule']}", f"    {_setting(each['limit'])}   # now {each['now']}"]
     return "\n".join(lines)
+
+
+def _setting(limit: str) -> str:
+    return limit if limit.startswith("burst:") else f"limit: {limit}"

@@ -94,8 +94,10 @@ def epoch_reader(unit_ms: float) -> ReadTime:
             raise Unread(NO_TIME)
         whole, _, fraction = text.partition(".")
         if digits >= 0:  # in decimals: a float of seconds has no exact microseconds
-            return int(whole) * 10**digits + int(fraction[:digits].ljust(digits, "0") or "0")
-        return int(whole) // 10**-digits
+            scale: int = 10**digits
+            return int(whole) * scale + int(fraction[:digits].ljust(digits, "0") or "0")
+        divisor: int = 10**-digits
+        return int(whole) // divisor
 
     return remembered(read)
 
