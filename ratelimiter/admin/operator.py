@@ -19,7 +19,7 @@ from ratelimiter.core.settlement import topup
 from ratelimiter.core.tiers import Terms, override_fault, plans_of
 from ratelimiter.engine.override_watcher import SHADOW, field_of_block, field_of_override, orders_of, override_from
 from ratelimiter.errors import ConfigError, StoreError
-from ratelimiter.parsing.principals import Named, digests_of, parse_named, pattern_digest, sources_of, value_of
+from ratelimiter.parsing.principal_notation import Named, digests_of, parse_named, pattern_digest, sources_of, value_of
 from ratelimiter.parsing.units import UNLIMITED, parse_duration_ms, parse_moment_ms, spell_limit
 from ratelimiter.stores.overrides import OverridesFullError
 
@@ -114,7 +114,7 @@ class Operator:
         """What every rule that may charge *principal* has counted, and what is ordered for it. Changes nothing.
 
         Args:
-            principal: as `ratelimiter.parsing.principals.parse_named` reads it.
+            principal: as `ratelimiter.parsing.principal_notation.parse_named` reads it.
             plan: on which limits are to be shown that are by plan; the default if empty.
 
         Raises:

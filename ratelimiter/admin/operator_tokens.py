@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from ratelimiter.errors import ConfigError
-from ratelimiter.parsing.yaml import shown_name
+from ratelimiter.parsing.document import shown_name
 
 if TYPE_CHECKING:
     import os

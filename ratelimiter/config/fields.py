@@ -16,8 +16,8 @@ from ratelimiter.config.rules import check_plans, read_rules
 from ratelimiter.core.policy import AmbiguousPaths, Mode, OnStoreError
 from ratelimiter.errors import ConfigError
 from ratelimiter.parsing import schema, values
+from ratelimiter.parsing.document import shown
 from ratelimiter.parsing.units import parse_limit
-from ratelimiter.parsing.yaml import shown
 from ratelimiter.stores.factory import opened
 
 if TYPE_CHECKING:

@@ -16,14 +16,15 @@ from ratelimiter.core.principal import Source
 from ratelimiter.core.requirement import Requirement
 from ratelimiter.errors import ConfigError
 from ratelimiter.identity.api_keys import read_key_file
+from ratelimiter.parsing.document import shown, shown_name
 from ratelimiter.parsing.units import read_duration_ms
-from ratelimiter.parsing.yaml import BYTES_MAX, shown, shown_name
+from ratelimiter.parsing.yaml import BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ratelimiter.config.layers import Layer
-    from ratelimiter.parsing.yaml import Path
+    from ratelimiter.parsing.document import Path
 
 URL = re.compile("https?://", re.IGNORECASE)
 # Headers that mean something by themselves: taking them from every request would break more than it tells.

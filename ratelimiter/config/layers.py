@@ -12,7 +12,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ratelimiter.parsing import env, values, yaml
-from ratelimiter.parsing.yaml import Document, Path, Problem, shown_path
+from ratelimiter.parsing.document import Document, Path, Problem, problem_lines, shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,10 +53,10 @@ class Layer:
         """True if anything in the source, or in a file that it names, was refused."""
         return bool(self.problems or self.foreign)
 
-    def told(self) -> list[str]:
+    def problem_lines(self) -> list[str]:
         """Return every problem as one line, by place."""
         if self.spelled is None:
-            return [*yaml.told(self.document, self.problems), *self.foreign]
+            return [*problem_lines(self.document, self.problems), *self.foreign]
         own = [f"{self.spelled(shown_path(p.path))}: {_without_path(p)}" for p in dict.fromkeys(self.problems)]
         return [*own, *self.foreign]
 

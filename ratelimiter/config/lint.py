@@ -9,7 +9,7 @@ from ratelimiter.config.identity import unsafe_url
 from ratelimiter.core.policy import REQUEST_HEADER, OnStoreError
 from ratelimiter.core.principal import CLIENT, ORG
 from ratelimiter.core.tiers import with_quota
-from ratelimiter.parsing import yaml
+from ratelimiter.parsing.document import problem_lines
 from ratelimiter.parsing.units import spell_limit
 from ratelimiter.stores.fallback import local_limit, outage_limit
 from ratelimiter.stores.limits_bridge import PREFIX, WEAKNESS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Policy, Rule
     from ratelimiter.core.principal import Source
     from ratelimiter.core.quota import AnyQuota
-    from ratelimiter.parsing.yaml import Document, Path
+    from ratelimiter.parsing.document import Document, Path
 
 _FORWARDING = frozenset(
     {"x-forwarded-for", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "client-ip"}
@@ -40,7 +40,7 @@ def warnings(policy: Policy, document: Document | None = None) -> list[str]:
     ]
     if document is None:
         return [text for _, text in told]
-    return yaml.told(document, (document.problem(path, text) for path, text in told))
+    return problem_lines(document, (document.problem(path, text) for path, text in told))
 
 
 def outage(policy: Policy, processes: int = 1) -> list[str]:

@@ -25,7 +25,7 @@ from ratelimiter.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ratelimiter.parsing.yaml import Document
+    from ratelimiter.parsing.document import Document
 
     File = str | os.PathLike[str]
 
@@ -61,7 +61,7 @@ def load_file(path: File) -> LoadedPolicy:
     """
     layer = _read_file(path, os.environ)
     if layer.refused:
-        raise ConfigError(*layer.told())
+        raise ConfigError(*layer.problem_lines())
     return LoadedPolicy(assemble(layer.fields, layer.rules), layer.fields.get("proxy", {}), path, layer.document)
 
 
@@ -136,7 +136,7 @@ def _merged(
     for layer in layers:
         if layer is not of_file:
             read_layer(layer)
-    problems = [line for layer in reversed(layers) for line in layer.told()]
+    problems = [line for layer in reversed(layers) for line in layer.problem_lines()]
     if file is None and "limit" not in given and "limit" not in variables:
         problems.append(NO_RULES)
     if problems:
@@ -174,7 +174,7 @@ def _changed(policy: Policy, given: Mapping[str, Any]) -> Policy:
         if name in given:
             layer.refuse((name,), "belongs to the rules of a ready policy; write it there")
     if layer.refused:
-        raise ConfigError(*layer.told())
+        raise ConfigError(*layer.problem_lines())
     changes = policy_fields(layer.fields)
     trust: dict[str, Any] = {OF_TRUST[name]: value for name, value in layer.fields.items() if name in OF_TRUST}
     if "proxies" in trust or "hops" in trust:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.match import Match
 from ratelimiter.parsing import values
-from ratelimiter.parsing.yaml import shown
+from ratelimiter.parsing.document import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ratelimiter.config.layers import Layer
     from ratelimiter.core.json_body import Field
-    from ratelimiter.parsing.yaml import Path
+    from ratelimiter.parsing.document import Path
 
 
 def read_match(layer: Layer, path: Path, value: Mapping[str, Any]) -> Match | None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ratelimiter.core.overrides import FOR_EVER, Override, PlanChoice
 from ratelimiter.core.tiers import override_fault
 from ratelimiter.parsing import schema, values, yaml
-from ratelimiter.parsing.principals import Named, digests_of, parse_named, pattern_digest
+from ratelimiter.parsing.document import problem_lines, shown, shown_path
+from ratelimiter.parsing.principal_notation import Named, digests_of, parse_named, pattern_digest
 from ratelimiter.parsing.units import UNLIMITED, parse_limit, parse_moment_ms
-from ratelimiter.parsing.yaml import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.quota import AnyQuota
-    from ratelimiter.parsing.yaml import Path
+    from ratelimiter.parsing.document import Path
 
     Refuse = Callable[[Path, str], None]
 
@@ -108,7 +108,7 @@ def read_overrides_file(path: FilePath, foreign: list[str]) -> tuple[Draft, ...]
     problems = list(document.problems)
 
     def refuse(at: Path, text: str) -> None:
-        problems.append(document.problem(at, f"{yaml.shown_path(at)}: {text}"))
+        problems.append(document.problem(at, f"{shown_path(at)}: {text}"))
 
     drafts: tuple[Draft, ...] = ()
     if document.readable:
@@ -116,7 +116,7 @@ def read_overrides_file(path: FilePath, foreign: list[str]) -> tuple[Draft, ...]
         listed = document.value.get("overrides") if isinstance(document.value, dict) else None
         if isinstance(listed, list) and not problems:
             drafts = read_overrides(listed, ("overrides",), refuse)
-    foreign += yaml.told(document, problems)
+    foreign += problem_lines(document, problems)
     return tuple(draft._replace(path=("overrides_file",)) for draft in drafts)
 
 

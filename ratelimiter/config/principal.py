@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.principal import ORG
 from ratelimiter.parsing import values
-from ratelimiter.parsing.yaml import shown
+from ratelimiter.parsing.document import shown
 
 if TYPE_CHECKING:
     from ratelimiter.config.layers import Layer
     from ratelimiter.core.principal import Source
-    from ratelimiter.parsing.yaml import Path
+    from ratelimiter.parsing.document import Path
 
 NEEDS_IDENTITY = "needs verified credentials; write identity: with jwt: or api_keys:, too"
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from ratelimiter.config import loader
 from ratelimiter.config.redact import fingerprint
 from ratelimiter.errors import ConfigError
-from ratelimiter.parsing.yaml import BYTES_MAX, shown_name
+from ratelimiter.parsing.document import shown_name
+from ratelimiter.parsing.yaml import BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable

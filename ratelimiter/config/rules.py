@@ -11,8 +11,8 @@ from ratelimiter.config.principal import read_principal
 from ratelimiter.core.policy import LONG_WINDOWS, RESPONSE_HEADER, Mode, OnStoreError, Rule
 from ratelimiter.core.quota import LEASE_TTL_MS, WINDOW_MS_MAX, Balance, Bucket, Period, Quota, Slots
 from ratelimiter.parsing import values
+from ratelimiter.parsing.document import Path, shown
 from ratelimiter.parsing.units import CALENDAR, TOKEN_BUCKET, UNLIMITED, LimitOptions, parse_limit, spell_limit
-from ratelimiter.parsing.yaml import Path, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -11,8 +11,9 @@ from typing import Any
 
 from ratelimiter.dialects.dialect import Dialect, InvalidDialectError
 from ratelimiter.errors import ConfigError
+from ratelimiter.parsing.document import problem_lines, shown_path
 from ratelimiter.parsing.schema import differences
-from ratelimiter.parsing.yaml import examine_file, shown_path, told
+from ratelimiter.parsing.yaml import examine_file
 
 SUFFIXES = (".yaml", ".yml")
 _HERE = Path(__file__).parent
@@ -64,9 +65,9 @@ def _read(path: Path) -> Dialect:
     if document.readable:
         problems += differences(document, schema())
     if problems:
-        raise ConfigError(*told(document, problems))
+        raise ConfigError(*problem_lines(document, problems))
     try:
         return Dialect(path.stem, document.value)
     except InvalidDialectError as invalid:
         found = [document.problem(where, f"{shown_path(where)}: {issue}") for where, issue in invalid.faults]
-        raise ConfigError(*told(document, found)) from None
+        raise ConfigError(*problem_lines(document, found)) from None

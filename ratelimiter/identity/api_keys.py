@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from ratelimiter.core.identity import API_KEY, KEY_INVALID, Identity, KeyEntry, named
 from ratelimiter.errors import ConfigError
 from ratelimiter.parsing import schema, values, yaml
-from ratelimiter.parsing.yaml import shown, shown_path
+from ratelimiter.parsing.document import problem_lines, shown, shown_path
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
     from ratelimiter.core.principal import Source
-    from ratelimiter.parsing.yaml import Document, Path, Problem
+    from ratelimiter.parsing.document import Document, Path, Problem
 
 HASH_BYTES = 32
 KEY_BYTES = 32  # of chance in a new key: nobody guesses it, so a fast hash keeps it safe
@@ -71,7 +71,7 @@ def read_key_file(path: str | os.PathLike[str], source: Source) -> dict[bytes, K
             for index, item in enumerate(document.value["keys"]):
                 problems += _read(document, ("keys", index), item, source, entries)
     if problems:
-        raise ConfigError(*yaml.told(document, problems))
+        raise ConfigError(*problem_lines(document, problems))
     return entries
 
 

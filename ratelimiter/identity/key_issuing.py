@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ratelimiter.errors import ConfigError
 from ratelimiter.identity.api_keys import hash_key, key_file_schema, new_key
 from ratelimiter.parsing import schema, values
-from ratelimiter.parsing.yaml import Document
+from ratelimiter.parsing.document import Document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,12 +10,12 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.parsing.yaml import Document, Problem, shown, shown_path
+from ratelimiter.parsing.document import Document, Problem, shown, shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ratelimiter.parsing.yaml import Path
+    from ratelimiter.parsing.document import Path
 
 _REFERENCE = re.compile(r"\$\{([A-Z_][A-Z0-9_]{0,127})(?::-([^${}]*))?\}")
 _WHOLE = re.compile("0|[1-9][0-9]{0,17}")  # digits as many as a file may write

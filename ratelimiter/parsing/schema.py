@@ -10,7 +10,7 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.parsing.yaml import Document, Path, Problem, shown, shown_path, told
+from ratelimiter.parsing.document import Document, Path, Problem, problem_lines, shown, shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ _NOUNS: dict[str, tuple[str, str]] = {
 
 def problems(document: Document, schema: Mapping[str, Any]) -> list[str]:
     """What is not as *schema* wants it: `FILE:LINE:COLUMN: PATH: VALUE is not ...; write ...`, by place."""
-    return told(document, differences(document, schema))
+    return problem_lines(document, differences(document, schema))
 
 
 def differences(document: Document, schema: Mapping[str, Any]) -> list[Problem]:

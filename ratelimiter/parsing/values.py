@@ -19,9 +19,9 @@ from ratelimiter.core.match import Match
 from ratelimiter.core.policy import CostFrom
 from ratelimiter.core.principal import Network, Source, parse_source
 from ratelimiter.core.quota import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
+from ratelimiter.parsing.document import shown
 from ratelimiter.parsing.schema import listed, suggestion
 from ratelimiter.parsing.units import read_duration_ms
-from ratelimiter.parsing.yaml import shown
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,28 +7,31 @@ the parser's event stream, before anything is composed: the cost of a hostile fi
 
 from __future__ import annotations
 
-import os
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from ratelimiter.errors import ConfigError
+from ratelimiter.parsing.document import (
+    SHOWN_MAX,
+    START,
+    Document,
+    Mark,
+    Path,
+    Problem,
+    problem_lines,
+    shown,
+    shown_name,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    import os
+    from collections.abc import Iterator
 
 BYTES_MAX = 1024 * 1024
 DEPTH_MAX = 20  # lists and mappings inside each other
 NODES_MAX = 20_000  # keys and values, in the whole file
 DIGITS_MAX = 18  # of a number: what every JSON reader holds exactly is less, and no setting of ours needs more
-PROBLEMS_MAX = 100  # told at once
-SHOWN_MAX = 60  # characters of a value that a problem repeats
-
-Path: TypeAlias = tuple[str | int, ...]
-Mark: TypeAlias = tuple[int, int]  # line and column, from 1
-
 _DROPPED = -1  # stands for a key that was refused: no mapping has a number as key
-_START: Mark = (1, 1)
 
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
@@ -46,63 +49,6 @@ _WORD_LIKE = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"
 # YAML 1.2.2 section 5.1, c-printable, less the tab.
 _UNPRINTABLE = re.compile("[^\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class Problem(NamedTuple):
-    """Something wrong with a document."""
-
-    line: int
-    column: int
-    path: Path  # of the value at fault
-    text: str  # what is wrong; what would do
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """What a file says.
-
-    Args:
-        name: of the file, as problems repeat it.
-        value: dict, list, str, int, float, bool or None. Where a value was refused it is None.
-        problems: what was refused, by place; empty in what `read_file` and `read_text` return.
-        readable: False if reading had to stop early: then *value* is not worth a look.
-    """
-
-    name: str
-    value: Any
-    problems: tuple[Problem, ...] = ()
-    readable: bool = True
-    _values: dict[Path, Mark] = field(default_factory=dict, repr=False)
-    _keys: dict[Path, Mark] = field(default_factory=dict, repr=False)
-
-    def place(self, path: Path) -> str:
-        """`FILE:LINE:COLUMN` of the value at *path*, or of the nearest thing around it that is there."""
-        return self._named(self.mark(path))
-
-    def place_of_key(self, path: Path) -> str:
-        """`FILE:LINE:COLUMN` of the key whose value is at *path*; of a list's item, of the item."""
-        return self._named(self.mark_of_key(path))
-
-    def mark(self, path: Path) -> Mark:
-        """Line and column of the value at *path*, from 1."""
-        while path and path not in self._values:
-            path = path[:-1]
-        return self._values.get(path, _START)
-
-    def mark_of_key(self, path: Path) -> Mark:
-        """Line and column of the key whose value is at *path*, from 1."""
-        return self._keys.get(path) or self.mark(path)
-
-    def problem(self, path: Path, text: str, *, at_key: bool = False) -> Problem:
-        """A problem with the value at *path*, or with its key."""
-        return Problem(*(self.mark_of_key(path) if at_key else self.mark(path)), path, text)
-
-    def tell(self, problem: Problem) -> str:
-        """*problem* as one line: `FILE:LINE:COLUMN: what is wrong; what would do`."""
-        return f"{self._named(problem[:2])}: {problem.text}"
-
-    def _named(self, mark: Mark) -> str:
-        return f"{self.name}:{mark[0]}:{mark[1]}"
 
 
 def read_file(path: str | os.PathLike[str]) -> Document:
@@ -151,63 +97,20 @@ def examine(data: bytes, name: str) -> Document:
     return Document(name, value, tuple(builder.problems), readable, builder.values, builder.keys)
 
 
-def told(document: Document, problems: Iterable[Problem]) -> list[str]:
-    """*problems* of *document*, each as one line, by place; of very many only the first."""
-    ordered = sorted(set(problems), key=lambda problem: (problem.line, problem.column, problem.text))
-    lines = [document.tell(problem) for problem in ordered[:PROBLEMS_MAX]]
-    if len(ordered) > PROBLEMS_MAX:
-        lines.append(f"{document.name}: and {len(ordered) - PROBLEMS_MAX} more problems; mend these first")
-    return lines
-
-
-def shown(value: object) -> str:
-    """*value* as a problem repeats it: on one line, and not all of it when it is long."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return "nothing"
-    if isinstance(value, dict):
-        return "a mapping" if value else "an empty mapping"
-    if isinstance(value, list):
-        return f"a list of {len(value)}" if value else "an empty list"
-    text = repr(value)
-    if len(text) <= SHOWN_MAX:
-        return text
-    closing = text[-1] if isinstance(value, str) else ""
-    return text[: SHOWN_MAX - 4] + "..." + closing
-
-
-def shown_path(path: Path) -> str:
-    """*path* as people write it: `rules[0].match.path`."""
-    text = ""
-    for step in path:
-        if isinstance(step, int):
-            text += f"[{step}]"
-        else:
-            text += ("." if text else "") + (step if step.isprintable() and len(step) <= SHOWN_MAX else shown(step))
-    return text
-
-
-def shown_name(path: str | os.PathLike[str]) -> str:
-    """The name of a file, fit for one line."""
-    text = os.fsdecode(path)
-    return text if text.isprintable() else repr(text)
-
-
 def _without_problems(document: Document) -> Document:
     if document.problems:
-        raise ConfigError(*told(document, document.problems))
+        raise ConfigError(*problem_lines(document, document.problems))
     return document
 
 
 def _raw_problems(data: bytes) -> Iterator[Problem]:
     """What is wrong with the bytes, before any YAML."""
     if len(data) > BYTES_MAX:
-        yield _at(_START, f"the file is larger than {BYTES_MAX} bytes; write a smaller one")
+        yield _at(START, f"the file is larger than {BYTES_MAX} bytes; write a smaller one")
     elif data.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in data[:4] and data.strip(b"\0")):
-        yield _at(_START, "the file is UTF-16 or UTF-32; save it as UTF-8")
+        yield _at(START, "the file is UTF-16 or UTF-32; save it as UTF-8")
     elif data.startswith(b"\xef\xbb\xbf"):
-        yield _at(_START, "the file begins with a byte order mark; save it as UTF-8 without one")
+        yield _at(START, "the file begins with a byte order mark; save it as UTF-8 without one")
     else:
         yield from _text_problems(data)
 
@@ -253,7 +156,7 @@ class _Frame:
         self.path = path
         self.is_key = is_key  # it stands where a key should
         self.key: str | int | None = None  # of the value that comes next; None: a key comes next
-        self.key_mark: Mark = _START
+        self.key_mark: Mark = START
         self.lines: dict[str, int] = {}  # where each key was seen first
 
     @property
@@ -285,7 +188,7 @@ class _Builder:
         from ruamel.yaml.error import MarkedYAMLError  # noqa: PLC0415
 
         parser = YAML(typ="safe", pure=True)
-        mark = _START
+        mark = START
         try:
             for event in parser.parse(text):
                 mark = (event.start_mark.line + 1, event.start_mark.column + 1)
@@ -300,7 +203,7 @@ class _Builder:
             self._refuse(mark, "not YAML from here on; check quotes, escapes and indentation")
             return False
         if not self.root and not self.problems:
-            self._refuse(_START, "the file is empty; write a mapping of settings")
+            self._refuse(START, "the file is empty; write a mapping of settings")
         return bool(self.root)
 
     def _take(self, kind: str, event: Any, mark: Mark) -> None:
@@ -327,7 +230,7 @@ class _Builder:
             self._refuse(mark, "a second document begins; write one document per file")
             raise _StopReadingError
         if event.version or event.tags:
-            self._refuse(_START, "a directive (%YAML or %TAG); leave it out, files are YAML 1.2")
+            self._refuse(START, "a directive (%YAML or %TAG); leave it out, files are YAML 1.2")
 
     def _count(self, mark: Mark) -> None:
         self._nodes += 1

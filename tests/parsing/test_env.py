@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from ratelimiter.config.loader import build
 from ratelimiter.errors import ConfigError
+from ratelimiter.parsing.document import problem_lines
 from ratelimiter.parsing.env import filled
-from ratelimiter.parsing.yaml import examine, told
+from ratelimiter.parsing.yaml import examine
 
 SET = {"LIMIT": "90", "EMPTY": "", "WORDS": "a: [b]\n", "NESTED": "${LIMIT}", "LATIN": "caf\udce9", "PATH_1": "/x"}
 
@@ -20,7 +21,7 @@ NONE = "has a reference that is none; write ${NAME} or ${NAME:-default}, the nam
 def value_of(text: str) -> Any:
     """What a file says whose only value is *text*."""
     document = filled(examine(f"a: {text}\n".encode(), "f"), SET)
-    assert () == document.problems, told(document, document.problems)
+    assert () == document.problems, problem_lines(document, document.problems)
     return document.value["a"]
 
 
@@ -68,7 +69,7 @@ def test_what_cannot_be_had(text: str, problem: str) -> None:
     """Is told with its place and what would do, and never what a variable holds."""
     document = filled(examine(f"a: {text}\n".encode(), "f"), SET)
 
-    assert [problem] == told(document, document.problems)
+    assert [problem] == problem_lines(document, document.problems)
 
 
 def test_keys_are_not_references() -> None:

@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ratelimiter.errors import ConfigError
-from ratelimiter.parsing.yaml import BYTES_MAX, NODES_MAX, PROBLEMS_MAX, Document, examine, read_file, read_text
+from ratelimiter.parsing.document import PROBLEMS_MAX, Document
+from ratelimiter.parsing.yaml import BYTES_MAX, NODES_MAX, examine, read_file, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path

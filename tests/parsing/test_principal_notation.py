@@ -5,7 +5,7 @@ import pytest
 from ratelimiter.core.policy import Policy, Rule, reader_for
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Quota
-from ratelimiter.parsing.principals import Named, digests_of, parse_named, pattern_digest, value_of
+from ratelimiter.parsing.principal_notation import Named, digests_of, parse_named, pattern_digest, value_of
 from tests.requesting import request
 
 KEY = Source("header", "x-api-key")
