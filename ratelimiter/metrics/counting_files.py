@@ -29,13 +29,13 @@ class CountingFile(MmapedDict):
     """
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:
-        if not read_mode:
-            filename = _allocated(filename)
-        super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+        place = filename if read_mode else _allocated(filename)
+        self._in_memory = place != filename
+        super().__init__(place, read_mode)  # type: ignore[no-untyped-call]
 
     def _init_value(self, key: str) -> None:
         wanted = self._used + len(key.encode()) + ENTRY_BYTES
-        if wanted > self._capacity:
+        if wanted > self._capacity and not self._in_memory:
             capacity = self._capacity
             while capacity < wanted:
                 capacity *= 2
@@ -47,6 +47,7 @@ class CountingFile(MmapedDict):
 
     def _move_to_memory(self, fault: OSError) -> None:
         _say(self._fname, fault)
+        self._in_memory = True
         fd = os.memfd_create("ratelimiter-counts")
         file: Any = os.fdopen(fd, "a+b")
         os.write(fd, self._m[: self._capacity])
