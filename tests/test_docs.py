@@ -15,7 +15,7 @@ from ratelimiter.cli.main import main
 from tests.deploy.cli_words import commands, flags_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 # A path of ours, wherever it is written: in a link, in code, on a command line.
 PATH = re.compile(r"(?<![\w./:-])(?:config|deploy|docs|tests|ratelimiter|\.ci)/[\w./-]*\w")
 MODULE = re.compile(r"python3? -m ((?:tests|docs|deploy|ratelimiter)[\w.]*)")
