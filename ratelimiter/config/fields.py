@@ -140,6 +140,7 @@ def _refuse_conflicts(layer: Layer) -> None:
 # whose entries come after those of the policy file.
 READERS: dict[str, Reader] = {
     "name": _as_it_is,
+    "domain": _as_it_is,
     "expose_headers": _as_it_is,
     "ipv6_prefix": _as_it_is,
     "trusted_hops": _as_it_is,

@@ -127,7 +127,7 @@ def _twin_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
         for other_index, other in enumerate(policy.rules):
             same = (other.match, other.principal, _but_limit(other), other.burst, other.cost, other.mode) == (
                 (rule.match, rule.principal, _but_limit(rule), rule.burst, rule.cost, rule.mode)
-            ) and other.plans == rule.plans
+            ) and (other.plans, other.descriptors) == (rule.plans, rule.descriptors)
             if same and other_index < index and other.quota == rule.quota:
                 yield ("rules", index), f"rules[{index}]: is the same as rules[{other_index}]; leave one out"
                 break

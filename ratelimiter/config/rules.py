@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ratelimiter.config import descriptors
 from ratelimiter.config.layers import DraftRule
 from ratelimiter.config.match import read_match
 from ratelimiter.config.principal import read_principal
 from ratelimiter.core.policy import LONG_WINDOWS, RESPONSE_HEADER, Mode, OnStoreError, Rule
+from ratelimiter.core.principal import EVERYONE
 from ratelimiter.core.quota import LEASE_TTL_MS, WINDOW_MS_MAX, Balance, Bucket, Period, Quota, Slots
 from ratelimiter.parsing import values
 from ratelimiter.parsing.document import Path, shown
@@ -89,8 +91,33 @@ def check_plans(layer: Layer) -> None:
 def _read_rule(layer: Layer, path: Path, rule: Mapping[str, Any]) -> DraftRule | None:
     part = partial(_read_part, layer, path, rule)
     options = _limit_options(part, rule)
+    if descriptors.FIELD in rule:
+        return _read_rule_of_descriptors(layer, path, rule, options)
+    descriptors.refuse_strangers(path, rule, layer.refuse)
     limits: Limits | None = part("limit", partial(_read_limits, options=options))
     stated = {name: read for name, reader in READERS.items() if (read := part(name, reader)) is not None}
+    return _draft(layer, path, rule, limits, stated)
+
+
+def _read_rule_of_descriptors(
+    layer: Layer, path: Path, rule: Mapping[str, Any], options: LimitOptions
+) -> DraftRule | None:
+    sound = "limit" in rule and layer.sound((*path, descriptors.FIELD)) and layer.sound((*path, "limit"))
+    meant = descriptors.read_match(path, rule, layer.refuse) if sound else None
+    part = partial(_read_part, layer, path, rule)
+    limits: Limits | None = (descriptors.PLACEHOLDER, ())
+    if meant is None or not meant.answer:
+        limits = part("limit", partial(_read_limits, options=options))
+    others = {name: reader for name, reader in READERS.items() if name not in ("principal", *descriptors.NEVER_HERE)}
+    stated = {name: read for name, reader in others.items() if (read := part(name, reader)) is not None}
+    if meant is None:
+        return None
+    return _draft(layer, path, rule, limits, stated | {"descriptors": meant, "principal": (EVERYONE,)})
+
+
+def _draft(
+    layer: Layer, path: Path, rule: Mapping[str, Any], limits: Limits | None, stated: dict[str, Any]
+) -> DraftRule | None:
     if limits is None:
         return None
     quota, plans = limits

@@ -21,6 +21,7 @@ from ratelimiter.core.tiers import Terms, override_fault, plan_fault, terms_need
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ratelimiter.core.descriptors import DescriptorMatch
     from ratelimiter.core.identity import Identity, IdentityPolicy
     from ratelimiter.core.principal import Principal
     from ratelimiter.core.requirement import Requirement
@@ -85,6 +86,8 @@ class Rule:
         warn_at: the share of the limit, above 0 to 1, from which on it is reported as nearly used up.
         quiet: whether clients are not told of it in header fields until it refuses; its limit then is not told either,
             if a rule that is not quiet applies, too.
+        descriptors: of calls to the decision service; such a rule applies to these and to no request. None for a rule
+            that applies to requests.
 
     Attributes:
         quotas: what a request is charged to: one, or two with a burst.
@@ -111,6 +114,7 @@ class Rule:
     plans: tuple[tuple[str, AnyQuota | None], ...] = ()
     warn_at: float = 0.8
     quiet: bool = False
+    descriptors: DescriptorMatch | None = None
     quotas: tuple[AnyQuota, ...] = field(init=False)
     shadow: bool = field(init=False)
     silent: bool = field(init=False)
@@ -242,6 +246,7 @@ class Policy:
         plan: where to find which plan a request is on; None if there are no plans.
         overrides: what is different for some principals; of two that are equally exact the first prevails.
         overrides_file: that some of them were read from; empty for none.
+        domain: of descriptors, the one that is answered for; empty for all, each counted by itself.
 
     Raises:
         ValueError: two rules share a name, or a value is outside its range; or a plan or an override does not fit.
@@ -266,6 +271,7 @@ class Policy:
     plan: PlanChoice | None = None
     overrides: tuple[Override, ...] = ()
     overrides_file: str = ""
+    domain: str = ""
 
     def __post_init__(self) -> None:
         names = [rule.name for rule in self.rules]
@@ -299,7 +305,7 @@ class Policy:
     @property
     def catch_all(self) -> bool:
         """Whether every request meets at least one rule."""
-        return any(rule.match.everything for rule in self.rules)
+        return any(rule.match.everything and rule.descriptors is None for rule in self.rules)
 
 
 def key_of(policy: Policy, rule: Rule, principal: Principal, quota_index: int) -> bytes:
@@ -453,14 +459,15 @@ class Planner:
         self.policy = policy
         self.reader = reader_for(policy)
         self.terms = Terms(policy, orders, self.reader, now_ms, noted) if terms_needed(policy, orders) else None
-        conditional: tuple[Rule | Requirement, ...] = (*policy.rules, *policy.requirements)
-        self.looks_at_bodies = any(rule.match.json for rule in policy.rules)
+        self._rules = tuple(rule for rule in policy.rules if rule.descriptors is None)
+        conditional: tuple[Rule | Requirement, ...] = (*self._rules, *policy.requirements)
+        self.looks_at_bodies = any(rule.match.json for rule in self._rules)
         self._looks_at_paths = any(each.match.looks_at_paths for each in conditional)
         self._plans: dict[tuple[Rule | Requirement, ...], Plan] = {}
         self._memo: dict[tuple[str, bytes, str, str | None], Plan] = {}
         # Where no rule has a condition, there is one plan for everything.
         unconditional = all(each.match.everything for each in conditional)
-        self._only = self._planned(policy.rules, policy.requirements) if unconditional else None
+        self._only = self._planned(self._rules, policy.requirements) if unconditional else None
         # Bound once: two calls less for every request of such a policy (tests/benchmarks/hot_path.py).
         self.hits = self._hits if self._only is None else self._only.hits
 
@@ -548,7 +555,7 @@ class Planner:
             return any(match.matches(request.method, path) for path in paths)
 
         policy = self.policy
-        rules = tuple(rule for rule in policy.rules if met(rule.match))
+        rules = tuple(rule for rule in self._rules if met(rule.match))
         return rules, tuple(requirement for requirement in policy.requirements if met(requirement.match))
 
     def paths(self, request: Request) -> tuple[str, ...]:
@@ -571,7 +578,7 @@ class Planner:
         rules = {rule for each, _ in met for rule in each}
         requirements = {requirement for _, each in met for requirement in each}
         return (
-            tuple(rule for rule in self.policy.rules if rule in rules),
+            tuple(rule for rule in self._rules if rule in rules),
             tuple(requirement for requirement in self.policy.requirements if requirement in requirements),
         )
 
