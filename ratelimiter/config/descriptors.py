@@ -31,7 +31,11 @@ def read_match(path: Path, rule: Mapping[str, Any], refuse: Callable[..., None])
     for name in NEVER_HERE:
         if name in rule:
             faulty = True
-            refuse((*path, name), "is about requests, and a rule with descriptors applies to none; leave it out", at_key=True)
+            refuse(
+                (*path, name),
+                "is about requests, and a rule with descriptors applies to none; leave it out",
+                at_key=True,
+            )
     if isinstance(rule.get("limit"), dict):
         faulty = True
         refuse((*path, "limit"), "is by plan, which descriptors are not on; write one limit")

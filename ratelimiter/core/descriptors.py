@@ -1,4 +1,4 @@
-"""Descriptors of a rate limit service: lists of keys and values, the rules that mean them, and what they are charged."""
+"""Descriptors of a rate limit service: lists of keys and values, the rules that mean them, and their charges."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def _compiled(patterns: Sequence[str]) -> re.Pattern[str]:
 
 
 def _translated(pattern: str) -> str:
-    """Return *pattern* as a regular expression. Each part between two stars is looked for from the left and kept where it
-    was found first, in an atomic group, so that no value makes the search try again.
+    """Return *pattern* as a regular expression. Each part between two stars is looked for from the left and kept where
+    it was found first, in an atomic group, so that no value makes the search try again.
     """
     first, *parts = pattern.split("*")
     if not parts:
