@@ -36,10 +36,12 @@ from ratelimiter.core.requirement import (
     unmet,
 )
 from ratelimiter.dialects import loader
-from ratelimiter.dialects.dialect import Dialect, Finding
+from ratelimiter.dialects.words import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ratelimiter.dialects.dialect import Dialect
 
 DIRECTORY = Path(__file__).parent / "golden"
 NOW_MS = 1_800_000_000_123

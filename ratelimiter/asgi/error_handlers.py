@@ -13,8 +13,9 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from ratelimiter.asgi.request_state import SCOPE_KEY
 from ratelimiter.dialects import loader, request_id
-from ratelimiter.dialects.dialect import GIVABLE, Dialect, Finding
+from ratelimiter.dialects.dialect import Dialect
 from ratelimiter.dialects.error import DialectError
+from ratelimiter.dialects.words import GIVABLE, Finding
 
 if TYPE_CHECKING:
     import os

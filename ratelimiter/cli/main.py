@@ -18,7 +18,7 @@ from ratelimiter.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.dialects.dialect import Answer
+    from ratelimiter.dialects.answer import Answer
 
 # What a command needs is imported inside of it: `--version` and `--help` wait for none of it.
 # ruff: noqa: PLC0415

@@ -1,20 +1,60 @@
-"""The id of a request: the caller's own where it is well-formed, else a new one."""
+"""The id of a request: the caller's own if it is well-formed, else a new one."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
+from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING
-
-from ratelimiter.dialects.dialect import UUID, RequestIds
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32
 _PAIRS = tuple(high + low for high in _DIGITS for low in _DIGITS)  # of ten bits each
 _VERSION_4 = "89ab"  # RFC 9562 section 5.4: the two bits of the variant, for each value of the other two
+
+
+UUID, TOKEN = "uuid", "token"
+_WELL_FORMED = {
+    UUID: re.compile(rb"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}"),  # RFC 9562 section 4
+    TOKEN: re.compile(rb"[A-Za-z0-9_-]{1,64}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestIds:
+    """The way an API names requests.
+
+    Args:
+        header: header field of the id, in requests and responses; lower case.
+        form: `uuid` (version 4), or `token`: *prefix*, then 15 characters that sort by time.
+        prefix: of generated tokens.
+        everywhere: on every response; else on errors only.
+    """
+
+    header: bytes = b"x-request-id"
+    form: str = UUID
+    prefix: str = ""
+    everywhere: bool = True
+
+    def well_formed(self, value: bytes) -> bool:
+        """Return True if a caller's id may be kept: a UUID, or 1 to 64 of `A-Z a-z 0-9 _ -`."""
+        return _WELL_FORMED[self.form].fullmatch(value) is not None
+
+
+def request_ids_of(entry: Mapping[str, Any] | None) -> RequestIds | None:
+    """Return the request ids that the entry of a document describes; None if it has none."""
+    if entry is None:
+        return None
+    return RequestIds(
+        entry.get("header", "X-Request-Id").lower().encode(),
+        entry["form"],
+        entry.get("prefix", ""),
+        entry.get("responses", "all") == "all",
+    )
 
 
 def choose(ids: RequestIds, headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -11,18 +11,11 @@ from hypothesis import strategies as st
 from ratelimiter.core.decision import MALFORMED, OVER_LIMIT, Decision, Outcome, unmatched
 from ratelimiter.core.policy import Rule
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
-from ratelimiter.dialects import dialect as module
 from ratelimiter.dialects import loader
-from ratelimiter.dialects.dialect import (
-    FINDINGS_MAX,
-    GIVABLE,
-    KINDS,
-    VOCABULARY,
-    Dialect,
-    Finding,
-    InvalidDialectError,
-    RequestIds,
-)
+from ratelimiter.dialects import words as module
+from ratelimiter.dialects.dialect import Dialect, InvalidDialectError
+from ratelimiter.dialects.request_id import RequestIds
+from ratelimiter.dialects.words import FINDINGS_MAX, GIVABLE, KINDS, VOCABULARY, Finding
 from tests.golden_replies import (
     NOW_MS,
     TOKEN_ID,
@@ -276,7 +269,7 @@ def test_over_limit_without_a_wait_is_over_capacity() -> None:
 
 def test_an_allowed_decision_is_no_refusal() -> None:
     """To refuse what was admitted is a programmer's error."""
-    with pytest.raises(ValueError, match="allowed is no refusal"):
+    with pytest.raises(ValueError, match="allowed is not a refusal"):
         TRACE.refusal(unmatched(NOW_MS))
 
 
@@ -302,14 +295,14 @@ def test_unknown_answer_says_what_would_do() -> None:
 
 def test_missing_fact_is_named() -> None:
     """What an answer speaks of has to be given."""
-    with pytest.raises(ValueError, match="credit_exhausted speaks of shortfall; give shortfall="):
+    with pytest.raises(ValueError, match="credit_exhausted uses shortfall; give shortfall="):
         TRACE.reply("credit_exhausted", requested=50)
 
 
 @pytest.mark.parametrize("word", ["shortfal", "principal", "code", "request_ids"])
 def test_unknown_fact_is_refused(word: str) -> None:
     """A fact that no answer could speak of is a slip."""
-    with pytest.raises(ValueError, match=f"'{word}' is no word"):
+    with pytest.raises(ValueError, match=f"'{word}' is not a word"):
         TRACE.reply("credit_exhausted", requested=50, shortfall=12, **{word: 1})
 
 
@@ -598,12 +591,12 @@ def test_there_is_no_word_for_the_principal() -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"body": {"error": "{coed}"}}, "body.error: {coed} is no word; did you mean {code}?"),
+        ({"body": {"error": "{coed}"}}, "body.error: {coed} is not a word; did you mean {code}?"),
         ({"body": {"error": "{"}}, "body.error: a single {; write {{ for the brace itself"),
         ({"body": {"error": "{}"}}, "body.error: {} names no word; write {{}} for the braces themselves"),
         ({"refusals": {**MINE["refusals"], "over_limit": "x"}}, "refusals.over_limit: there is no answer 'x'; write"),
         ({"statuses": {"404": "malformed"}}, "statuses.404: malformed has the status 400; name an answer with 404"),
-        ({"statuses": {"404": "missing_word"}}, "statuses.404: speaks of {resource}, which has no value here"),
+        ({"statuses": {"404": "missing_word"}}, "statuses.404: uses {resource}, which has no value here"),
         (
             {
                 "refusals": {
@@ -611,11 +604,11 @@ def test_there_is_no_word_for_the_principal() -> None:
                     "over_capacity": {"answer": "rate_limited", "message": "in {retry_after_s} s"},
                 }
             },
-            "refusals.over_capacity: speaks of {retry_after_s}, which has no value here",
+            "refusals.over_capacity: uses {retry_after_s}, which has no value here",
         ),
         ({"general": {"code": "snake_case", "shape": "x"}}, "general.shape: there is no shape 'x'; there is none"),
         ({"general": {"code": "snake_case", "body": "x"}}, "general.body: one body is text, another an object"),
-        ({"headers": {"Retry-After": "1"}}, "headers.Retry-After: Retry-After is ours to write; leave it out"),
+        ({"headers": {"Retry-After": "1"}}, "headers.Retry-After: Retry-After is written by the limiter; leave it out"),
     ],
 )
 def test_what_could_fail_later_is_refused_at_once(change: dict[str, Any], fault: str) -> None:

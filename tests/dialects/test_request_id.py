@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from ratelimiter.dialects import request_id
-from ratelimiter.dialects.dialect import RequestIds
+from ratelimiter.dialects.request_id import RequestIds
 
 TOKENS = RequestIds(form="token", prefix="req_")
 UUIDS = RequestIds(form="uuid")
