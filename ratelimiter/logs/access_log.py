@@ -14,7 +14,7 @@ from ratelimiter.logs.sink import STDOUT, Sink, open_place
 from ratelimiter.proxy.exchange_record import JUDGE
 
 if TYPE_CHECKING:
-    from ratelimiter.proxy.exchange_record import Exchanged
+    from ratelimiter.proxy.exchange_record import ExchangeRecord
 
 REFUSALS_PER_S = 10
 FLUSH_S = 0.2
@@ -54,8 +54,8 @@ class AccessLog:
         self._refusals = 0  # of that second
         self._broken = False  # True while the last write failed, so that it is logged once
 
-    def exchanged(self, exchange: Exchanged) -> None:
-        """Note an exchange; see `ratelimiter.proxy.interfaces.Observer`."""
+    def exchanged(self, exchange: ExchangeRecord) -> None:
+        """Note an exchange; see `ratelimiter.proxy.interfaces.ExchangeObserver`."""
         now_ms = self._clock()
         if exchange.source == JUDGE and self._thinned_out(now_ms):
             self._thinned += 1
@@ -90,7 +90,7 @@ class AccessLog:
         self._refusals += 1
         return self._refusals > self._refusals_per_s
 
-    def _line(self, exchange: Exchanged, now_ms: int, omitted: int) -> bytes:
+    def _line(self, exchange: ExchangeRecord, now_ms: int, omitted: int) -> bytes:
         told = {
             "time": datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds"),
             "method": exchange.method,

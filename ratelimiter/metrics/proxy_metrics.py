@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ratelimiter.engine.batched_observer import Batches
 from ratelimiter.metrics.prometheus import Instruments, Noted, Observed
-from ratelimiter.proxy.exchange_record import Exchanged
+from ratelimiter.proxy.exchange_record import ExchangeRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.metrics.prometheus import CollectorRegistry
+    from ratelimiter.proxy.interfaces import ClientSet
 
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # none: the client was told nothing
 UPSTREAM_S = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class Connections(Protocol):
-    """The client connections of a proxy."""
-
-    @property
-    def turned_away(self) -> int:
-        """How many were closed at once, as there were too many."""
-
-    def __len__(self) -> int:
-        """How many are open."""
-
-
-class ProxyMetrics(Instruments, Batches[Exchanged]):
+class ProxyMetrics(Instruments, Batches[ExchangeRecord]):
     """All metrics of a proxy; the observer of its exchanges.
 
     Args:
@@ -40,7 +30,7 @@ class ProxyMetrics(Instruments, Batches[Exchanged]):
         ValueError: the registry has them already.
     """
 
-    def __init__(self, connections: Connections, registry: CollectorRegistry | None = None) -> None:
+    def __init__(self, connections: ClientSet, registry: CollectorRegistry | None = None) -> None:
         self._connections = connections
         self._responses = Noted()  # class, source
         self._bytes = Noted()  # direction
@@ -69,8 +59,8 @@ class ProxyMetrics(Instruments, Batches[Exchanged]):
         ):
             self._of_responses.labels(status, source)
 
-    def exchanged(self, exchange: Exchanged) -> None:
-        """Keep an exchange until it is counted; see `ratelimiter.proxy.interfaces.Observer`."""
+    def exchanged(self, exchange: ExchangeRecord) -> None:
+        """Keep an exchange until it is counted; see `ratelimiter.proxy.interfaces.ExchangeObserver`."""
         self.keep(exchange)
 
     def begin(self) -> None:
@@ -78,7 +68,7 @@ class ProxyMetrics(Instruments, Batches[Exchanged]):
         if not self._timed:
             self._flush_soon()
 
-    def _count(self, batch: Sequence[Exchanged]) -> None:
+    def _count(self, batch: Sequence[ExchangeRecord]) -> None:
         responses, received, sent = self._responses, 0, 0
         for exchange in batch:
             name = CLASSES[exchange.status // 100]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ratelimiter.errors import ConfigError
-from ratelimiter.proxy.upstream_connection import Target
+from ratelimiter.proxy.pool import Target
 
 UNIX = "unix:"
 PORT_MAX = 65_535

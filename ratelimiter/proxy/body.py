@@ -13,6 +13,8 @@ _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+")
 _FIELD = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*+")
 
+BODILESS = frozenset({204, 304})  # RFC 9112 section 6.3, beside every 1xx and every answer to HEAD
+
 _AT_SIZE, _IN_DATA, _AFTER_DATA, _IN_TRAILERS = range(4)
 
 
@@ -151,6 +153,11 @@ class ChunkedBody:
             self.trailers.append(text)
         else:
             self.done = True
+
+
+def has_body(method: str, status: int) -> bool:
+    """Return True if the final response with *status* to *method* carries a body (RFC 9112 section 6.3)."""
+    return method != "HEAD" and status not in BODILESS
 
 
 def chunk(data: bytes) -> bytes:

@@ -12,10 +12,13 @@ from ratelimiter.clock import stopwatch_s
 from ratelimiter.proxy.exchange import NEVER_S, READING, UNREADABLE, Exchange
 from ratelimiter.proxy.forwarded import Provenance, via_line
 from ratelimiter.proxy.head import END, REMEMBERED_MAX, Fields, HeadError, check_beginning, parse_request
+from ratelimiter.proxy.interfaces import AHEAD, UPSTREAM_FULL
 from ratelimiter.proxy.upstream_connection import BUFFERED_MAX
 
 if TYPE_CHECKING:
-    from ratelimiter.proxy.proxy import Service
+    from collections.abc import Callable
+
+    from ratelimiter.proxy.proxy import Proxy
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +35,15 @@ NOTHING = "nothing"  # the connection is closed
 AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset, which nobody takes for a proper end
 
 
+def _unconnected(data: bytes) -> None:
+    raise NotImplementedError(data)  # nothing is written before there is a transport
+
+
 class ClientConnection(asyncio.Protocol):
     """One connection of a client.
 
     Args:
-        service: what all connections have in common.
+        proxy: what all connections have in common.
         scheme: of the listener: `http` or `https`.
 
     Attributes:
@@ -48,7 +55,6 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_begun",
-        "_bounds",
         "_due_s",
         "_empty_lines",
         "_exchange",
@@ -61,24 +67,27 @@ class ClientConnection(asyncio.Protocol):
         "_scheme",
         "_searched",
         "_serving",
+        "_settings",
         "_stalled_s",
         "_state",
         "buffer",
         "half_closed",
         "paused",
         "peer",
-        "service",
+        "proxy",
         "transport",
+        "write",
     )
 
-    def __init__(self, service: Service, scheme: bytes) -> None:
-        self.service = service
+    def __init__(self, proxy: Proxy, scheme: bytes) -> None:
+        self.proxy = proxy
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until it is connected
         self.peer: str | None = None
+        self.write: Callable[[bytes], None] = _unconnected
         self.buffer = b""
         self.paused: set[str] = set()
         self.half_closed = False
-        self._bounds = service.bounds
+        self._settings = proxy.settings
         self._scheme = scheme
         self._provenance = Provenance(None, scheme, trusted=False)
         self._fields: Fields | None = None  # of the last request forwarded, and how the upstream was told of them
@@ -100,16 +109,17 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # it is one
         """Take the client in, if there is room."""
         self.transport = transport
+        self.write = transport.write
         peername = transport.get_extra_info("peername")
         self.peer = peername[0] if isinstance(peername, tuple) else None
-        service = self.service
-        if not service.enter(self):
+        proxy = self.proxy
+        if not proxy.enter(self):
             self._state = NOTHING
             transport.abort()
             return
-        self._provenance = Provenance(self.peer, self._scheme, service.trusts(self.peer), service.families)
+        self._provenance = Provenance(self.peer, self._scheme, proxy.trusts(self.peer), proxy.families)
         transport.set_write_buffer_limits(BUFFERED_MAX)
-        self._due_s = stopwatch_s() + self._bounds.head_timeout_ms / 1000
+        self._due_s = stopwatch_s() + self._settings.head_timeout_ms / 1000
 
     def data_received(self, data: bytes) -> None:
         """Read on, or keep it until its turn."""
@@ -124,7 +134,7 @@ class ClientConnection(asyncio.Protocol):
                 return
             self.buffer = self.buffer + data if self.buffer else data
             if len(self.buffer) > HELD_MAX:
-                self.pause("ahead")
+                self.pause(AHEAD)
         elif state is GOODBYE:
             self._searched += len(data)
             if self._searched > HELD_MAX:
@@ -141,7 +151,7 @@ class ClientConnection(asyncio.Protocol):
         if self._state is NOTHING:
             return
         self._state = NOTHING
-        self.service.leave(self)
+        self.proxy.leave(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.abandon()
@@ -161,13 +171,13 @@ class ClientConnection(asyncio.Protocol):
         if self._state is HEAD and self.buffer:
             self._serve()
 
-    # --- For the service
+    # --- For the proxy
 
     def tick(self, now_s: float, passed_s: float) -> None:
         """See what is overdue."""
         if self._full:
             self._stalled_s += passed_s
-            if self._stalled_s * 1000 > self._bounds.write_timeout_ms:
+            if self._stalled_s * 1000 > self._settings.write_timeout_ms:
                 # Without a reset the kernel would go on offering it what is unsent, and keep that for minutes.
                 self.break_off(reset=True)
             return  # whatever else is due waits for the client, too
@@ -203,7 +213,7 @@ class ClientConnection(asyncio.Protocol):
         served = 0
         while self._state is HEAD and self.buffer and not self._full:
             if served == BURST:
-                self.service.loop.call_soon(self._serve)
+                self.proxy.loop.call_soon(self._serve)
                 break
             if not self._read_head():
                 break
@@ -212,7 +222,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_head(self) -> bool:
         """Read one head, and do with it what is to be done; False if it has not come in full yet."""
-        data, dropped = self.buffer, self.service.dropped
+        data, policy = self.buffer, self.proxy.header_policy()
         end = data.find(END, self._searched)
         if data[0] == 0x0D and not self._searched:
             data, end = self._without_empty_lines(data)
@@ -222,24 +232,24 @@ class ClientConnection(asyncio.Protocol):
                 return False
             head, self.buffer = data[: end + 4], data[end + 4 :]
             self._searched = 0
-            if head == self._head and self._head_read.fields.dropped is dropped:
+            if head == self._head and self._head_read.fields.policy is policy:
                 request = self._head_read
             else:
-                request = parse_request(head, self._bounds, dropped, self._head_read.fields)
+                request = parse_request(head, self._settings, policy, self._head_read.fields)
                 if len(head) <= REMEMBERED_MAX:
                     self._head, self._head_read = head, request
         except HeadError as fault:
-            if fault.subject != "path" or self.service.judge.looks_at_paths:
+            if fault.subject != "path" or self.proxy.judge.looks_at_paths:
                 self._refuse_head(fault)
                 return True
             # Readers may differ about this path, and nobody judges by it.
             try:
-                request = parse_request(head, self._bounds, dropped, self._head_read.fields, as_written=True)
+                request = parse_request(head, self._settings, policy, self._head_read.fields, as_written=True)
             except HeadError as worse:
                 self._refuse_head(worse)
                 return True
         self._state = EXCHANGE
-        exchange = self._exchange = Exchange(self, request)
+        exchange = self._exchange = Exchange(self, self.proxy, request)
         exchange.ask()
         return True
 
@@ -255,19 +265,28 @@ class ClientConnection(asyncio.Protocol):
     def _wait_for_head(self, data: bytes) -> None:
         self.buffer = data
         if data not in (b"", b"\r"):
-            check_beginning(data, self._searched, self._bounds)
+            check_beginning(data, self._searched, self._settings)
             self._searched = max(0, len(data) - len(END) + 1)
         if not self._begun:
             self._begun = True
-            self._due_s = stopwatch_s() + self._bounds.head_timeout_ms / 1000
+            self._due_s = stopwatch_s() + self._settings.head_timeout_ms / 1000
 
     def _refuse_head(self, fault: HeadError) -> None:
         log.debug("a request from %s is refused: %s", self.peer, fault)
         self._state = EXCHANGE
-        exchange = self._exchange = Exchange(self, UNREADABLE)
+        exchange = self._exchange = Exchange(self, self.proxy, UNREADABLE)
         exchange.refuse(fault)
 
     # --- For the exchange
+
+    def take(self) -> bytes:
+        """Return the bytes that were read and not used, and forget them."""
+        data, self.buffer = self.buffer, b""
+        return data
+
+    def put_back(self, data: bytes) -> None:
+        """Keep *data*, which belongs to the next request."""
+        self.buffer = data
 
     def forwarded(self, fields: Fields) -> bytes:
         """The lines that the upstream gets of a request's *fields*."""
@@ -279,7 +298,7 @@ class ClientConnection(asyncio.Protocol):
     def _lines(self, fields: Fields) -> bytes:
         host = fields.host
         lines = [
-            b"Host: %s" % (host or self.service.pool.target.authority),
+            b"Host: %s" % (host or self.proxy.pool.target.authority),
             *fields.lines,
             *self._provenance.lines(fields.headers, host),
         ]
@@ -287,21 +306,21 @@ class ClientConnection(asyncio.Protocol):
             lines.append(b"Transfer-Encoding: chunked")
         elif fields.length is not None:
             lines.append(b"Content-Length: %d" % fields.length)
-        via = via_line(self.service.via, http_1_0=fields.http_1_0) if self.service.via else b""
+        via = via_line(self.proxy.via, http_1_0=fields.http_1_0) if self.proxy.via else b""
         return b"\r\n".join(lines) + b"\r\n" + via
 
-    def finished(self, exchange: Exchange, *, keep: bool) -> None:
+    def finished(self, *, keep: bool, unread: bool) -> None:
         """The exchange is over: on to the next request if the connection is kept, or to the end."""
         self._exchange = None
         if not keep or (self.half_closed and not self.buffer):
-            self.close(unread=exchange.unread)
+            self.close(unread=unread)
             return
         self._state = HEAD
         self._begun = False
-        self._due_s = stopwatch_s() + self._bounds.idle_timeout_ms / 1000
+        self._due_s = stopwatch_s() + self._settings.idle_timeout_ms / 1000
         if self.paused:
-            self.resume("ahead")
-            self.resume("upstream")
+            self.resume(AHEAD)
+            self.resume(UPSTREAM_FULL)
         if self.buffer:
             self._serve()
 
@@ -317,10 +336,10 @@ class ClientConnection(asyncio.Protocol):
         self._state = GOODBYE
         now_s = stopwatch_s()
         if self.half_closed or not (self.buffer or unread):
-            self._due_s = now_s + self._bounds.write_timeout_ms / 1000
+            self._due_s = now_s + self._settings.write_timeout_ms / 1000
             self.transport.close()
             return
-        self._due_s = now_s + self._bounds.linger_ms / 1000
+        self._due_s = now_s + self._settings.linger_ms / 1000
         self._searched = len(self.buffer)
         self.buffer = b""
         for why in list(self.paused):

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import errno
 import logging
-import time
-from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import stopwatch_s
 from ratelimiter.core.request import Request
 from ratelimiter.proxy.body import chunk, last_chunk
 from ratelimiter.proxy.eager import run
-from ratelimiter.proxy.exchange_record import JUDGE, PROXY, UPSTREAM, Exchanged
-from ratelimiter.proxy.forwarded import field_lines, has_body, trailer_lines, via_line
-from ratelimiter.proxy.head import Fields, HeadError, RequestHead
-from ratelimiter.proxy.interfaces import Verdict, tell
-from ratelimiter.proxy.request_body import Upload, UploadError
-from ratelimiter.proxy.upstream_connection import CrowdedError
+from ratelimiter.proxy.exchange_record import JUDGE, PROXY, UPSTREAM, ExchangeRecord
+from ratelimiter.proxy.head import PLAIN_POLICY, Fields, HeadError, RequestHead
+from ratelimiter.proxy.header_policy import trailer_lines
+from ratelimiter.proxy.interfaces import AHEAD, UPSTREAM_FULL, Verdict, notify
+from ratelimiter.proxy.pool import CrowdedError
+from ratelimiter.proxy.request_body import RequestBody, RequestBodyError
+from ratelimiter.proxy.response_writer import (
+    CHUNKED,
+    CONTINUE,
+    OPEN,
+    connection_line,
+    date_line,
+    field_lines,
+    forwarded_head,
+    framing_of,
+    informational,
+    switching,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.reply import Reply
-    from ratelimiter.proxy.client_connection import ClientConnection
     from ratelimiter.proxy.head import ResponseHead
+    from ratelimiter.proxy.interfaces import BodyObserver, Client
+    from ratelimiter.proxy.proxy import Proxy
     from ratelimiter.proxy.upstream_connection import UpstreamConnection
 
     Header = tuple[bytes, bytes]
@@ -48,14 +59,12 @@ READING = frozenset({PREVIEW, BODY, TUNNEL})  # what comes from the client is th
 READING_BODY = frozenset({PREVIEW, BODY})
 ANSWER_DUE = frozenset({VERDICT, CONNECTION, RESPONSE})
 
-UNREADABLE = RequestHead("", b"", Fields(b"1", frozenset()))  # answered and told like a request, and forwarded nowhere
+UNREADABLE = RequestHead("", b"", Fields(b"1", PLAIN_POLICY))  # answered and told like a request, and forwarded nowhere
 NO_VERDICT = Verdict(None, (), (), "")  # before there is one
-
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Exchange:
-    """One request on a client's connection, and what comes of it: a Receiver.
+    """One request on a client's connection, and what comes of it: a ResponseReceiver.
 
     Args:
         client: the connection.
@@ -68,15 +77,16 @@ class Exchange:
     __slots__ = (
         "_asked_s",
         "_begun_s",
+        "_body_observer",
         "_chunking",
         "_client",
         "_connecting",
         "_due_s",
         "_keep",
         "_open_ended",
+        "_proxy",
         "_request",
         "_sent",
-        "_service",
         "_source",
         "_started",
         "_status",
@@ -88,20 +98,21 @@ class Exchange:
         "state",
     )
 
-    def __init__(self, client: ClientConnection, request: RequestHead) -> None:
+    def __init__(self, client: Client, proxy: Proxy, request: RequestHead) -> None:
         self._client = client
-        self._service = service = client.service
+        self._proxy = proxy
         self._request = request
         self.state = VERDICT
         self._due_s = NEVER_S
         self._verdict = NO_VERDICT
         fields = request.fields
-        self._upload = Upload(fields, service.bounds) if fields.has_body else None
+        self._upload = RequestBody(fields, proxy.settings) if fields.has_body else None
         self._upstream: UpstreamConnection | None = None
         self._started = False  # whether the final response has begun
         self._chunking = False  # whether it leaves in chunks
         self._open_ended = False  # whether it ends with the connection
         self._keep = False  # whether the connection is kept after it
+        self._body_observer: BodyObserver | None = None  # gets the response's content, too
         self._tunnelled = 0  # bytes that came for the tunnel
         self._sent = 0  # bytes of the response's content
         self._upstream_s = 0.0  # that the upstream took
@@ -115,7 +126,7 @@ class Exchange:
         asked = new(
             Request, (request.method, request.target, request.fields.headers, self._client.peer, "", None, None)
         )
-        judge = self._service.judge
+        judge = self._proxy.judge
         if judge.looks_at_bodies:
             self._ask_with_body(asked, judge.body_wanted(asked))
         else:
@@ -132,7 +143,7 @@ class Exchange:
         elif self.state is PREVIEW:
             self._feed_preview(data)
         else:
-            self._due_s = stopwatch_s() + self._service.bounds.tunnel_timeout_ms / 1000
+            self._due_s = stopwatch_s() + self._proxy.settings.tunnel_timeout_ms / 1000
             self._tunnelled += len(data)
             self._upstream.send(data, complete=False)  # type: ignore[union-attr]  # a tunnel has two ends
 
@@ -142,16 +153,16 @@ class Exchange:
         That may be all of it, or it may still want its answer: that is only known when something is sent, so an answer
         has a moment to begin.
         """
-        bounds = self._service.bounds
+        settings = self._proxy.settings
         if self.state is TUNNEL:
             self._upstream.send_eof()  # type: ignore[union-attr]
             # By far most have closed both ways; an upstream that does not answer in kind must not hold the tunnel.
-            self._due_s = stopwatch_s() + bounds.linger_ms / 1000
+            self._due_s = stopwatch_s() + settings.linger_ms / 1000
             return True
         if self.state not in ANSWER_DUE:
             return False
         if not self._started:
-            self._due_s = min(self._due_s, stopwatch_s() + bounds.half_close_ms / 1000)
+            self._due_s = min(self._due_s, stopwatch_s() + settings.half_close_ms / 1000)
         return True
 
     def pause_writing(self) -> None:
@@ -198,22 +209,22 @@ class Exchange:
     # --- Judging
 
     def _ask_with_body(self, asked: Request, wanted: int) -> None:
-        upload, client, bounds = self._upload, self._client, self._service.bounds
+        upload, client, settings = self._upload, self._client, self._proxy.settings
         fields = self._request.fields
-        if not wanted or 0 < bounds.body_max < (fields.length or 0):  # which is too long whatever it holds
-            run(self._service.judge.judge(asked), self._judged)
+        if not wanted or 0 < settings.body_max < (fields.length or 0):  # which is too long whatever it holds
+            run(self._proxy.judge.judge(asked), self._judged)
         elif upload is None:
-            run(self._service.judge.judge(asked._replace(body=b"")), self._judged)
+            run(self._proxy.judge.judge(asked._replace(body=b"")), self._judged)
         else:
             self.state = PREVIEW
             upload.begin_preview(wanted)
-            data, client.buffer = client.buffer, b""
+            data = client.take()
             if data:
                 self._feed_preview(data)
                 return
-            self._due_s = stopwatch_s() + bounds.body_timeout_ms / 1000
+            self._due_s = stopwatch_s() + settings.body_timeout_ms / 1000
             if fields.expects:
-                client.transport.write(CONTINUE)
+                client.write(CONTINUE)
 
     def _feed_preview(self, data: bytes) -> None:
         """Keep a part of the body, and ask the judge when it is enough."""
@@ -222,19 +233,19 @@ class Exchange:
             return
         seen = self._upload.seen(content)  # type: ignore[union-attr]  # there is one in this state
         if seen is None:
-            self._due_s = stopwatch_s() + self._service.bounds.body_timeout_ms / 1000
+            self._due_s = stopwatch_s() + self._proxy.settings.body_timeout_ms / 1000
             return
         self.state = VERDICT
         self._due_s = NEVER_S
         request, client = self._request, self._client
         asked = Request(request.method, request.target, request.fields.headers, client.peer, body=seen)
-        run(self._service.judge.judge(asked), self._judged)
+        run(self._proxy.judge.judge(asked), self._judged)
 
     def _judged(self, verdict: Verdict | BaseException) -> None:
         if self.state is not VERDICT:
             # The client is gone.
             if isinstance(verdict, Verdict) and verdict.follower is not None:
-                tell(verdict.follower.ended)
+                notify(verdict.follower.ended)
             return
         if isinstance(verdict, BaseException):
             log.error("a request could not be judged", exc_info=verdict)
@@ -244,20 +255,20 @@ class Exchange:
         if verdict.reply is not None:
             self._reply(verdict.reply, verdict, JUDGE)
             return
-        if self._upload is not None and 0 < self._service.bounds.body_max < (self._request.fields.length or 0):
+        if self._upload is not None and 0 < self._proxy.settings.body_max < (self._request.fields.length or 0):
             self._fail(413, "has too long a body")
             return
-        connection = self._service.pool.take()
+        connection = self._proxy.pool.take()
         if connection is not None:
             self._send_request(connection)
             return
         self.state = CONNECTION
-        self._connecting = self._service.loop.create_task(self._connect())
+        self._connecting = self._proxy.loop.create_task(self._connect())
 
     # --- Forwarding
 
     async def _connect(self) -> None:
-        pool = self._service.pool
+        pool = self._proxy.pool
         try:
             connection = await pool.connect()
         except (OSError, TimeoutError, CrowdedError) as fault:
@@ -272,39 +283,39 @@ class Exchange:
             pool.keep(connection)
 
     def _send_request(self, connection: UpstreamConnection) -> None:
-        request, upload, client, bounds = self._request, self._upload, self._client, self._service.bounds
+        request, upload, client, settings = self._request, self._upload, self._client, self._proxy.settings
         self._upstream = connection
         head = self._upstream_head(request)
         self._asked_s = now_s = stopwatch_s()
         if upload is None:
             self._await_response(now_s)
-            connection.send_head(self, head, request.method, request.upgrade, complete=True)
+            connection.send_head(self, head, request, complete=True)
             return
         preview, upload.preview = upload.preview, None
         if preview is not None:
-            head += upload.framed(bytes(preview), self._service.dropped)
+            head += upload.framed(bytes(preview), request.fields.policy.dropped)
         if upload.done:
             self._await_response(now_s)
-            connection.send_head(self, head, request.method, b"", complete=True)
+            connection.send_head(self, head, request, complete=True)
             return
         self.state = BODY
-        self._due_s = now_s + bounds.body_timeout_ms / 1000
-        data, client.buffer = client.buffer, b""
+        self._due_s = now_s + settings.body_timeout_ms / 1000
+        data = client.take()
         if request.fields.expects and not data and preview is None:
-            client.transport.write(CONTINUE)
-        connection.send_head(self, head, request.method, b"", complete=False)
-        client.resume("ahead")
+            client.write(CONTINUE)
+        connection.send_head(self, head, request, complete=False)
+        client.resume(AHEAD)
         if data:
             self._feed_body(data)
         if client.half_closed and self.state is BODY:
-            client.transport.abort()  # the rest of it will never come
+            client.abort()  # the rest of it will never come
 
     def _await_response(self, now_s: float) -> None:
-        bounds = self._service.bounds
+        settings = self._proxy.settings
         self.state = RESPONSE
-        self._due_s = now_s + bounds.upstream_timeout_ms / 1000
+        self._due_s = now_s + settings.upstream_timeout_ms / 1000
         if self._client.half_closed:
-            self._due_s = min(self._due_s, now_s + bounds.half_close_ms / 1000)
+            self._due_s = min(self._due_s, now_s + settings.half_close_ms / 1000)
 
     def _upstream_head(self, request: RequestHead) -> bytes:
         method, target, fields = request.method.encode(), request.target, self._client.forwarded(request.fields)
@@ -319,82 +330,63 @@ class Exchange:
         content = self._read_body(data)
         if content is None:
             return
-        upload: Upload = self._upload  # type: ignore[assignment]  # there is one in this state
-        bounds = self._service.bounds
-        timeout_ms = bounds.body_timeout_ms
+        upload: RequestBody = self._upload  # type: ignore[assignment]  # there is one in this state
+        settings = self._proxy.settings
+        timeout_ms = settings.body_timeout_ms
         if upload.done:
             self.state = RESPONSE
-            timeout_ms = bounds.upstream_timeout_ms
+            timeout_ms = settings.upstream_timeout_ms
         self._due_s = stopwatch_s() + timeout_ms / 1000
-        framed = upload.framed(content, self._service.dropped)
+        framed = upload.framed(content, self._request.fields.policy.dropped)
         self._upstream.send(framed, complete=upload.done)  # type: ignore[union-attr]  # nothing is read on without one
 
     def _read_body(self, data: bytes) -> bytes | None:
         """What *data* holds of the body's content; None if it cannot be forwarded, which has been said then."""
-        upload: Upload = self._upload  # type: ignore[assignment]  # else nobody asks
+        upload: RequestBody = self._upload  # type: ignore[assignment]  # else nobody asks
         try:
             content = upload.feed(data)
-        except UploadError as fault:
+        except RequestBodyError as fault:
             self._fail(fault.status, str(fault))
             return None
         if upload.done:
-            self._client.buffer = upload.rest
+            self._client.put_back(upload.rest)
         return content
 
-    # --- Of the upstream: what comes of the request (a Receiver)
+    # --- Of the upstream: what comes of the request (a ResponseReceiver)
 
     def upstream_full(self) -> None:
         """Send no more for now."""
-        self._client.pause("upstream")
-        self._due_s = stopwatch_s() + self._service.bounds.upstream_timeout_ms / 1000
+        self._client.pause(UPSTREAM_FULL)
+        self._due_s = stopwatch_s() + self._proxy.settings.upstream_timeout_ms / 1000
 
     def upstream_ready(self) -> None:
         """Go on sending."""
-        self._client.resume("upstream")
+        self._client.resume(UPSTREAM_FULL)
         if self.state is BODY:
-            self._due_s = stopwatch_s() + self._service.bounds.body_timeout_ms / 1000
+            self._due_s = stopwatch_s() + self._proxy.settings.body_timeout_ms / 1000
 
     def informed(self, head: ResponseHead) -> None:
         """Pass an informational response on (RFC 9110 section 15.2); a 100 was sent already, by us."""
         if head.status != 100 and not self._request.fields.http_1_0:
-            self._client.transport.write(b"HTTP/1.1 %d %s%s\r\n" % (head.status, head.reason, head.lines))
+            self._client.write(informational(head))
 
     def responded(self, head: ResponseHead, content: bytes, *, complete: bool) -> None:
         """Pass on the response's head and the first of its content."""
         request = self._request
-        fields, length = request.fields, head.length
         self._begin_response(head)
         if self.state is RESPONSE:
-            self._due_s = self._asked_s + self._upstream_s + self._service.bounds.upstream_timeout_ms / 1000
-        keep = self._keeps()
-        framing = b""
-        if length is not None:
-            if head.status != 204:
-                framing = b"Content-Length: %d\r\n" % length
-        elif has_body(request.method, head.status):
-            if fields.http_1_0:
-                self._open_ended = True
-                keep = False
-            else:
-                self._chunking = True
-                framing = b"Transfer-Encoding: chunked\r\n"
-        if self._service.via:
-            framing += via_line(self._service.via, http_1_0=head.http_1_0)
-        self._keep = keep
+            self._due_s = self._asked_s + self._upstream_s + self._proxy.settings.upstream_timeout_ms / 1000
+        framing, line = framing_of(request, head)
+        self._open_ended = framing is OPEN
+        self._chunking = chunking = framing is CHUNKED
+        self._keep = keep = self._keeps() and framing is not OPEN
         self._sent = len(content)
-        if self._chunking:
+        if content and self._body_observer is not None:
+            self._observe(content)
+        if chunking:
             content = (chunk(content) if content else b"") + (last_chunk([]) if complete else b"")
-        self._client.transport.write(
-            b"HTTP/1.1 %d %s%s%s%s%s\r\n%s"
-            % (
-                head.status,
-                head.reason,
-                head.lines,
-                field_lines(self._verdict.headers),
-                framing,
-                _connection(fields, keep=keep),
-                content,
-            )
+        self._client.write(
+            forwarded_head(head, self._verdict.headers, line, request.fields, self._proxy.via, keep=keep) + content
         )
         if complete:
             self._finish()
@@ -402,12 +394,14 @@ class Exchange:
     def content(self, data: bytes) -> None:
         """Pass on content of the response, or anything that comes through a tunnel."""
         self._sent += len(data)
-        bounds = self._service.bounds
+        settings = self._proxy.settings
         if self.state is RESPONSE:
-            self._due_s = stopwatch_s() + bounds.upstream_timeout_ms / 1000
+            self._due_s = stopwatch_s() + settings.upstream_timeout_ms / 1000
         elif self.state is TUNNEL and not self._client.half_closed:
-            self._due_s = stopwatch_s() + bounds.tunnel_timeout_ms / 1000
-        self._client.transport.write(chunk(data) if self._chunking else data)
+            self._due_s = stopwatch_s() + settings.tunnel_timeout_ms / 1000
+        if self._body_observer is not None:
+            self._observe(data)
+        self._client.write(chunk(data) if self._chunking else data)
 
     def ended(self, trailers: list[bytes]) -> None:
         """Complete the response; a tunnel has lost its other end."""
@@ -416,7 +410,7 @@ class Exchange:
             self._client.close(unread=False)
             return
         if self._chunking:
-            self._client.transport.write(last_chunk(trailer_lines(trailers, self._service.pool.replaced)))
+            self._client.write(last_chunk(trailer_lines(trailers, self._request.fields.policy.reserved_response)))
         self._finish()
 
     def switched(self, head: ResponseHead, data: bytes) -> None:
@@ -424,18 +418,13 @@ class Exchange:
         client = self._client
         self.state = TUNNEL
         self._begin_response(head)
-        self._due_s = stopwatch_s() + self._service.bounds.tunnel_timeout_ms / 1000
-        ours = field_lines(self._verdict.headers)
-        if self._service.via:
-            ours += via_line(self._service.via, http_1_0=head.http_1_0)
-        client.transport.write(
-            b"HTTP/1.1 101 %s%s%sConnection: Upgrade\r\nUpgrade: %s\r\n\r\n%s"
-            % (head.reason, head.lines, ours, head.upgrade, data)
-        )
-        early, client.buffer = client.buffer, b""
+        self._due_s = stopwatch_s() + self._proxy.settings.tunnel_timeout_ms / 1000
+        self._body_observer = None  # what comes through a tunnel is no content
+        client.write(switching(head, self._verdict.headers, self._proxy.via) + data)
+        early = client.take()
         if early:
             self._upstream.send(early, complete=False)  # type: ignore[union-attr]
-        client.resume("ahead")
+        client.resume(AHEAD)
 
     def upstream_failed(self, status: int, issue: str) -> None:
         """Say so, or, when the response has begun, make sure that nobody takes it for complete."""
@@ -452,7 +441,15 @@ class Exchange:
         self._upstream_s = stopwatch_s() - self._asked_s
         follower = self._verdict.follower
         if follower is not None:
-            tell(follower.responded, head.status, head.headers)
+            self._body_observer = notify(follower.responded, head.status, head.headers)
+
+    def _observe(self, content: bytes) -> None:
+        """Show a piece of the response's content to its observer; one that fails sees no more."""
+        try:
+            self._body_observer(content)  # type: ignore[misc]  # there is one
+        except Exception:
+            log.exception("an observer of a response's body failed")
+            self._body_observer = None
 
     def _fail(self, status: int, issue: str) -> None:
         """Answer with an error; if an answer has begun, break it off."""
@@ -466,26 +463,24 @@ class Exchange:
 
     def _answer_error(self, status: int, subject: str, issue: str, headers: Sequence[Header], *, keep: bool) -> None:
         judged = None if self._verdict is NO_VERDICT else self._verdict
-        reply, verdict = self._service.errors.error(status, (subject, issue), judged, headers)
+        reply, verdict = self._proxy.errors.error(status, (subject, issue), judged, headers)
         if judged is not None and judged.follower is not None:
-            tell(judged.follower.responded, reply.status, reply.headers)
+            notify(judged.follower.responded, reply.status, reply.headers)
         self._reply(reply, verdict, PROXY, keep=keep)
 
     def _reply(self, reply: Reply, verdict: Verdict, source: str, *, keep: bool = True) -> None:
         """Send *reply* in the upstream's place, with the fields that *verdict* adds."""
         request, client, upload = self._request, self._client, self._upload
-        if upload is not None and not upload.done and client.buffer and self.state is not BODY:
-            client.buffer = upload.drop(client.buffer)
+        if upload is not None and not upload.done and self.state is not BODY:
+            client.put_back(upload.drop(client.take()))
         self._started = True
         self._status = reply.status
         self._source = source
         self._keep = keep and self._keeps()
         body = reply.body if request.method != "HEAD" else b""
         self._sent = len(body)
-        head = self._service.head_of(reply, verdict.headers)
-        client.transport.write(
-            b"%s%s%s\r\n%s" % (head, _date_line(), _connection(request.fields, keep=self._keep), body)
-        )
+        head = self._proxy.head_of(reply, verdict.headers)
+        client.write(b"%s%s%s\r\n%s" % (head, date_line(), connection_line(request.fields, keep=self._keep), body))
         self._finish()
 
     def _keeps(self) -> bool:
@@ -494,7 +489,7 @@ class Exchange:
         return (
             request.fields.keep_alive
             and (upload is None or upload.done)
-            and not self._service.draining
+            and not self._proxy.draining
             and not request.upgrade
         )
 
@@ -503,19 +498,19 @@ class Exchange:
         self._upstream = None
         self.state = OVER
         self._record()
-        self._client.finished(self, keep=self._keep)
+        self._client.finished(keep=self._keep, unread=self.unread)
 
     def _record(self) -> None:
         """Tell the follower and the observer."""
         verdict = self._verdict
         if verdict.follower is not None:
-            tell(verdict.follower.ended)
-        observer = self._service.observer
+            notify(verdict.follower.ended)
+        observer = self._proxy.observer
         if observer is None:
             return
         request, upload, started = self._request, self._upload, self._started
         told = new(
-            Exchanged,
+            ExchangeRecord,
             (
                 request.method,
                 request.target,
@@ -534,12 +529,12 @@ class Exchange:
 
     def _overdue(self) -> None:
         state = self.state
-        if state is PREVIEW or (state is BODY and "upstream" not in self._client.paused):
+        if state is PREVIEW or (state is BODY and UPSTREAM_FULL not in self._client.paused):
             self._fail(408, "has a body that did not come in time")
         elif state in (BODY, RESPONSE) and not self._client.half_closed:
             self._fail(504, "was not answered by the upstream in time")
         else:
-            self._client.transport.abort()
+            self._client.abort()
 
 
 def _explained(fault: Exception) -> tuple[int, object]:
@@ -550,25 +545,3 @@ def _explained(fault: Exception) -> tuple[int, object]:
         return 504, "no answer in time"
     # Without a file descriptor it is us who cannot.
     return 503 if getattr(fault, "errno", 0) in (errno.EMFILE, errno.ENFILE) else 502, fault
-
-
-def _connection(fields: Fields, *, keep: bool) -> bytes:
-    # RFC 9112 section 9.3: staying is the default of 1.1, closing that of 1.0.
-    if not keep:
-        return b"Connection: close\r\n"
-    return b"Connection: keep-alive\r\n" if fields.http_1_0 else b""
-
-
-class _Date:
-    """The Date of our own answers, written once a second."""
-
-    second = 0
-    line = b""
-
-
-def _date_line() -> bytes:
-    now = int(time.time())
-    if now != _Date.second:
-        _Date.second = now
-        _Date.line = b"date: %s\r\n" % formatdate(now, usegmt=True).encode()
-    return _Date.line

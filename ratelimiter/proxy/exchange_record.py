@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Exchanged(NamedTuple):
+class ExchangeRecord(NamedTuple):
     """The facts of one request and its answer, for metrics and logs."""
 
     method: str  # as sent, so no metric label; empty when the head could not be read

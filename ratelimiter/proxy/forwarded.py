@@ -1,102 +1,22 @@
-"""What a forwarded message may carry: tables and functions from values to values."""
+"""The fields that tell the upstream where a request came from: X-Forwarded-*, Forwarded and Via."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.core.reply import REASON_PHRASES
+from ratelimiter.proxy.header_policy import FORWARDED, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, PROVENANCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     Header = tuple[bytes, bytes]
-
-# RFC 9110 section 7.6.1: meant for one connection, so never forwarded. The last three: credentials for a proxy are not
-# the upstream's; `Proxy` would become an environment variable of CGI programs that HTTP clients obey.
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"proxy-connection",
-        b"keep-alive",
-        b"te",
-        b"transfer-encoding",
-        b"upgrade",
-        b"http2-settings",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy",
-    }
-)
-
-# Who a request came from and through. Everybody can write them, so only a trusted peer's are passed on.
-FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"
-FORWARDED = b"forwarded"
-PROVENANCE = frozenset({FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, FORWARDED, b"x-real-ip", b"x-forwarded-port"})
-
-# RFC 9112 section 7.1.2, RFC 9110 section 6.5.1: what a message is, where it goes and who sent it is not for trailers.
-NOT_IN_TRAILERS = (
-    HOP_BY_HOP
-    | PROVENANCE
-    | {
-        b"host",
-        b"content-length",
-        b"content-type",
-        b"content-encoding",
-        b"content-range",
-        b"trailer",
-        b"authorization",
-        b"cookie",
-        b"set-cookie",
-        b"expect",
-        b"cache-control",
-        b"max-forwards",
-        b"range",
-        b"location",
-        b"retry-after",
-        b"vary",
-        b"date",
-        b"age",
-        b"expires",
-        b"warning",
-        b"www-authenticate",
-    }
-)
-
-UPGRADES = frozenset({b"websocket"})  # h2c would be a tunnel past every check (rows 92, 123 of the input table)
-
-BODILESS = frozenset({204, 304})  # RFC 9112 section 6.3, beside every 1xx and every answer to HEAD
 
 X_FORWARDED, RFC_7239 = "x-forwarded", "forwarded"
 
 
-def has_body(method: str, status: int) -> bool:
-    """Whether the final response with *status* to *method* carries a body (RFC 9112 section 6.3)."""
-    return method != "HEAD" and status not in BODILESS
-
-
-def status_line(status: int) -> bytes:
-    """The first line of a response of our own."""
-    return b"HTTP/1.1 %d %s\r\n" % (status, REASON_PHRASES.get(status, "").encode())
-
-
-def field_lines(headers: Iterable[Header]) -> bytes:
-    """*headers* as they are written, each with its line end."""
-    return b"".join([b"%s: %s\r\n" % header for header in headers])
-
-
 def via_line(name: bytes, *, http_1_0: bool) -> bytes:
-    """That a message came through *name*, and in which version of HTTP it came there (RFC 9110 section 7.6.3)."""
+    """Return the Via line of a message that came through *name* (RFC 9110 section 7.6.3)."""
     return b"Via: 1.%d %s\r\n" % (not http_1_0, name)
-
-
-def trailer_lines(lines: Sequence[bytes], ours: frozenset[bytes] = frozenset()) -> list[bytes]:
-    """Of the field *lines* of a trailer section those that may be passed on; *ours* are names that are ours to say."""
-    kept = []
-    for line in lines:
-        name = line.partition(b":")[0].lower()
-        if name not in NOT_IN_TRAILERS and name not in ours and b"_" not in name:
-            kept.append(line)
-    return kept
 
 
 class Provenance(NamedTuple):

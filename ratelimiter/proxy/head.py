@@ -12,10 +12,10 @@ from copy import copy
 from typing import TYPE_CHECKING
 
 from ratelimiter.core.request import MalformedRequest, canonical_path
-from ratelimiter.proxy.forwarded import HOP_BY_HOP, PROVENANCE, UPGRADES
+from ratelimiter.proxy.header_policy import OF_CONNECTION, OF_FRAMING, UPGRADES, HeaderPolicy, options_of, without
 
 if TYPE_CHECKING:
-    from ratelimiter.proxy.settings import Bounds
+    from ratelimiter.proxy.settings import ProxySettings
 
     Header = tuple[bytes, bytes]
 
@@ -57,16 +57,10 @@ _PLAIN_TARGET = re.compile(rb"/(?:" + _CHARACTERS + rb"++/)*+" + _CHARACTERS + r
 
 _ANY_PATH = re.compile(rb"/(?:" + _CHARACTERS + rb"|/|%(?![01]|7[Ff])[0-9A-Fa-f]{2})*+")  # RFC 3986 section 3.3
 
-# Header fields that a request is not simply forwarded with: these are ours to write or to leave out.
-WRITTEN_ANEW = HOP_BY_HOP | PROVENANCE | {b"host", b"content-length", b"expect"}
-_OF_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
-
-_OF_RESPONSES = frozenset({b"content-length", b"transfer-encoding", b"connection", b"upgrade"})
-
-OF_CONNECTION = frozenset({b"close", b"keep-alive", b"upgrade"})  # options that are no names of fields
-
-Roles = re.Pattern[bytes]  # finds the field lines of a response that are not passed on as they are
 REMEMBERED_MAX = 2048  # bytes of a head, or of its fields, that a connection may remember to know them again
+
+
+PLAIN_POLICY = HeaderPolicy()  # of a judge that reserves nothing
 
 
 class HeadError(ValueError):
@@ -92,7 +86,6 @@ class Fields:
 
     __slots__ = (
         "chunked",
-        "dropped",
         "expects",
         "has_body",
         "headers",
@@ -101,13 +94,14 @@ class Fields:
         "keep_alive",
         "length",
         "lines",
+        "policy",
         "raw",
         "upgrade",
     )
 
-    def __init__(self, raw: bytes, dropped: frozenset[bytes]) -> None:
+    def __init__(self, raw: bytes, policy: HeaderPolicy) -> None:
         self.raw = raw  # as they came, the minor version before them
-        self.dropped = dropped
+        self.policy = policy
         self.http_1_0 = raw.startswith(b"0")
         self.headers: list[Header] = []  # all that came, in order; names in lower case
         self.lines: list[bytes] = []  # of them, as written, those that are forwarded unchanged
@@ -155,21 +149,21 @@ class ResponseHead:
         return [(name.lower(), value.strip(b" \t")) for name, _, value in pairs]
 
 
-def check_beginning(data: bytes, since: int, bounds: Bounds) -> None:
+def check_beginning(data: bytes, since: int, settings: ProxySettings) -> None:
     """Refuse the beginning of a head that no continuation can make good, rather than wait for it.
 
     Args:
         data: what has come, at least one byte.
         since: how much of it was looked at before.
-        bounds: on sizes.
+        settings: on sizes.
 
     Raises:
         HeadError: so it is.
     """
     line, newline, _ = data.partition(b"\r\n")
-    if len(line) > bounds.target_max + 64:  # a method and a version have room in that
+    if len(line) > settings.target_max + 64:  # a method and a version have room in that
         raise HeadError(414, "has too long a target")
-    if len(data) > bounds.head_max:
+    if len(data) > settings.head_max:
         raise HeadError(431, "has too long a head")
     if newline and not re.fullmatch(rb"(?:" + _METHOD + rb") [!-~]+ HTTP/1\.[01]", line):
         raise _request_line_fault(line)
@@ -186,8 +180,8 @@ def _request_line_fault(line: bytes) -> HeadError:
 
 def parse_request(
     head: bytes,
-    bounds: Bounds,
-    dropped: frozenset[bytes] = WRITTEN_ANEW,
+    settings: ProxySettings,
+    policy: HeaderPolicy = PLAIN_POLICY,
     before: Fields | None = None,
     *,
     as_written: bool = False,
@@ -196,39 +190,40 @@ def parse_request(
 
     Args:
         head: from the request line to the empty line, both included.
-        bounds: on sizes and counts.
-        dropped: lower-case names of fields that are not forwarded as they are.
+        settings: on sizes and counts.
+        policy: which fields are forwarded.
         before: fields that were read before, to be taken over if they are the same to the byte.
         as_written: leave a path that readers may read differently as it is, if it is one at all (RFC 3986) and hides no
             control character.
 
     Raises:
-        HeadError: it is not what RFC 9112 wants, is out of bounds, or can be read in two ways.
+        HeadError: it is not what RFC 9112 wants, is out of settings, or can be read in two ways.
     """
     match = _REQUEST_LINE.match(head)
-    if match is None or len(head) > bounds.head_max:
+    if match is None or len(head) > settings.head_max:
         line = head.partition(b"\r\n")[0]
-        if len(line) > bounds.target_max:
+        if len(line) > settings.target_max:
             raise HeadError(414, "has too long a target")
         raise HeadError(431, "has too long a head") if match else _request_line_fault(line)
     raw = head[match.start(3) :]
     fields = before
-    if fields is None or fields.raw != raw or fields.dropped is not dropped:
-        fields = _read_fields(raw, bounds, dropped)
+    if fields is None or fields.raw != raw or fields.policy is not policy:
+        fields = _read_fields(raw, settings, policy)
     try:
-        return _with_target(match[1].decode(), match[2], fields, bounds, as_written=as_written)
+        return _with_target(match[1].decode(), match[2], fields, settings, as_written=as_written)
     except HeadError as fault:
         fault.headers = fields.headers
         raise
 
 
-def _read_fields(raw: bytes, bounds: Bounds, dropped: frozenset[bytes]) -> Fields:
+def _read_fields(raw: bytes, settings: ProxySettings, policy: HeaderPolicy) -> Fields:
     match = _REQUEST_FIELDS.fullmatch(raw)
     if match is None:
         raise HeadError(400, "has a malformed header line")
-    fields = Fields(raw, dropped)
+    fields = Fields(raw, policy)
     headers = fields.headers
     lines = fields.lines
+    dropped = policy.dropped
     special: list[Header] = []
     for line in match[1][:-2].split(b"\r\n") if match[1] else ():
         name, _, value = line.partition(b":")
@@ -236,12 +231,12 @@ def _read_fields(raw: bytes, bounds: Bounds, dropped: frozenset[bytes]) -> Field
         headers.append(header)
         name = header[0]
         if name in dropped:
-            if name in _OF_FRAMING:
+            if name in OF_FRAMING:
                 special.append(header)
         elif b"_" not in name:  # CGI and WSGI read it as its twin with hyphens, which may be somebody's credential
             lines.append(line)
     try:
-        if len(headers) > bounds.fields_max:
+        if len(headers) > settings.fields_max:
             raise HeadError(431, "has too many header fields")
         _read_request_fields(fields, special)
     except HeadError as fault:
@@ -273,7 +268,7 @@ def _read_request_fields(fields: Fields, special: list[Header]) -> None:
                 raise HeadError(400, "has more than one Transfer-Encoding")
             coding = value.lower()
         elif name == b"connection":
-            options += _options(value)
+            options += options_of(value)
         elif name == b"upgrade":
             upgrade = value.lower()
         elif name == b"expect":
@@ -320,24 +315,16 @@ def _read_options(fields: Fields, options: list[bytes], upgrade: bytes) -> None:
         fields.keep_alive = True
     if upgrade in UPGRADES and b"upgrade" in options and not (fields.http_1_0 or fields.has_body):
         fields.upgrade = upgrade
-    fields.lines = _without(fields.lines, options)
+    fields.lines = without(fields.lines, options)
 
 
-def _options(value: bytes) -> list[bytes]:
-    return [option.strip(b" \t").lower() for option in value.split(b",")]
-
-
-def _without(lines: list[bytes], options: list[bytes]) -> list[bytes]:
-    """*lines* less the fields that the Connection field names: those are for us (RFC 9110 section 7.6.1)."""
-    named = {option for option in options if option not in OF_CONNECTION}
-    return [line for line in lines if line.partition(b":")[0].lower() not in named] if named else lines
-
-
-def _with_target(method: str, target: bytes, fields: Fields, bounds: Bounds, *, as_written: bool) -> RequestHead:
+def _with_target(
+    method: str, target: bytes, fields: Fields, settings: ProxySettings, *, as_written: bool
+) -> RequestHead:
     """The request, its target in the form that is judged and forwarded (RFC 9112 section 3.2)."""
     if method == "CONNECT":
         raise HeadError(405, "asks for a tunnel")
-    if len(target) > bounds.target_max:
+    if len(target) > settings.target_max:
         raise HeadError(414, "has too long a target")
     if _PLAIN_TARGET.fullmatch(target) and b"/." not in target:
         return RequestHead(method, target, fields)
@@ -373,34 +360,25 @@ def _without_authority(target: bytes, fields: Fields) -> tuple[bytes, Fields]:
     return rest if rest.startswith(b"/") else b"/" + rest, fields
 
 
-def roles(ours: frozenset[bytes]) -> Roles:
-    """What `parse_response` needs to know of field names, given those that are *ours* to say."""
-    names = sorted(HOP_BY_HOP | _OF_RESPONSES | ours)
-    initials = bytes({name[0] for name in names})  # most lines differ in these, which is quicker to see
-    any_initial = re.escape(initials + initials.upper())
-    any_name = b"|".join([re.escape(name) for name in names])
-    return re.compile(rb"\r\n(?=[" + any_initial + rb"])((?i:" + any_name + rb")):([^\r]*+)(?=\r\n)")
-
-
-def parse_response(head: bytes, bounds: Bounds, known: Roles) -> ResponseHead:
+def parse_response(head: bytes, settings: ProxySettings, policy: HeaderPolicy) -> ResponseHead:
     """Read a response's head.
 
     Args:
         head: from the status line to the empty line, both included.
-        bounds: on sizes and counts.
-        known: the fields that are not just passed on; see `roles`.
+        settings: on sizes and counts.
+        policy: which fields are passed on.
 
     Raises:
-        HeadError: it is not what RFC 9112 wants, is out of bounds, or can be read in two ways.
+        HeadError: it is not what RFC 9112 wants, is out of settings, or can be read in two ways.
     """
     match = _RESPONSE.fullmatch(head)
-    if match is None or len(head) > bounds.head_max:
+    if match is None or len(head) > settings.head_max:
         raise HeadError(502, "has a malformed or too long a head", "response")
     minor, status, reason, raw = match.groups()
-    if raw.count(b"\r\n") > bounds.fields_max + 1:
+    if raw.count(b"\r\n") > settings.fields_max + 1:
         raise HeadError(502, "has too many header fields", "response")
     response = ResponseHead(int(status), reason or b"", raw, http_1_0=minor == b"0")
-    pieces = known.split(raw)  # what is between such fields, and of each its name and value
+    pieces = policy.roles.split(raw)  # what is between such fields, and of each its name and value
     if len(pieces) > 1:
         response.lines = b"".join(pieces[::3])
         _read_response_fields(response, pieces)
@@ -422,7 +400,7 @@ def _read_response_fields(response: ResponseHead, pieces: list[bytes]) -> None:
             response.chunked = True
         elif name == b"connection":
             if value != b"keep-alive" or response.http_1_0:  # which changes nothing
-                options += _options(value)
+                options += options_of(value)
         elif name == b"upgrade":
             response.upgrade = value.lower()
     if response.chunked and response.length is not None:
@@ -430,5 +408,5 @@ def _read_response_fields(response: ResponseHead, pieces: list[bytes]) -> None:
     if options:
         response.keep_alive = b"close" not in options and (not response.http_1_0 or b"keep-alive" in options)
         if len(options) > 1 or options[0] not in OF_CONNECTION:
-            kept = _without(response.lines.split(b"\r\n")[1:-1], options)
+            kept = without(response.lines.split(b"\r\n")[1:-1], options)
             response.lines = b"\r\n".join([b"", *kept, b""]) if kept else b"\r\n"

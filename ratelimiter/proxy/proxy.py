@@ -7,19 +7,20 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import stopwatch_s
-from ratelimiter.proxy.forwarded import X_FORWARDED, field_lines, status_line
-from ratelimiter.proxy.head import WRITTEN_ANEW
+from ratelimiter.proxy.forwarded import X_FORWARDED
+from ratelimiter.proxy.head import PLAIN_POLICY
+from ratelimiter.proxy.header_policy import HeaderPolicy
+from ratelimiter.proxy.pool import Pool, Target
+from ratelimiter.proxy.response_writer import field_lines, status_line
 from ratelimiter.proxy.timeouts import Sweep
-from ratelimiter.proxy.upstream_connection import Pool, Target
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
     from ratelimiter.core.reply import Reply
-    from ratelimiter.proxy.client_connection import ClientConnection
-    from ratelimiter.proxy.interfaces import Errors, Judge, Observer
-    from ratelimiter.proxy.settings import Bounds
+    from ratelimiter.proxy.interfaces import Client, ErrorWriter, ExchangeObserver, Judge
+    from ratelimiter.proxy.settings import ProxySettings
 
     Header = tuple[bytes, bytes]
 
@@ -33,14 +34,14 @@ def _nobody(_: str | None) -> bool:
     return False
 
 
-class Service:
+class Proxy:
     """One upstream, and whoever stands between it and its clients.
 
     Args:
         target: where the upstream is.
         judge: asked once for every request.
         errors: words the answers that the proxy gives by itself.
-        bounds: what nobody may exceed.
+        settings: what nobody may exceed.
         loop: the event loop.
         observer: is told every exchange.
         trusts: whether a peer, None on a unix socket, may speak for others and be many clients at once.
@@ -56,41 +57,46 @@ class Service:
         self,
         target: Target,
         judge: Judge,
-        errors: Errors,
-        bounds: Bounds,
+        errors: ErrorWriter,
+        settings: ProxySettings,
         loop: asyncio.AbstractEventLoop,
         *,
-        observer: Observer | None = None,
+        observer: ExchangeObserver | None = None,
         trusts: Callable[[str | None], bool] = _nobody,
         families: Sequence[str] = (X_FORWARDED,),
         via: bytes = b"",
     ) -> None:
         self.judge = judge
         self.errors = errors
-        self.bounds = bounds
+        self.settings = settings
         self.loop = loop
         self.observer = observer
         self.trusts = trusts
         self.families = families
         self.via = via
-        self.pool = Pool(target, bounds, frozenset(), loop)
-        self.dropped = WRITTEN_ANEW
+        self.pool = Pool(target, settings, loop)
         self.draining = False
         self.turned_away = 0
-        self._clients: set[ClientConnection] = set()
+        self._header_policy = PLAIN_POLICY
+        self._clients: set[Client] = set()
         self._told_s = float("-inf")  # when it was last logged that an address has too many
         self._heads: dict[tuple[int, int], tuple[bytes, Reply, Sequence[Header]]] = {}
         self._addresses: Counter[str] = Counter()
-        self._sweep = Sweep(loop, bounds.tick_s)
+        self._sweep = Sweep(loop, settings.tick_s)
 
     def __len__(self) -> int:
         """Client connections open now."""
         return len(self._clients)
 
-    def say(self, *, to_upstream: frozenset[bytes], to_client: frozenset[bytes]) -> None:
-        """Name the fields, in lower case, that verdicts bring along: what others say in them is dropped."""
-        self.dropped = WRITTEN_ANEW | to_upstream
-        self.pool.say(to_client)
+    def header_policy(self) -> HeaderPolicy:
+        """Return which fields are passed on, as the judge reserves names now."""
+        policy, judge = self._header_policy, self.judge
+        if (
+            policy.reserved_request is not judge.reserved_request
+            or policy.reserved_response is not judge.reserved_response
+        ):
+            policy = self._header_policy = HeaderPolicy(judge.reserved_request, judge.reserved_response)
+        return policy
 
     def head_of(self, reply: Reply, headers: Sequence[Header]) -> bytes:
         """The head of a reply of our own, up to what differs between connections."""
@@ -104,16 +110,16 @@ class Service:
         self._heads[key] = (head, reply, headers)  # which keeps their identities from being given to others
         return head
 
-    def enter(self, client: ClientConnection) -> bool:
+    def enter(self, client: Client) -> bool:
         """Take *client* in, if there is room for it."""
         peer = client.peer
-        bounds = self.bounds
+        settings = self.settings
         crowded = (
-            peer is not None and self._addresses[peer] >= bounds.connections_per_address_max and not self.trusts(peer)
+            peer is not None and self._addresses[peer] >= settings.connections_per_address_max and not self.trusts(peer)
         )
         if crowded:
             self._tell_crowded()
-        if crowded or len(self._clients) >= bounds.connections_max:
+        if crowded or len(self._clients) >= settings.connections_max:
             self.turned_away += 1
             return False
         if peer is not None:
@@ -131,10 +137,10 @@ class Service:
         log.warning(
             "one address has %d connections, and more of it are closed at once (proxy: connections_per_address_max); "
             "if it is a balancer or a proxy of yours, name it in trusted_proxies",
-            self.bounds.connections_per_address_max,
+            self.settings.connections_per_address_max,
         )
 
-    def leave(self, client: ClientConnection) -> None:
+    def leave(self, client: Client) -> None:
         """The client's connection is closed."""
         self._clients.discard(client)
         self._sweep.discard(client)

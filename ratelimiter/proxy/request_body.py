@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratelimiter.proxy.body import BodyError, ChunkedBody, SizedBody, chunk, last_chunk
-from ratelimiter.proxy.forwarded import trailer_lines
+from ratelimiter.proxy.header_policy import trailer_lines
 
 if TYPE_CHECKING:
     from ratelimiter.proxy.head import Fields
-    from ratelimiter.proxy.settings import Bounds
+    from ratelimiter.proxy.settings import ProxySettings
 
 
-class UploadError(ValueError):
+class RequestBodyError(ValueError):
     """A body that is not forwarded.
 
     Attributes:
@@ -24,22 +24,22 @@ class UploadError(ValueError):
         self.status = status
 
 
-class Upload:
+class RequestBody:
     """A body, from its first byte to its last.
 
     Args:
         fields: of its request.
-        bounds: on its length and rate.
+        settings: on its length and rate.
 
     Attributes:
         received: bytes of content that have come.
         preview: content that was read for the judge and has not been sent on; None once that is over, or never began.
     """
 
-    __slots__ = ("_body", "_bounds", "_read_s", "_wanted", "preview", "received")
+    __slots__ = ("_body", "_read_s", "_settings", "_wanted", "preview", "received")
 
-    def __init__(self, fields: Fields, bounds: Bounds) -> None:
-        self._bounds = bounds
+    def __init__(self, fields: Fields, settings: ProxySettings) -> None:
+        self._settings = settings
         self._body = ChunkedBody() if fields.chunked else SizedBody(fields.length or 0)
         self._read_s = 0.0  # for how long it has been read
         self._wanted = 0
@@ -60,15 +60,15 @@ class Upload:
         """The content that *data* holds.
 
         Raises:
-            UploadError: its framing is broken, or it is too long.
+            RequestBodyError: its framing is broken, or it is too long.
         """
         try:
             content = self._body.feed(data)
         except BodyError as fault:
-            raise UploadError(400, str(fault)) from None
+            raise RequestBodyError(400, str(fault)) from None
         self.received += len(content)
-        if 0 < self._bounds.body_max < self.received:
-            raise UploadError(413, "has too long a body")
+        if 0 < self._settings.body_max < self.received:
+            raise RequestBodyError(413, "has too long a body")
         return content
 
     def drop(self, data: bytes) -> bytes:
@@ -107,5 +107,5 @@ class Upload:
     def too_slow(self, passed_s: float) -> bool:
         """Whether it comes too slowly, *passed_s* more having been spent on reading it."""
         self._read_s += passed_s
-        counted_s = self._read_s - self._bounds.body_grace_ms / 1000
-        return counted_s > 0 and self.received < counted_s * self._bounds.body_rate_min
+        counted_s = self._read_s - self._settings.body_grace_ms / 1000
+        return counted_s > 0 and self.received < counted_s * self._settings.body_rate_min

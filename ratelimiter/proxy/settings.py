@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ProxySettings:
     """The proxy's own limits. Times are in milliseconds and kept to within a quarter of a second, or a quarter of the
     shortest of them.
 

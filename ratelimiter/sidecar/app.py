@@ -16,11 +16,11 @@ from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.errors import ConfigError
 from ratelimiter.logs import diagnostics
 from ratelimiter.logs.access_log import REFUSALS_PER_S, AccessLog
-from ratelimiter.proxy import lifecycle
+from ratelimiter.proxy import lifecycle, listener
 from ratelimiter.proxy.addresses import parse_listen, parse_upstream
 from ratelimiter.proxy.fd_limit import make_room
-from ratelimiter.proxy.proxy import Service
-from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.proxy import Proxy
+from ratelimiter.proxy.settings import ProxySettings
 from ratelimiter.proxy.workers import Supervisor, reap_orphans
 from ratelimiter.sidecar.judge import Gate
 from ratelimiter.stores.factory import store_for
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from ratelimiter.metrics.heavy_hitters import Top
     from ratelimiter.metrics.limiter_metrics import Metrics
     from ratelimiter.metrics.proxy_metrics import ProxyMetrics
-    from ratelimiter.proxy.exchange_record import Exchanged
-    from ratelimiter.proxy.interfaces import Observer
-    from ratelimiter.proxy.upstream_connection import Target
+    from ratelimiter.proxy.exchange_record import ExchangeRecord
+    from ratelimiter.proxy.interfaces import ExchangeObserver
+    from ratelimiter.proxy.pool import Target
     from ratelimiter.stores.base import Store
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read when its library is imported, so set before that
@@ -52,7 +52,7 @@ class _Plan(NamedTuple):
     settings: Mapping[str, Any]  # of which the policy was made
     file: str | os.PathLike[str] | None  # that the policy was read from
     target: Target
-    bounds: Bounds
+    bounds: ProxySettings
     families: tuple[str, ...]
     via: bytes
     tls: ssl.SSLContext | None
@@ -106,23 +106,23 @@ def run(
     place = of_proxy.pop("access_log", None) if access_log is None else access_log
     written = None if place is None else AccessLog(place, refusals_per_s=refusals_per_s)
     target = parse_upstream(upstream)
-    tls = None if tls_cert is None else lifecycle.tls_context(tls_cert, tls_key)
+    tls = None if tls_cert is None else listener.tls_context(tls_cert, tls_key)
     places = parse_listen(listen)
     tokens = _tokens(policy, operator, operator_token_file, workers)
     with ExitStack() as stack:  # closes what was bound if something else cannot be
         watched = operated = None
         if admin is not None and admin != "none":
-            watched = stack.enter_context(lifecycle.bind(parse_listen(admin, "--admin"), "--admin"))
+            watched = stack.enter_context(listener.bind(parse_listen(admin, "--admin"), "--admin"))
         if operator is not None:
-            operated = stack.enter_context(lifecycle.bind(parse_listen(operator, "--operator"), "--operator"))
-        sockets = lifecycle.bind_all(places, workers)
+            operated = stack.enter_context(listener.bind(parse_listen(operator, "--operator"), "--operator"))
+        sockets = listener.bind_all(places, workers)
         stack.pop_all()
-    bounds = make_room(Bounds(**of_proxy))
+    bounds = make_room(ProxySettings(**of_proxy))
     plan = _Plan(policy, settings, file, target, bounds, families, via, tls, watched, operated, tokens, written)
     scheme = "http" if tls is None else "https"
-    told = f", admin http://{lifecycle.name_of(watched)}" if watched is not None else ""
-    told += f", operator http://{lifecycle.name_of(operated)}" if operated is not None else ""
-    print(f"{scheme}://{lifecycle.name_of(sockets[0][0])} -> {upstream.rpartition('@')[2]}{told}", flush=True)
+    told = f", admin http://{listener.name_of(watched)}" if watched is not None else ""
+    told += f", operator http://{listener.name_of(operated)}" if operated is not None else ""
+    print(f"{scheme}://{listener.name_of(sockets[0][0])} -> {upstream.rpartition('@')[2]}{told}", flush=True)
     diagnostics.start(log_format)
     if workers == 1:
         lifecycle.run(_serve(plan, sockets[0]))
@@ -203,7 +203,7 @@ async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], N
     # Where nobody can ask nothing is counted, which is a fifth of what a request costs.
     observers = NULL_OBSERVER if plan.admin is None else FanOut(metrics, top)
     gate = Gate(plan.policy, store_for(plan.policy, observers), observer=observers)
-    service = Service(
+    proxy = Proxy(
         plan.target,
         gate,
         gate,
@@ -213,23 +213,18 @@ async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], N
         families=plan.families,
         via=plan.via,
     )
-    service.observer = _exchanges_told(plan.access_log, None if plan.admin is None else ProxyMetrics(service, registry))
-    service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
-    serving = lifecycle.Server(service, sockets, plan.tls)
+    proxy.observer = _exchanges_told(plan.access_log, None if plan.admin is None else ProxyMetrics(proxy, registry))
+    serving = lifecycle.Server(proxy, sockets, plan.tls)
 
     store = gate.limiter.store.unwrap()
     standing = OverrideWatcher(gate.limiter)
-
-    def swap(policy: Policy) -> None:
-        gate.swap(policy)
-        service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(gate.limiter.close)
         reloader = None
         if plan.file is not None:
             reloader = Reloader(
-                plan.file, plan.policy, swap, load=lambda: configuration.build(**plan.settings), observer=metrics
+                plan.file, plan.policy, gate.swap, load=lambda: configuration.build(**plan.settings), observer=metrics
             )
             reloading = asyncio.create_task(reloader.run())
             stack.callback(reloading.cancel)
@@ -281,12 +276,12 @@ class _Exchanges:
         self._written = written
         self._counted = counted
 
-    def exchanged(self, exchange: Exchanged) -> None:
+    def exchanged(self, exchange: ExchangeRecord) -> None:
         self._counted.exchanged(exchange)
         self._written.exchanged(exchange)
 
 
-def _exchanges_told(written: AccessLog | None, counted: ProxyMetrics | None) -> Observer | None:
+def _exchanges_told(written: AccessLog | None, counted: ProxyMetrics | None) -> ExchangeObserver | None:
     """Whom a proxy tells of its exchanges."""
     return _Exchanges(written, counted) if written is not None and counted is not None else written or counted
 

@@ -67,8 +67,8 @@ class Gate:
         self._ids = self.dialect.request_ids
         of_id = frozenset() if self._ids is None else frozenset({self._ids.header})
         self._teller = Teller(() if policy.identity is None else policy.identity.tell_upstream)
-        self.to_upstream = of_id | self._teller.names
-        self.to_client = replaced(policy.headers) | of_id
+        self.reserved_request = of_id | self._teller.names
+        self.reserved_response = replaced(policy.headers) | of_id
 
     def body_wanted(self, request: Request) -> int:
         """How much of the body is to be seen; see `ratelimiter.proxy.interfaces.Judge`."""
@@ -137,7 +137,7 @@ class Gate:
     def error(
         self, status: int, fault: tuple[str, str], verdict: Verdict | None, headers: Iterable[Header]
     ) -> tuple[Reply, Verdict]:
-        """An answer that the proxy gives by itself; see `ratelimiter.proxy.interfaces.Errors`."""
+        """An answer that the proxy gives by itself; see `ratelimiter.proxy.interfaces.ErrorWriter`."""
         if verdict is None:
             identifier, of_id = self._id(headers)
             verdict = Verdict(None, of_id, of_id, identifier)

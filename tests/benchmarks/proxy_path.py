@@ -21,9 +21,10 @@ import uvloop
 
 from ratelimiter.config import loader
 from ratelimiter.proxy.client_connection import ClientConnection
-from ratelimiter.proxy.proxy import Service
-from ratelimiter.proxy.settings import Bounds
-from ratelimiter.proxy.upstream_connection import Target, UpstreamConnection
+from ratelimiter.proxy.pool import Target
+from ratelimiter.proxy.proxy import Proxy
+from ratelimiter.proxy.settings import ProxySettings
+from ratelimiter.proxy.upstream_connection import UpstreamConnection
 from ratelimiter.sidecar.judge import Gate
 from ratelimiter.stores.memory import MemoryStore
 
@@ -91,8 +92,7 @@ async def compare(*, watched: bool, profile: bool) -> None:
     for limit in ("1000000000/minute", "1/hour"):
         policy = loader.build(limit=limit, principal="header:X-API-Key", environ={})
         gate = Gate(policy, MemoryStore(), observer=observer)
-        service = Service(Target("127.0.0.1", 1), gate, gate, Bounds(), loop, observer=observer)
-        service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
+        service = Proxy(Target("127.0.0.1", 1), gate, gate, ProxySettings(), loop, observer=observer)
         upstream = UpstreamConnection(service.pool)
         answering = Wire(upstream)
         upstream.connection_made(answering)

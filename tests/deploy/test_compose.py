@@ -18,7 +18,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ratelimiter.config import loader
-from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.settings import ProxySettings
 from tests.deploy.cli_words import flags_of
 from tests.deploy.nginx_server import nginx
 from tests.stores.redis_server import RedisServer, free_port, wait_until
@@ -120,7 +120,7 @@ def test_the_sidecar_is_told_what_it_understands() -> None:
 
 def test_it_is_given_time_to_drain() -> None:
     """Docker kills after the grace period: it is longer than the drain."""
-    bounds = Bounds()
+    bounds = ProxySettings()
 
     assert named_seconds(OURS["stop_grace_period"]) * 1000 > bounds.lame_duck_ms + bounds.grace_ms
 

@@ -18,7 +18,7 @@ import redis
 from ruamel.yaml import YAML
 
 from ratelimiter.config import loader
-from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.settings import ProxySettings
 from ratelimiter.stores.factory import open_store
 from tests.deploy.cli_words import flags_of
 from tests.deploy.kustomize import render
@@ -148,7 +148,7 @@ def test_the_drain_is_in_tune() -> None:
     killed; and the pod is out of service before the lame duck's time is over. The limiter's hook lasts longer than its
     drain, as a second signal, which the kubelet sends when the API has gone, would end the drain at once.
     """
-    bounds = Bounds()
+    bounds = ProxySettings()
     sleep_ms = API["lifecycle"]["preStop"]["sleep"]["seconds"] * 1000
     readiness = SIDECAR["readinessProbe"]
 

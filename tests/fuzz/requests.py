@@ -6,8 +6,7 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.proxy.forwarded import NOT_IN_TRAILERS, PROVENANCE
-from ratelimiter.proxy.head import WRITTEN_ANEW
+from ratelimiter.proxy.header_policy import NOT_IN_TRAILERS, PROVENANCE, WRITTEN_ANEW
 from tests.fuzz.cuts import pieces, seeds
 from tests.fuzz.paths import resolved
 from tests.fuzz.readers import METHODS, Message, disputed, requests_by_h11, requests_by_llhttp

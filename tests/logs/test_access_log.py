@@ -12,18 +12,18 @@ import pytest
 from ratelimiter.errors import ConfigError
 from ratelimiter.logs.access_log import AccessLog
 from ratelimiter.logs.sink import PENDING_LINES_MAX
-from ratelimiter.proxy.exchange_record import JUDGE, PROXY, UPSTREAM, Exchanged
+from ratelimiter.proxy.exchange_record import JUDGE, PROXY, UPSTREAM, ExchangeRecord
 from ratelimiter.testing import FakeClock
 from tests.stores.redis_server import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ratelimiter.proxy.interfaces import Observer
+    from ratelimiter.proxy.interfaces import ExchangeObserver
 
 
-def exchange(status: int = 200, source: str = UPSTREAM, target: bytes = b"/v1/items") -> Exchanged:
-    return Exchanged("GET", target, status, source, 3, 5, 1.23456, 0.5, "req_1")
+def exchange(status: int = 200, source: str = UPSTREAM, target: bytes = b"/v1/items") -> ExchangeRecord:
+    return ExchangeRecord("GET", target, status, source, 3, 5, 1.23456, 0.5, "req_1")
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ async def test_a_line_tells_one_exchange_and_no_secret(tmp_path: Path) -> None:
     path = tmp_path / "access.json"
     clock = FakeClock(1_800_000_000_123)
     log = AccessLog(str(path), clock=clock)
-    observer: Observer = log
+    observer: ExchangeObserver = log
     observer.exchanged(exchange(target=b"/v1/items?api_key=secret"))
     observer.exchanged(exchange(target=b'/"\n{"status":200}\xff'))
     log.close()

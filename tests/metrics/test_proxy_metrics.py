@@ -11,11 +11,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from ratelimiter.metrics.proxy_metrics import CLASSES, ProxyMetrics
-from ratelimiter.proxy.exchange_record import JUDGE, SOURCES, UPSTREAM, Exchanged
+from ratelimiter.proxy.exchange_record import JUDGE, SOURCES, UPSTREAM, ExchangeRecord
 from tests.metrics.test_limiter_metrics import documented, exposed, samples
 
 if TYPE_CHECKING:
-    from ratelimiter.proxy.interfaces import Observer
+    from ratelimiter.proxy.interfaces import ExchangeObserver
 
 
 class Connections(list[int]):
@@ -29,8 +29,8 @@ class Proxy:
         self.metrics = ProxyMetrics(self.connections, self.registry)
 
     def exchange(self, status: int, source: str = UPSTREAM, upstream_ms: float = 0.0, path: str = "/") -> None:
-        observer: Observer = self.metrics
-        observer.exchanged(Exchanged("GET", path, status, source, 10, 100, 5.0, upstream_ms, "id"))
+        observer: ExchangeObserver = self.metrics
+        observer.exchanged(ExchangeRecord("GET", path, status, source, 10, 100, 5.0, upstream_ms, "id"))
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"ratelimiter_proxy_{name}", labels)

@@ -6,9 +6,10 @@ import asyncio
 
 from ratelimiter.config import loader
 from ratelimiter.proxy.client_connection import ClientConnection
-from ratelimiter.proxy.proxy import Service
-from ratelimiter.proxy.settings import Bounds
-from ratelimiter.proxy.upstream_connection import Target, UpstreamConnection
+from ratelimiter.proxy.pool import Target
+from ratelimiter.proxy.proxy import Proxy
+from ratelimiter.proxy.settings import ProxySettings
+from ratelimiter.proxy.upstream_connection import UpstreamConnection
 from ratelimiter.sidecar.judge import Gate
 from ratelimiter.stores.memory import MemoryStore
 
@@ -60,11 +61,10 @@ def new_gate() -> Gate:
 class Bench:
     """One client's connection and one connection to the upstream, each with its bytes."""
 
-    def __init__(self, *, bounds: Bounds | None = None, gate: Gate | None = None) -> None:
+    def __init__(self, *, bounds: ProxySettings | None = None, gate: Gate | None = None) -> None:
         gate = gate or new_gate()
         loop = asyncio.get_running_loop()
-        self.service = Service(Target("app.example", 80), gate, gate, bounds or Bounds(), loop)
-        self.service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
+        self.service = Proxy(Target("app.example", 80), gate, gate, bounds or ProxySettings(), loop)
         self.client = ClientConnection(self.service, b"http")
         self.to_client = MemoryTransport()
         self.client.connection_made(self.to_client)

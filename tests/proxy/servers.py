@@ -9,7 +9,7 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.proxy.upstream_connection import Target
+from ratelimiter.proxy.pool import Target
 from tests.stores.redis_server import free_port
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI, Response, WebSocket
 from fastapi.responses import HTMLResponse
 
-from ratelimiter.proxy.upstream_connection import Target
+from ratelimiter.proxy.pool import Target
 from tests.proxy.browser import browser
 from tests.proxy.wire import sidecar, until
 from tests.stores.redis_server import free_port

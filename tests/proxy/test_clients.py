@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.settings import ProxySettings
 from tests.proxy.inputs import chunked, get, post
 from tests.proxy.wire import OK, Upstream, answering, read_body, sidecar, until
 
@@ -63,14 +63,14 @@ async def test_half_a_request_is_none() -> None:
 
 async def test_silence_is_closed() -> None:
     """Row 96: who connects and says nothing is let go without a word."""
-    bounds = Bounds(head_timeout_ms=50, **SOON)
+    bounds = ProxySettings(head_timeout_ms=50, **SOON)
     async with Upstream().serving() as upstream, sidecar(upstream, bounds=bounds) as proxy, proxy.client() as client:
         assert b"" == await client.closed()
 
 
 async def test_a_head_that_drips_is_cut_off() -> None:
     """Row 97: the deadline of a head is absolute; each byte does not renew it."""
-    bounds = Bounds(head_timeout_ms=100, **SOON)
+    bounds = ProxySettings(head_timeout_ms=100, **SOON)
     async with Upstream().serving() as upstream, sidecar(upstream, bounds=bounds) as proxy, proxy.client() as client:
 
         async def drip() -> None:
@@ -89,7 +89,7 @@ async def test_a_head_that_drips_is_cut_off() -> None:
 
 async def test_the_head_of_a_later_request_has_its_own_deadline() -> None:
     """Row 97: between requests a client may rest, within one it may not."""
-    bounds = Bounds(head_timeout_ms=100, idle_timeout_ms=5000, **SOON)
+    bounds = ProxySettings(head_timeout_ms=100, idle_timeout_ms=5000, **SOON)
     async with Upstream().serving() as upstream, sidecar(upstream, bounds=bounds) as proxy, proxy.client() as client:
         assert 200 == (await client.exchange(get())).status
         await asyncio.sleep(0.2)
@@ -99,7 +99,7 @@ async def test_the_head_of_a_later_request_has_its_own_deadline() -> None:
 
 async def test_an_idle_connection_is_closed() -> None:
     """Row 96, between requests."""
-    bounds = Bounds(idle_timeout_ms=50, **SOON)
+    bounds = ProxySettings(idle_timeout_ms=50, **SOON)
     async with Upstream().serving() as upstream, sidecar(upstream, bounds=bounds) as proxy, proxy.client() as client:
         await client.exchange(get())
 
@@ -110,7 +110,7 @@ async def test_an_idle_connection_is_closed() -> None:
 async def test_a_body_that_drips_is_cut_off(bounds: dict[str, int]) -> None:
     """Row 98: by the pause between two bytes, or by the average rate, so that a drip is no way around the first."""
     wait_s = 0.2 if "body_timeout_ms" in bounds else 0.01
-    made = Bounds(head_timeout_ms=400, **bounds, **SOON)
+    made = ProxySettings(head_timeout_ms=400, **bounds, **SOON)
     async with Upstream().serving() as upstream, sidecar(upstream, bounds=made) as proxy, proxy.client() as client:
 
         async def drip() -> None:
@@ -148,7 +148,7 @@ async def test_who_reads_nothing_is_cut_off_and_the_upstream_paused() -> None:
             sent += len(MEGABYTE)
         return False
 
-    bounds = Bounds(write_timeout_ms=300, **SOON)
+    bounds = ProxySettings(write_timeout_ms=300, **SOON)
     async with Upstream(endless).serving() as upstream, sidecar(upstream, bounds=bounds) as proxy:
         loop = asyncio.get_running_loop()
         reader = socket.socket()
@@ -169,7 +169,7 @@ async def test_who_reads_nothing_is_cut_off_and_the_upstream_paused() -> None:
 
 async def test_one_address_has_so_many_connections() -> None:
     """Row 100: those beyond the number are closed at once, those within it are served."""
-    bounds = Bounds(connections_per_address_max=3, **SOON)
+    bounds = ProxySettings(connections_per_address_max=3, **SOON)
     async with Upstream().serving() as upstream, sidecar(upstream, bounds=bounds) as proxy:
         async with proxy.client() as one, proxy.client(), proxy.client():
             await until(lambda: len(proxy.service) == 3, "all are in")
@@ -184,7 +184,7 @@ async def test_one_address_has_so_many_connections() -> None:
 
 async def test_a_trusted_proxy_has_as_many_as_it_likes() -> None:
     """Row 100: behind a load balancer every client has its address."""
-    bounds = Bounds(connections_per_address_max=1, **SOON)
+    bounds = ProxySettings(connections_per_address_max=1, **SOON)
     async with (
         Upstream().serving() as upstream,
         sidecar(upstream, bounds=bounds, trusted_proxies="127.0.0.1") as proxy,
@@ -196,7 +196,7 @@ async def test_a_trusted_proxy_has_as_many_as_it_likes() -> None:
 
 async def test_there_are_so_many_connections_in_all() -> None:
     """Row 100, whoever they are of."""
-    bounds = Bounds(connections_max=1, **SOON)
+    bounds = ProxySettings(connections_max=1, **SOON)
     async with (
         Upstream().serving() as upstream,
         sidecar(upstream, bounds=bounds, trusted_proxies="127.0.0.1") as proxy,
@@ -327,7 +327,7 @@ async def test_bodies_and_trailers_pass() -> None:
 
 async def test_a_body_too_long_is_refused() -> None:
     """By what its length says before a byte is forwarded; in chunks, as soon as it is so."""
-    bounds = Bounds(body_max=10, **SOON)
+    bounds = ProxySettings(body_max=10, **SOON)
     async with Upstream().serving() as upstream, sidecar(upstream, bounds=bounds) as proxy:
         for raw in (post(b"Content-Length: 11", body=b"x" * 11), chunked(b"b\r\n" + b"x" * 11 + b"\r\n")):
             async with proxy.client() as client:
@@ -362,6 +362,7 @@ async def test_errors_of_the_judge_are_ours() -> None:
 
     class Broken:
         looks_at_paths = looks_at_bodies = False
+        reserved_request = reserved_response = frozenset[bytes]()
 
         async def judge(self, request: object) -> object:
             raise RuntimeError
@@ -398,7 +399,7 @@ async def test_an_early_answer_ends_the_request() -> None:
     """Row 106: it is relayed, and neither connection is used again."""
     async with (
         Upstream(early).serving() as upstream,
-        sidecar(upstream, bounds=Bounds(**SOON)) as proxy,
+        sidecar(upstream, bounds=ProxySettings(**SOON)) as proxy,
         proxy.client() as client,
     ):
         client.send(post(b"Content-Length: 1000000", body=b"x" * 100))
@@ -417,7 +418,7 @@ async def early(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.Stream
 
 async def test_a_crowd_of_one_address_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """It may be a balancer: the line says what to do about it, and does not name the address."""
-    bounds = Bounds(connections_per_address_max=1, **SOON)
+    bounds = ProxySettings(connections_per_address_max=1, **SOON)
     async with Upstream().serving() as upstream, sidecar(upstream, bounds=bounds) as proxy, proxy.client() as first:
         assert 200 == (await first.exchange(get())).status
         for _ in range(3):

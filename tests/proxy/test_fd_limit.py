@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 
 from ratelimiter.proxy.fd_limit import RESERVED, make_room
-from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.settings import ProxySettings
 
 LIMITED = (
     "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64));"
@@ -40,10 +40,10 @@ class Handler(BaseHTTPRequestHandler):
 def in_child(soft: int, hard: int, connections_max: int) -> tuple[int, int, int]:
     """What another process makes of these: its soft limit, its hard limit and how many clients it takes in."""
     program = (
-        "import resource; from ratelimiter.proxy.settings import Bounds;"
+        "import resource; from ratelimiter.proxy.settings import ProxySettings;"
         " from ratelimiter.proxy.fd_limit import make_room;"
         f" resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}));"
-        f" bounds = make_room(Bounds(connections_max={connections_max}));"
+        f" bounds = make_room(ProxySettings(connections_max={connections_max}));"
         " print(*resource.getrlimit(resource.RLIMIT_NOFILE), bounds.connections_max)"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
@@ -66,7 +66,7 @@ def test_the_hard_limit_is_kept_to() -> None:
 
 def test_where_there_is_room_nothing_changes() -> None:
     """Not even by a number."""
-    before, bounds = resource.getrlimit(resource.RLIMIT_NOFILE), Bounds(connections_max=1)
+    before, bounds = resource.getrlimit(resource.RLIMIT_NOFILE), ProxySettings(connections_max=1)
     assert bounds is make_room(bounds)
     assert before == resource.getrlimit(resource.RLIMIT_NOFILE)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ratelimiter.proxy.forwarded import Provenance, has_body, trailer_lines
+from ratelimiter.proxy.body import has_body
+from ratelimiter.proxy.forwarded import Provenance
+from ratelimiter.proxy.header_policy import trailer_lines
 
 
 def told(**differing: object) -> list[bytes]:

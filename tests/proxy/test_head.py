@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.proxy.head import WRITTEN_ANEW, HeadError, Roles, parse_request, parse_response, roles
-from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.head import PLAIN_POLICY, HeadError, parse_request, parse_response
+from ratelimiter.proxy.header_policy import HeaderPolicy
+from ratelimiter.proxy.settings import ProxySettings
 from tests.proxy.inputs import HOST, get, head
 
-BOUNDS = Bounds()
-KNOWN: Roles = roles(frozenset({b"x-ours"}))
+BOUNDS = ProxySettings()
+KNOWN = HeaderPolicy(reserved_response=frozenset({b"x-ours"}))
 
 
 class Llhttp:
@@ -103,7 +104,7 @@ def test_remembered_fields_change_nothing(raw: bytes, before: bytes) -> None:
 
     def read(remembered: Any) -> Any:
         try:
-            request = parse_request(raw, BOUNDS, WRITTEN_ANEW, remembered)
+            request = parse_request(raw, BOUNDS, PLAIN_POLICY, remembered)
         except HeadError as fault:
             return fault.status, fault.issue
         fields = request.fields

@@ -26,7 +26,8 @@ async def test_what_is_ours_to_say_may_change_in_between() -> None:
     """Fields that became ours by a new policy are neither forwarded nor passed back, though their bytes are known."""
     bench = Bench()
     before = await exchanged(bench, REQUEST, RESPONSE + b"ok")
-    bench.service.say(to_upstream=frozenset({b"x-user"}), to_client=frozenset({b"x-plan"}))
+    bench.service.judge.reserved_request = frozenset({b"x-user"})
+    bench.service.judge.reserved_response = frozenset({b"x-plan"})
     after = await exchanged(bench, REQUEST, RESPONSE + b"ok")
     bench.close()
 

@@ -13,13 +13,13 @@ import pytest
 
 from ratelimiter.core.reply import Reply
 from ratelimiter.proxy.interfaces import Verdict
-from ratelimiter.proxy.settings import Bounds
-from ratelimiter.proxy.upstream_connection import Target
+from ratelimiter.proxy.pool import Target
+from ratelimiter.proxy.settings import ProxySettings
 from tests.proxy.inputs import chunked, get, post
 from tests.proxy.wire import Upstream, answering, read_body, sidecar, until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ratelimiter.core.request import Request
     from tests.proxy.wire import Client, Seen
@@ -39,10 +39,11 @@ class Notes:
         self.headers: list[Header] = []
         self._failing = failing
 
-    def responded(self, status: int, headers: Sequence[Header]) -> None:
+    def responded(self, status: int, headers: Sequence[Header]) -> Callable[[bytes], None] | None:
         self.heard.append(status)
         self.headers = list(headers)
         self._fail()
+        return None
 
     def ended(self) -> None:
         self.heard.append("ended")
@@ -59,6 +60,8 @@ class Judge:
     def __init__(self, wanted: int = 0, *, follower: Notes | None = None, refusing: bool = False) -> None:
         self.looks_at_paths = True
         self.looks_at_bodies = bool(wanted)
+        self.reserved_request = frozenset[bytes]()
+        self.reserved_response = frozenset({b"x-ratelimit-limit"})
         self.wanted = wanted
         self.asked: list[Request] = []
         self.follower = follower
@@ -207,7 +210,7 @@ async def test_a_broken_body_is_refused_unjudged() -> None:
 
 async def test_too_long_a_body_is_not_waited_for() -> None:
     """Its length is known, or found out."""
-    judge, bounds = Judge(10), Bounds(body_max=4, **SOON)
+    judge, bounds = Judge(10), ProxySettings(body_max=4, **SOON)
     async with Upstream().serving() as upstream, sidecar(upstream, judge=judge, bounds=bounds) as proxy:
         async with proxy.client() as client:
             assert 413 == (await client.exchange(post(b"Content-Length: 5"))).status
@@ -219,7 +222,7 @@ async def test_too_long_a_body_is_not_waited_for() -> None:
 @pytest.mark.parametrize("bounds", [{"body_timeout_ms": 100}, {"body_grace_ms": 50, "body_rate_min": 10_000}])
 async def test_a_body_that_drips_is_cut_off_before_the_verdict(bounds: dict[str, int]) -> None:
     """The deadlines of a body hold while the judge waits for it."""
-    judge, made = Judge(1000), Bounds(head_timeout_ms=400, **bounds, **SOON)
+    judge, made = Judge(1000), ProxySettings(head_timeout_ms=400, **bounds, **SOON)
     async with (
         Upstream().serving() as upstream,
         sidecar(upstream, judge=judge, bounds=made) as proxy,
@@ -274,6 +277,78 @@ async def test_a_follower_hears_the_response_and_its_end() -> None:
     assert [201, "ended"] == notes.heard
     expected = [(b"x-cost", b"3"), (b"x-ratelimit-limit", b"9"), (b"connection", b"x-hop"), (b"x-hop", b"1")]
     assert [*expected, (b"content-length", b"2")] == notes.headers
+
+
+class Reading(Notes):
+    """A follower that wants to see the body of a response, and fails at it if it is told to."""
+
+    def __init__(self, *, breaks: bool = False) -> None:
+        super().__init__()
+        self.seen: list[bytes] = []
+        self._breaks = breaks
+
+    def responded(self, status: int, headers: Sequence[Header]) -> Callable[[bytes], None]:
+        super().responded(status, headers)
+        return self._note
+
+    def _note(self, content: bytes) -> None:
+        self.seen.append(content)
+        if self._breaks:
+            raise RuntimeError
+
+
+BODIES = {
+    "sized": (b"Content-Length: 4\r\n\r\nab", b"cd"),
+    "chunked": (b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n", b"2\r\ncd\r\n0\r\n\r\n"),
+    "ended by the connection": (b"\r\nab", b"cd"),
+}
+
+
+@pytest.mark.parametrize("parts", BODIES.values(), ids=BODIES)
+async def test_an_observer_of_the_body_gets_its_content(parts: tuple[bytes, bytes]) -> None:
+    """Out of whatever framing, before the end is told, and the client gets the same."""
+    notes, go_on = Reading(), asyncio.Event()
+
+    async def handle(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        writer.write(ANSWER + parts[0])
+        await go_on.wait()
+        writer.write(parts[1])
+        return False
+
+    judge = Judge(follower=notes)
+    async with (
+        Upstream(handle).serving() as upstream,
+        sidecar(upstream, judge=judge) as proxy,
+        proxy.client() as client,
+    ):
+        client.send(get())
+        await until(lambda: notes.seen == [b"ab"], "the first piece is there")
+        assert [201] == notes.heard
+        go_on.set()
+        assert b"abcd" == (await client.response()).body
+    assert ([b"ab", b"cd"], [201, "ended"]) == (notes.seen, notes.heard)
+
+
+async def test_an_observer_of_the_body_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """The client gets everything, the log a line, and the observer nothing more."""
+    notes = Reading(breaks=True)
+    upstream = Upstream(answering(ANSWER + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n", b"2\r\ncd\r\n0\r\n\r\n"))
+    async with upstream.serving(), sidecar(upstream, judge=Judge(follower=notes)) as proxy, proxy.client() as client:
+        assert b"abcd" == (await client.exchange(get())).body
+    assert 1 == len(notes.seen)
+    assert 1 == caplog.text.count("an observer of a response's body failed")
+
+
+async def test_a_tunnel_is_no_body() -> None:
+    """What comes behind a 101 belongs to neither side's HTTP."""
+    notes = Reading()
+    switched = b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhello"
+    asked = b"GET /w HTTP/1.1\r\nHost: a.example\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    upstream = Upstream(answering(switched))
+    async with upstream.serving(), sidecar(upstream, judge=Judge(follower=notes)) as proxy, proxy.client() as client:
+        client.send(asked)
+        assert (await client.closed()).endswith(b"hello")
+    assert ([], 101) == (notes.seen, notes.heard[0])
 
 
 async def test_every_request_of_a_connection_is_followed() -> None:
@@ -332,7 +407,7 @@ async def nothing(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.Stre
 async def test_the_errors_of_the_proxy_are_heard_too() -> None:
     """They are what the client gets: 502 where nobody listens, 504 where nobody answers, 400 for a broken body."""
     notes = Notes()
-    judge, bounds = Judge(follower=notes), Bounds(upstream_timeout_ms=50, **SOON)
+    judge, bounds = Judge(follower=notes), ProxySettings(upstream_timeout_ms=50, **SOON)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         target = Target("127.0.0.1", unused.getsockname()[1])

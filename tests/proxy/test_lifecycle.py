@@ -16,9 +16,9 @@ import pytest
 
 from ratelimiter.errors import ConfigError
 from ratelimiter.proxy.addresses import Listen
-from ratelimiter.proxy.lifecycle import bind, bind_all, name_of, tls_context
-from ratelimiter.proxy.settings import Bounds
-from ratelimiter.proxy.upstream_connection import Target
+from ratelimiter.proxy.listener import bind, bind_all, name_of, tls_context
+from ratelimiter.proxy.pool import Target
+from ratelimiter.proxy.settings import ProxySettings
 from tests.proxy.inputs import get, post
 from tests.proxy.wire import OK, Client, Upstream, read_body, sidecar, until
 
@@ -49,7 +49,7 @@ class Held(Upstream):
 
 async def test_draining_fails_nobody() -> None:
     """Row 125: idle connections are closed, what is under way is finished, nobody new is let in."""
-    async with Held().serving() as upstream, sidecar(upstream, bounds=Bounds(**SOON)) as proxy:
+    async with Held().serving() as upstream, sidecar(upstream, bounds=ProxySettings(**SOON)) as proxy:
         assert proxy.server.ready
         async with proxy.client() as idle, proxy.client() as busy:
             busy.send(get(b"/1") + get(b"/2"))
@@ -70,7 +70,7 @@ async def test_draining_fails_nobody() -> None:
 
 async def test_a_lame_duck_still_serves() -> None:
     """Row 125: for a while new connections are taken in, and told that there is no second request."""
-    bounds = Bounds(lame_duck_ms=60_000, grace_ms=5000)
+    bounds = ProxySettings(lame_duck_ms=60_000, grace_ms=5000)
     async with Upstream().serving() as upstream, sidecar(upstream, bounds=bounds) as proxy:
         at_once = asyncio.Event()
         draining = asyncio.create_task(proxy.server.drain(at_once))
@@ -85,7 +85,7 @@ async def test_a_lame_duck_still_serves() -> None:
 
 async def test_grace_has_an_end() -> None:
     """What is not finished in time is cut off."""
-    bounds = Bounds(lame_duck_ms=0, grace_ms=50)
+    bounds = ProxySettings(lame_duck_ms=0, grace_ms=50)
     async with Held().serving() as upstream, sidecar(upstream, bounds=bounds) as proxy, proxy.client() as client:
         client.send(get())
         await until(lambda: upstream.seen, "the upstream has it")
@@ -137,7 +137,7 @@ async def test_a_listener_with_tls(certificate: tuple[str, str]) -> None:
     trusting.set_alpn_protocols(["h2", "http/1.1"])
     async with (
         Upstream().serving() as upstream,
-        sidecar(upstream, tls=tls_context(*certificate), bounds=Bounds(**SOON)) as proxy,
+        sidecar(upstream, tls=tls_context(*certificate), bounds=ProxySettings(**SOON)) as proxy,
     ):
         async with proxy.client(ssl=trusting, server_hostname="localhost") as client:
             assert "http/1.1" == client.writer.get_extra_info("ssl_object").selected_alpn_protocol()

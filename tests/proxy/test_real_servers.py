@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
-from ratelimiter.proxy.upstream_connection import Target
+from ratelimiter.proxy.pool import Target
 from tests.proxy.servers import nginx, node, output, standard_library
 from tests.proxy.wire import Sidecar, sidecar, until
 from tests.stores.redis_server import free_port

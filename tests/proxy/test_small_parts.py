@@ -10,7 +10,7 @@ import pytest
 from ratelimiter.errors import ConfigError
 from ratelimiter.proxy.addresses import Listen, parse_listen, parse_upstream
 from ratelimiter.proxy.eager import run
-from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.settings import ProxySettings
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_no_upstreams(url: str) -> None:
         parse_upstream(url)
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Bounds)])
+@pytest.mark.parametrize("name", [field.name for field in fields(ProxySettings)])
 def test_bounds(name: str) -> None:
     """Each has a least value."""
     with pytest.raises(ValueError, match=f"{name} must be at least [01], not -1"):
-        Bounds(**{name: -1})
+        ProxySettings(**{name: -1})
 
 
 async def test_a_coroutine_that_waits_for_nothing() -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.proxy.settings import Bounds
-from ratelimiter.proxy.upstream_connection import Target
+from ratelimiter.proxy.pool import Target
+from ratelimiter.proxy.settings import ProxySettings
 from tests.proxy.inputs import get, post
 from tests.proxy.wire import OK, Upstream, answering, read_body, sidecar, until
 from tests.stores.redis_server import free_port
@@ -287,7 +287,7 @@ async def test_a_request_is_never_sent_twice() -> None:
 
 async def test_idle_connections_are_given_up() -> None:
     """Before the upstream does it, at a moment of its choosing."""
-    bounds = Bounds(upstream_idle_ms=50, **SOON)
+    bounds = ProxySettings(upstream_idle_ms=50, **SOON)
     async with Upstream().serving() as upstream, sidecar(upstream, bounds=bounds) as proxy, proxy.client() as client:
         await client.exchange(get())
         await until(lambda: not upstream.open, "it is closed")
@@ -312,7 +312,7 @@ async def test_an_upstream_that_does_not_accept() -> None:
         for each in crowd:
             each.setblocking(False)
             each.connect_ex(full.getsockname())
-        bounds = Bounds(connect_timeout_ms=100, **SOON)
+        bounds = ProxySettings(connect_timeout_ms=100, **SOON)
         async with sidecar(Target(*full.getsockname()), bounds=bounds) as proxy, proxy.client() as client:
             assert 504 == (await client.exchange(get())).status
         for each in crowd:
@@ -328,7 +328,7 @@ async def test_an_upstream_that_does_not_answer() -> None:
         await reader.read()
         return False
 
-    bounds = Bounds(upstream_timeout_ms=100, **SOON)
+    bounds = ProxySettings(upstream_timeout_ms=100, **SOON)
     async with Upstream(slow).serving() as upstream, sidecar(upstream, bounds=bounds) as proxy:
         async with proxy.client() as client:
             assert 504 == (await client.exchange(get())).status
@@ -344,7 +344,7 @@ async def test_an_upstream_that_takes_nothing_in() -> None:
         await asyncio.Event().wait()
         return False
 
-    bounds = Bounds(upstream_timeout_ms=300, **SOON)
+    bounds = ProxySettings(upstream_timeout_ms=300, **SOON)
     async with (
         Upstream(deaf).serving() as upstream,
         sidecar(upstream, bounds=bounds) as proxy,
@@ -430,7 +430,7 @@ async def test_an_upgrade_that_is_not_agreed_to() -> None:
 
 async def test_an_idle_tunnel_is_closed() -> None:
     """Both ways, after its own time."""
-    bounds = Bounds(tunnel_timeout_ms=100, **SOON)
+    bounds = ProxySettings(tunnel_timeout_ms=100, **SOON)
     async with (
         Upstream(tunnel).serving() as upstream,
         sidecar(upstream, bounds=bounds) as proxy,
@@ -456,7 +456,7 @@ async def test_a_tunnel_ends_with_its_client() -> None:
     heard = asyncio.Event()
     async with (
         Upstream(deaf).serving() as upstream,
-        sidecar(upstream, bounds=Bounds(**SOON)) as proxy,
+        sidecar(upstream, bounds=ProxySettings(**SOON)) as proxy,
         proxy.client() as client,
     ):
         await client.exchange(UPGRADE)
@@ -488,7 +488,7 @@ async def test_requests_wait_in_line_for_a_connection(path: bytes) -> None:
         most = max(most, upstream.open)
         return await held(seen, reader, writer)
 
-    upstream, bounds = Upstream(counting), Bounds(upstream_connections_max=2, **SOON)
+    upstream, bounds = Upstream(counting), ProxySettings(upstream_connections_max=2, **SOON)
     async with upstream.serving(), sidecar(upstream, bounds=bounds) as proxy:
 
         async def ask() -> int:
@@ -509,7 +509,7 @@ async def test_who_waits_too_long_is_told_503() -> None:
         writer.write(OK)
         return True
 
-    bounds = Bounds(upstream_connections_max=1, connect_timeout_ms=100, **SOON)
+    bounds = ProxySettings(upstream_connections_max=1, connect_timeout_ms=100, **SOON)
     async with Upstream(holding).serving() as upstream, sidecar(upstream, bounds=bounds) as proxy:
         async with proxy.client() as first, proxy.client() as second:
             first.send(get())
@@ -531,7 +531,7 @@ async def test_a_place_in_line_is_passed_on_when_its_client_has_gone() -> None:
         writer.write(OK)
         return True
 
-    bounds = Bounds(upstream_connections_max=1, **SOON)
+    bounds = ProxySettings(upstream_connections_max=1, **SOON)
     async with (
         Upstream(holding).serving() as upstream,
         sidecar(upstream, bounds=bounds) as proxy,
@@ -553,7 +553,7 @@ async def test_a_place_in_line_is_passed_on_when_its_client_has_gone() -> None:
 
 async def test_a_place_in_line_outlives_a_failure_to_connect() -> None:
     """Who is next tries it, and hears the same: nobody waits for a connection that nobody opens."""
-    bounds = Bounds(upstream_connections_max=1, connect_timeout_ms=5000, **SOON)
+    bounds = ProxySettings(upstream_connections_max=1, connect_timeout_ms=5000, **SOON)
     async with sidecar(Target("127.0.0.1", free_port()), bounds=bounds) as proxy:
 
         async def ask() -> int:

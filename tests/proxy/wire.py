@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ratelimiter.config import loader
 from ratelimiter.proxy.addresses import Listen
-from ratelimiter.proxy.lifecycle import Server, bind
-from ratelimiter.proxy.proxy import Service
-from ratelimiter.proxy.settings import Bounds
-from ratelimiter.proxy.upstream_connection import Target
+from ratelimiter.proxy.lifecycle import Server
+from ratelimiter.proxy.listener import bind
+from ratelimiter.proxy.pool import Target
+from ratelimiter.proxy.proxy import Proxy
+from ratelimiter.proxy.settings import ProxySettings
 from ratelimiter.sidecar.judge import Gate
 from ratelimiter.stores.memory import MemoryStore
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from ratelimiter.proxy.exchange_record import Exchanged
+    from ratelimiter.proxy.exchange_record import ExchangeRecord
     from ratelimiter.proxy.interfaces import Judge
 
     Handler = Callable[["Seen", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
@@ -206,14 +207,14 @@ class Client:
 class Sidecar:
     """A sidecar in this process."""
 
-    def __init__(self, port: int, service: Service, server: Server, gate: Gate) -> None:
+    def __init__(self, port: int, service: Proxy, server: Server, gate: Gate) -> None:
         self.port = port
         self.service = service
         self.server = server
         self.gate = gate
-        self.exchanges: list[Exchanged] = []
+        self.exchanges: list[ExchangeRecord] = []
 
-    def exchanged(self, exchange: Exchanged) -> None:
+    def exchanged(self, exchange: ExchangeRecord) -> None:
         self.exchanges.append(exchange)
 
     @asynccontextmanager
@@ -232,7 +233,7 @@ async def sidecar(
     target: Upstream | Target,
     *,
     limit: str | None = PLENTY,
-    bounds: Bounds | None = None,
+    bounds: ProxySettings | None = None,
     tls: ssl.SSLContext | None = None,
     families: tuple[str, ...] = ("x-forwarded",),
     store: Any = None,
@@ -247,9 +248,8 @@ async def sidecar(
     if isinstance(target, Upstream):
         target = Target("127.0.0.1", target.port)
     loop = asyncio.get_running_loop()
-    bounds = bounds or Bounds(lame_duck_ms=0)
-    service = Service(target, judge or gate, gate, bounds, loop, trusts=gate.trusts, families=families, via=via)
-    service.say(to_upstream=gate.to_upstream, to_client=gate.to_client)
+    bounds = bounds or ProxySettings(lame_duck_ms=0)
+    service = Proxy(target, judge or gate, gate, bounds, loop, trusts=gate.trusts, families=families, via=via)
     sock = bind(listen or Listen("127.0.0.1"))
     server = Server(service, [sock], tls)
     name = sock.getsockname()

@@ -19,7 +19,7 @@ import pytest
 from ratelimiter.config import layers
 from ratelimiter.errors import ConfigError
 from ratelimiter.parsing.units import parse_duration_ms
-from ratelimiter.proxy.settings import Bounds
+from ratelimiter.proxy.settings import ProxySettings
 from ratelimiter.sidecar.app import run
 from tests.stores.redis_server import wait_until
 
@@ -202,7 +202,7 @@ def test_the_schema_tells_the_defaults() -> None:
     properties = layers.policy_schema()["properties"]["proxy"]["properties"]
     no_bounds = {"forwarded", "access_log", "access_log_refusals", "via"}
     told = {name: entry["default"] for name, entry in properties.items() if name not in no_bounds}
-    made = {field.name.removesuffix("_ms"): getattr(Bounds(), field.name) for field in fields(Bounds)}
+    made = {field.name.removesuffix("_ms"): getattr(ProxySettings(), field.name) for field in fields(ProxySettings)}
 
     assert made.keys() == told.keys()
     for name, default in told.items():

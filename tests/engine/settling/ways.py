@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from ratelimiter.asgi.middleware import RateLimitMiddleware
-from ratelimiter.proxy.upstream_connection import Target
+from ratelimiter.proxy.pool import Target
 from ratelimiter.stores.factory import store_for
 from tests.proxy.wire import Client, sidecar
 

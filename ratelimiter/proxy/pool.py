@@ -1,0 +1,214 @@
+"""The connections to the upstream: kept, checked before they are used again, and no more than there may be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, NamedTuple
+
+from ratelimiter.clock import stopwatch_s
+from ratelimiter.proxy.happy_eyeballs import Dialer
+from ratelimiter.proxy.timeouts import Sweep
+from ratelimiter.proxy.upstream_connection import UpstreamConnection
+
+if TYPE_CHECKING:
+    import ssl
+
+    from ratelimiter.proxy.settings import ProxySettings
+
+PROBED_AFTER_S = 0.05  # of idleness: what has just been used is alive, or the event loop knows better already
+
+
+class CrowdedError(Exception):
+    """All connections to the upstream that there may be are in use, and none was given back in time."""
+
+
+class Target(NamedTuple):
+    """Where requests go."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""  # of a unix socket, instead
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def authority(self) -> bytes:
+        """What a request without a Host is given as one."""
+        if self.path:
+            return b"localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}".encode()
+
+
+class Pool:
+    """The connections to one upstream; the one used last is used next.
+
+    Args:
+        target: where the upstream is.
+        settings: on times and sizes.
+        loop: the event loop.
+    """
+
+    def __init__(self, target: Target, settings: ProxySettings, loop: asyncio.AbstractEventLoop) -> None:
+        self.target = target
+        self.settings = settings
+        self._loop = loop
+        self._idle: list[UpstreamConnection] = []
+        self._all: set[UpstreamConnection] = set()
+        self._opening = 0  # that are not among these yet
+        self._line: deque[asyncio.Future[UpstreamConnection | None]] = deque()  # who waits for one, or for room
+        self._dialer = None if target.path or _is_address(target.host) else Dialer(target.host, target.port, loop)
+        self._sweep = Sweep(loop, min(1.0, settings.upstream_idle_ms / 4000))
+        self._swept = False
+
+    def __len__(self) -> int:
+        """Connections open now."""
+        return len(self._all)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in line for a connection now."""
+        return len(self._line)
+
+    def take(self) -> UpstreamConnection | None:
+        """A connection that is open and idle; None if there is none."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if stopwatch_s() - connection.idle_since_s < PROBED_AFTER_S or connection.untouched():
+                return connection
+            connection.close()
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """A connection when there was none idle: a new one, or, if there may be no more, the next that is given back.
+
+        Raises:
+            OSError: the upstream cannot be reached.
+            TimeoutError: it does not answer.
+            CrowdedError: none was given back in time.
+        """
+        waiting = False
+        try:
+            async with asyncio.timeout(self.settings.connect_timeout_ms / 1000):
+                if len(self._all) + self._opening < self.settings.upstream_connections_max:
+                    self._opening += 1
+                else:
+                    waiting = True
+                    connection = await self._turn()
+                    waiting = False
+                    if connection is not None:
+                        return connection
+                return await self._open()
+        except TimeoutError:
+            if waiting:
+                raise CrowdedError from None
+            raise
+
+    async def _turn(self) -> UpstreamConnection | None:
+        """Wait in line for a connection; None if one may be opened, which counts as opening already."""
+        turn: asyncio.Future[UpstreamConnection | None] = self._loop.create_future()
+        self._line.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                with contextlib.suppress(ValueError):
+                    self._line.remove(turn)  # near its head: who came first gives up first
+            elif (connection := turn.result()) is not None:  # it has come, but too late
+                self.keep(connection)
+            else:
+                self._opening -= 1
+                self._let_open()
+            raise
+
+    def _next_in_line(self) -> asyncio.Future[UpstreamConnection | None] | None:
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():  # by giving up
+                return turn
+        return None
+
+    def _let_open(self) -> None:
+        """There may be one more connection: the first in line opens it."""
+        turn = self._next_in_line()
+        if turn is not None:
+            self._opening += 1
+            turn.set_result(None)
+
+    async def _open(self) -> UpstreamConnection:
+        """A new connection, which was counted as opening."""
+        target, loop = self.target, self._loop
+        made = False
+        try:
+            if target.path:
+                _, connection = await loop.create_unix_connection(
+                    lambda: UpstreamConnection(self), target.path, ssl=target.tls
+                )
+            elif self._dialer is None:
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self), target.host, target.port, ssl=target.tls
+                )
+            else:
+                name = None if target.tls is None else target.host
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self),
+                    sock=await self._dialer.dial(),
+                    ssl=target.tls,
+                    server_hostname=name,
+                )
+            if connection.closed:
+                msg = "closed at once"
+                raise ConnectionResetError(msg)
+            self._all.add(connection)
+            made = True
+        finally:
+            self._opening -= 1
+            if not made:
+                self._let_open()
+        return connection
+
+    def keep(self, connection: UpstreamConnection) -> None:
+        """Take back a connection whose response is complete."""
+        turn = self._next_in_line() if self._line else None
+        if turn is not None:
+            turn.set_result(connection)
+            return
+        connection.idle_since_s = stopwatch_s()
+        self._idle.append(connection)
+        if not self._swept:
+            self._swept = True
+            self._sweep.add(self)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """The connection is closed."""
+        with contextlib.suppress(ValueError):
+            self._idle.remove(connection)
+        if connection in self._all:
+            self._all.discard(connection)
+            self._let_open()
+
+    def tick(self, now_s: float, passed_s: float) -> None:  # noqa: ARG002  # as Sweep calls it
+        """Close what has been idle for too long: the upstream would, at a moment of its own choosing."""
+        oldest_s = now_s - self.settings.upstream_idle_ms / 1000
+        for connection in [one for one in self._idle if one.idle_since_s < oldest_s]:
+            connection.close()
+        if not self._idle:
+            self._swept = False
+            self._sweep.discard(self)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._idle.clear()
+        for connection in list(self._all):
+            connection.close()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
