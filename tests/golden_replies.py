@@ -20,7 +20,7 @@ from ratelimiter.core.decision import (
     malformed,
     refused_for,
 )
-from ratelimiter.core.identity import FAULTS, ApiKeys, Identity, IdentityPolicy, Tokens
+from ratelimiter.core.identity import FAULTS, ApiKeys, Identity, IdentityPolicy, JwtPolicy
 from ratelimiter.core.policy import Rule
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Balance, Quota
@@ -121,7 +121,7 @@ def store_error() -> Decision:
 def lacking() -> Iterator[Decision]:
     """Requests within their limits that lack what is required, one for each reason."""
     admitted = Decision(True, WITHIN_LIMIT, NOW_MS, [Outcome(PER_MINUTE, 12, 30_000, 0)], None)
-    identity = IdentityPolicy(Tokens("https://id.example/", ("api",), "https://id.example/jwks.json"), KEYS)
+    identity = IdentityPolicy(JwtPolicy("https://id.example/", ("api",), "https://id.example/jwks.json"), KEYS)
     for reason in REASONS:
         holder = Identity(kind="org", method="api_key", fault=reason if reason in FAULTS else "")
         header = "X-Tenant-ID" if reason == HEADER_MISSING else ""

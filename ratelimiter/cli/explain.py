@@ -12,7 +12,7 @@ from ratelimiter.core.policy import Planner, key_of
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
 from ratelimiter.dialects import loader
-from ratelimiter.identity.authenticator import Identifier
+from ratelimiter.identity.authenticator import Authenticator
 from ratelimiter.parsing.units import UNLIMITED, spell_limit, spell_moment
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
     try:
         paths = planner.paths(request)
         rules = planner.plan(request).rules
-        identity = Identifier(policy, offline=True).identify(request, waited=True)
+        identity = Authenticator(policy, offline=True).identify(request, waited=True)
         find = planner.reader.find
         found = [find(rule.principal, headers, request.peer, identity.verified) for rule in rules]
         plan = "" if planner.terms is None else planner.terms.plan(headers, request.peer, identity.plan)

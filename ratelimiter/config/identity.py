@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ratelimiter.config.match import read_match
-from ratelimiter.core.identity import BEARER, TELLABLE, ApiKeys, IdentityPolicy, Tokens
+from ratelimiter.core.identity import BEARER, TELLABLE, ApiKeys, IdentityPolicy, JwtPolicy
 from ratelimiter.core.match import Match
 from ratelimiter.core.principal import Source
 from ratelimiter.core.requirement import Requirement
@@ -80,7 +80,7 @@ class Reader:
         read = [self._requirement(("require", index), item) for index, item in enumerate(value)]
         return None if None in read else tuple(requirement for requirement in read if requirement is not None)
 
-    def _tokens(self, path: Path, value: Mapping[str, Any]) -> Tokens | None:
+    def _tokens(self, path: Path, value: Mapping[str, Any]) -> JwtPolicy | None:
         stated: dict[str, Any] = {name: value[name] for name in _CLAIMS if name in value}
         for name, argument, least_ms, most_ms in _DURATIONS:
             if name in value:
@@ -94,7 +94,7 @@ class Reader:
         if "algorithms" in value:
             stated["algorithms"] = tuple(value["algorithms"])
         place = value["keys"] if URL.match(value["keys"]) else self._file(value["keys"])
-        tokens = Tokens(
+        tokens = JwtPolicy(
             value["issuer"],
             (audience,) if isinstance(audience, str) else tuple(audience),
             place,
@@ -106,7 +106,7 @@ class Reader:
             return None
         return self._with_keys(path, value["keys"], tokens)
 
-    def _with_keys(self, path: Path, stated: str, tokens: Tokens) -> Tokens | None:
+    def _with_keys(self, path: Path, stated: str, tokens: JwtPolicy) -> JwtPolicy | None:
         """*tokens* with the keys of its file, if it is one."""
         try:
             from ratelimiter.identity.jwt import parse_key_set  # noqa: PLC0415  # see below
@@ -183,7 +183,7 @@ class Reader:
         )
 
 
-def unsafe_url(tokens: Tokens) -> bool:
+def unsafe_url(tokens: JwtPolicy) -> bool:
     """Whether the keys are fetched so that whoever is on the way can put in others."""
     if not tokens.keys.startswith("http://"):
         return False

@@ -83,7 +83,7 @@ class ApiKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class JwtPolicy:
     """How bearer tokens are verified (RFC 7519, RFC 8725).
 
     Args:
@@ -141,7 +141,7 @@ class IdentityPolicy:
         tell_upstream: for what of `TELLABLE`, the name of the header that tells it.
     """
 
-    tokens: Tokens | None = None
+    tokens: JwtPolicy | None = None
     api_keys: ApiKeys | None = None
     tell_upstream: tuple[tuple[str, str], ...] = ()
 

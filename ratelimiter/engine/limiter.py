@@ -21,7 +21,7 @@ from ratelimiter.core.requirement import unmet
 from ratelimiter.engine.observer import NULL_OBSERVER, observer_of
 from ratelimiter.engine.settlements import Following
 from ratelimiter.errors import ConfigError, StoreError
-from ratelimiter.identity.authenticator import Identifier
+from ratelimiter.identity.authenticator import Authenticator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -75,7 +75,7 @@ class Limiter:
         self._observer = observer_of(observer)
         self._clock = clock
         self._stopwatch = stopwatch
-        self._identifier: Identifier | None = None
+        self._identifier: Authenticator | None = None
         self.settles = False
         self._following = Following(store, self._observer)
         self.orders = NO_ORDERS
@@ -119,7 +119,7 @@ class Limiter:
         self._plan(policy)
         self.looks_at_bodies = self._planner.looks_at_bodies
         self.identifies = policy.identity is not None or bool(policy.requirements)
-        self._identifier = Identifier(policy, self._identifier, clock=self._clock) if self.identifies else None
+        self._identifier = Authenticator(policy, self._identifier, clock=self._clock) if self.identifies else None
         # For good: what was decided under one policy may be answered under the next.
         self.settles = self.settles or any(rule.settles for rule in policy.rules)
         self._observer.loaded(policy)
@@ -215,7 +215,7 @@ class Limiter:
         return decision, () if uncharged else hits
 
     def _met(
-        self, identifier: Identifier, request: Request, identity: Identity
+        self, identifier: Authenticator, request: Request, identity: Identity
     ) -> tuple[Sequence[Hit], Sequence[Requirement]]:
         """What *request* of *identity* is charged, and what it must bring."""
         if identity is AMBIGUOUS:

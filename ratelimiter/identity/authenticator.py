@@ -13,7 +13,7 @@ from ratelimiter.identity import api_keys
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from ratelimiter.core.identity import Tokens
+    from ratelimiter.core.identity import JwtPolicy
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.principal import Source
     from ratelimiter.core.request import Request
@@ -24,18 +24,18 @@ NOT_NOW = Identity(fault=UNAVAILABLE)
 ASK_AGAIN = Identity(fault=PENDING)
 
 
-class Identifier:
+class Authenticator:
     """Tells whom requests are from, under one policy.
 
     Args:
         policy: how callers are identified.
-        before: the identifier of the policy before this one; keys that it has fetched are not fetched again.
+        before: the authenticator of the policy before this one; keys that it has fetched are not fetched again.
         clock: Unix time in milliseconds.
         offline: ask no identity provider; then its tokens are UNAVAILABLE.
     """
 
     def __init__(
-        self, policy: Policy, before: Identifier | None = None, *, clock: Clock = unix_ms, offline: bool = False
+        self, policy: Policy, before: Authenticator | None = None, *, clock: Clock = unix_ms, offline: bool = False
     ) -> None:
         identity = policy.identity or IdentityPolicy()
         self._secret = policy.secret
@@ -46,14 +46,14 @@ class Identifier:
         self._watched = watched_for(self._sources)
         self._of_file: KeySet | None = None
         self._fetched: FetchedKeys[KeySet] | None = None
-        self._of: object = None  # where those come from, and what bounds them
+        self._of: object = None  # where those come from, and what schedule them
         self._waited: Future[None] | None = None
         if self._tokens is not None:
             self._read(self._tokens, before, offline=offline)
 
-    def _read(self, tokens: Tokens, before: Identifier | None, *, offline: bool) -> None:
+    def _read(self, tokens: JwtPolicy, before: Authenticator | None, *, offline: bool) -> None:
         # Imported here because the package that they need is an extra.
-        from ratelimiter.identity.jwks import Bounds, FetchedKeys  # noqa: PLC0415
+        from ratelimiter.identity.jwks import FetchedKeys, FetchSchedule  # noqa: PLC0415
         from ratelimiter.identity.jwt import TokenVerifier, parse_key_set  # noqa: PLC0415
 
         self._verifier = TokenVerifier(tokens)
@@ -62,12 +62,12 @@ class Identifier:
             return
         if offline:
             return
-        bounds = Bounds(tokens.refresh_ms, tokens.keep_ms, tokens.cooldown_ms, tokens.timeout_ms)
-        self._of = (tokens.keys, tokens.algorithms, bounds)
+        schedule = FetchSchedule(tokens.refresh_ms, tokens.keep_ms, tokens.cooldown_ms, tokens.timeout_ms)
+        self._of = (tokens.keys, tokens.algorithms, schedule)
         if before is not None and before._fetched is not None and before._of == self._of:
             self._fetched = before._fetched
         else:
-            self._fetched = FetchedKeys(tokens.keys, lambda data: parse_key_set(data, tokens.algorithms), bounds)
+            self._fetched = FetchedKeys(tokens.keys, lambda data: parse_key_set(data, tokens.algorithms), schedule)
 
     def identify(self, request: Request, *, waited: bool = False) -> Identity:
         """Whom the credentials of *request* name; with a fault when one of them is not good.
@@ -125,13 +125,13 @@ class Identifier:
         keys = fetched.keys
         if keys is None:
             return NOT_NOW
-        verdict = self._verifier.verify(token, keys, self._clock() / 1000)
-        if verdict.key_unknown and not waited:
+        verification = self._verifier.verify(token, keys, self._clock() / 1000)
+        if verification.key_unknown and not waited:
             seeking = fetched.sought()
             if seeking is not None:
                 self._waited = seeking
                 return ASK_AGAIN
-        return verdict.identity
+        return verification.identity
 
 
 def _looks_signed(source: Source, value: bytes) -> bool:

@@ -119,7 +119,7 @@ def _opener(opened: list[socket.socket]) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_NoRedirects, PlainHandler, SecureHandler)
 
 
-class Bounds(NamedTuple):
+class FetchSchedule(NamedTuple):
     """When a set is fetched, and how long it serves; all in milliseconds."""
 
     refresh_ms: int  # its age from which on it is fetched before it is used
@@ -137,7 +137,7 @@ class FetchedKeys(Generic[Keys]):
     Args:
         url: of the keys.
         parse: makes them of the bytes there; raises ValueError if it cannot.
-        bounds: when it is fetched.
+        schedule: when it is fetched.
         fetched: gets the bytes; `fetch` by default.
         clock: milliseconds since some moment.
     """
@@ -146,13 +146,13 @@ class FetchedKeys(Generic[Keys]):
         self,
         url: str,
         parse: Callable[[bytes], Keys],
-        bounds: Bounds,
+        schedule: FetchSchedule,
         *,
         fetched: Callable[[str, int], bytes] = fetch,
         clock: Clock = monotonic_ms,
     ) -> None:
         self.url = url
-        self.bounds = bounds
+        self.schedule = schedule
         self._parse = parse
         self._fetched = fetched
         self._clock = clock
@@ -167,15 +167,15 @@ class FetchedKeys(Generic[Keys]):
     @property
     def keys(self) -> Keys | None:
         """The keys that may be used now; None when there are none, or only such as are too old."""
-        if self._keys is None or self._clock() - self._taken_ms >= self.bounds.keep_ms:
+        if self._keys is None or self._clock() - self._taken_ms >= self.schedule.keep_ms:
             return None
         return self._keys
 
     def wanted(self) -> Future[None] | None:
         """Have the keys fetched if that is due; what to wait for before they are used, or None if they may be now."""
         age_ms = self._clock() - self._taken_ms
-        old = self._keys is None or age_ms >= self.bounds.refresh_ms
-        if not old and age_ms < self.bounds.refresh_ms * EARLY:
+        old = self._keys is None or age_ms >= self.schedule.refresh_ms
+        if not old and age_ms < self.schedule.refresh_ms * EARLY:
             return None
         fetching = self._begun()
         return fetching if old else None
@@ -186,7 +186,11 @@ class FetchedKeys(Generic[Keys]):
         However many keys callers invent, there is one fetch in `cooldown_ms`.
         """
         now_ms = self._clock()
-        if self._fetching is None and self._tried_ms is not None and now_ms - self._tried_ms < self.bounds.cooldown_ms:
+        if (
+            self._fetching is None
+            and self._tried_ms is not None
+            and now_ms - self._tried_ms < self.schedule.cooldown_ms
+        ):
             return None
         return self._begun()
 
@@ -207,12 +211,12 @@ class FetchedKeys(Generic[Keys]):
         return fetching
 
     def _fetch(self, fetching: Future[None]) -> None:
-        late = threading.Timer(self.bounds.timeout_ms / 1000 + LATE_S, self._end, (fetching, "timeout"))
+        late = threading.Timer(self.schedule.timeout_ms / 1000 + LATE_S, self._end, (fetching, "timeout"))
         late.daemon = True
         late.start()
         reason = ""
         try:
-            keys = self._parse(self._fetched(self.url, self.bounds.timeout_ms))
+            keys = self._parse(self._fetched(self.url, self.schedule.timeout_ms))
         except (FetchError, ValueError) as fault:
             reason = str(fault)
         except Exception:  # whatever it is, the keys that there are stay

@@ -16,12 +16,12 @@ from ratelimiter.core.request import PRINCIPAL_BYTES_MAX
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ratelimiter.core.identity import Tokens
+    from ratelimiter.core.identity import JwtPolicy
 
 if not has_crypto:
     raise ImportError  # without it there are none but symmetric algorithms
 
-REMEMBERED_MAX = 8192  # tokens whose verdict is kept, about 500 bytes each
+REMEMBERED_MAX = 8192  # tokens whose verification is kept, about 500 bytes each
 TRIED_MAX = 4  # keys that a token without the name of one is held against
 RSA_BITS_MIN = 2048  # RFC 7518 section 3.3
 SCOPES_MAX = 1000
@@ -107,7 +107,7 @@ def _public_key(entry: Any, algorithms: Sequence[str]) -> PublicKey | None:
     return PublicKey(kid, usable, key)
 
 
-class Verdict(NamedTuple):
+class Verification(NamedTuple):
     """What came of one token."""
 
     identity: Identity
@@ -115,8 +115,8 @@ class Verdict(NamedTuple):
     key_unknown: bool = False  # it names a key that is not in the set
 
 
-INVALID = Verdict(Identity(fault=TOKEN_INVALID), 0)
-EXPIRED = Verdict(Identity(fault=TOKEN_EXPIRED), 0)
+INVALID = Verification(Identity(fault=TOKEN_INVALID), 0)
+EXPIRED = Verification(Identity(fault=TOKEN_EXPIRED), 0)
 _OPTIONS: Any = {"require": ["exp", "iss", "aud"], "verify_exp": False, "verify_nbf": False, "verify_iat": False}
 
 
@@ -128,29 +128,29 @@ class TokenVerifier:
         source: what its identity is said to come from.
     """
 
-    def __init__(self, policy: Tokens, source: str = "bearer") -> None:
+    def __init__(self, policy: JwtPolicy, source: str = "bearer") -> None:
         self._policy = policy
         self._source = source
-        self._remembered: dict[bytes, Verdict] = {}
+        self._remembered: dict[bytes, Verification] = {}
         self._of: bytes | None = None  # the key set that they were verified with
 
-    def verify(self, token: bytes, keys: KeySet, now_s: float) -> Verdict:
+    def verify(self, token: bytes, keys: KeySet, now_s: float) -> Verification:
         """Whether *token* is good at *now_s*, Unix time, and whom it names."""
         if keys.digest != self._of:
             self._of = keys.digest
             self._remembered.clear()
         digest = blake2b(token, digest_size=16).digest()
-        verdict = self._remembered.get(digest)
-        if verdict is None or now_s >= verdict.until_s:
-            verdict = self._verify(token, keys, now_s)
+        verification = self._remembered.get(digest)
+        if verification is None or now_s >= verification.until_s:
+            verification = self._verify(token, keys, now_s)
             # Only what a key has signed is worth remembering: the rest is the caller's to invent.
-            if verdict.until_s > now_s:
+            if verification.until_s > now_s:
                 if len(self._remembered) >= REMEMBERED_MAX:
                     self._remembered.clear()
-                self._remembered[digest] = verdict
-        return verdict
+                self._remembered[digest] = verification
+        return verification
 
-    def _verify(self, token: bytes, keys: KeySet, now_s: float) -> Verdict:
+    def _verify(self, token: bytes, keys: KeySet, now_s: float) -> Verification:
         try:
             header = jwt.get_unverified_header(token)
             algorithm, kid = header.get("alg"), header.get("kid")
@@ -184,7 +184,7 @@ class TokenVerifier:
                 return claims
         raise AssertionError  # there is a candidate
 
-    def _claimed(self, claims: Mapping[str, Any], now_s: float) -> Verdict:
+    def _claimed(self, claims: Mapping[str, Any], now_s: float) -> Verification:
         policy = self._policy
         until_s = _instant(claims["exp"]) + policy.leeway_s
         if now_s >= until_s:
@@ -206,7 +206,7 @@ class TokenVerifier:
             email_verified=claim(claims, policy.email_verified) is True,
             verified=named(self._source, principal, org),
         )
-        return Verdict(identity, until_s)
+        return Verification(identity, until_s)
 
 
 def claim(claims: Mapping[str, Any], name: str) -> Any:

@@ -14,8 +14,8 @@ from ratelimiter.core.identity import (
     ApiKeys,
     Identity,
     IdentityPolicy,
+    JwtPolicy,
     Teller,
-    Tokens,
 )
 from ratelimiter.core.principal import CLIENT, ORG, PrincipalReader, Source, Trust
 
@@ -51,7 +51,7 @@ def test_of_whom_nothing_is_known_nothing_is_told() -> None:
     assert TELLER.headers(NOBODY) == []
 
 
-TOKENS = Tokens("https://id.example/", ("api",), "https://id.example/jwks.json")
+TOKENS = JwtPolicy("https://id.example/", ("api",), "https://id.example/jwks.json")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ TOKENS = Tokens("https://id.example/", ("api",), "https://id.example/jwks.json")
         (IdentityPolicy(), set(), ()),
         (IdentityPolicy(TOKENS), {BEARER}, ()),
         (IdentityPolicy(api_keys=ApiKeys(KEY, "k", {})), {KEY}, ("k",)),
-        (IdentityPolicy(Tokens("i", ("a",), "/j.json"), ApiKeys(BEARER, "k", {})), {BEARER}, ("k", "/j.json")),
+        (IdentityPolicy(JwtPolicy("i", ("a",), "/j.json"), ApiKeys(BEARER, "k", {})), {BEARER}, ("k", "/j.json")),
     ],
 )
 def test_what_a_policy_verifies_and_reads(

@@ -13,7 +13,7 @@ from ratelimiter.core.identity import (
     ApiKeys,
     Identity,
     IdentityPolicy,
-    Tokens,
+    JwtPolicy,
 )
 from ratelimiter.core.principal import Source
 from ratelimiter.core.requirement import (
@@ -28,7 +28,7 @@ from ratelimiter.core.requirement import (
     unmet,
 )
 
-TOKENS = Tokens("https://id.example/", ("api",), "https://id.example/jwks.json")
+TOKENS = JwtPolicy("https://id.example/", ("api",), "https://id.example/jwks.json")
 KEYS = ApiKeys(Source("header", "X-API-Key"), "keys.yaml", {})
 BY_BEARER = ApiKeys(Source("bearer"), "keys.yaml", {})
 UUID = b"7d3f6b0e-4c1a-4f5e-9b57-2d1c8a9e0f36"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from ratelimiter.core.decision import MALFORMED, OVER_LIMIT, Decision, Outcome, unmatched
 from ratelimiter.core.policy import Rule
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
-from ratelimiter.dialects import loader
-from ratelimiter.dialects import words as module
+from ratelimiter.dialects import dialect as module
+from ratelimiter.dialects import loader, words
 from ratelimiter.dialects.dialect import Dialect, InvalidDialectError
 from ratelimiter.dialects.request_id import RequestIds
 from ratelimiter.dialects.words import FINDINGS_MAX, GIVABLE, KINDS, VOCABULARY, Finding
@@ -575,8 +575,8 @@ def test_a_block_is_over_the_limit_unless_the_dialect_says_otherwise() -> None:
 
 def test_the_vocabulary_is_the_table_in_the_documentation() -> None:
     """What the documentation lists is what there is."""
-    assert module.__doc__ is not None
-    table = re.findall(r"^\| `\{(\w+)\}` \|", module.__doc__, re.MULTILINE)
+    assert words.__doc__ is not None
+    table = re.findall(r"^\| `\{(\w+)\}` \|", words.__doc__, re.MULTILINE)
 
     assert sorted(VOCABULARY) == sorted(table)
     assert GIVABLE < VOCABULARY

@@ -15,7 +15,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from ratelimiter.core.identity import Tokens
+from ratelimiter.core.identity import JwtPolicy
 
 ISSUER = "https://id.example/"
 AUDIENCE = "api"
@@ -78,8 +78,8 @@ def crafted(header: dict[str, Any], payload: dict[str, Any], signature: bytes = 
     return b".".join([part(json.dumps(header).encode()), part(json.dumps(payload).encode()), part(signature)])
 
 
-def policy(**changes: Any) -> Tokens:
-    return Tokens(**{"issuer": ISSUER, "audience": (AUDIENCE,), "keys": "jwks.json", **changes})
+def policy(**changes: Any) -> JwtPolicy:
+    return JwtPolicy(**{"issuer": ISSUER, "audience": (AUDIENCE,), "keys": "jwks.json", **changes})
 
 
 class KeyServer:

@@ -21,7 +21,7 @@ from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import CLIENT, Source
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.identity.api_keys import hash_key
-from ratelimiter.identity.authenticator import Identifier
+from ratelimiter.identity.authenticator import Authenticator
 from tests.identity.provider import KeyServer, jwk, key_set, policy, token
 from tests.requesting import per_minute, request
 
@@ -40,9 +40,9 @@ def keys(source: Source = HEADER, secret: bytes = b"") -> ApiKeys:
 TOKENS = policy(key_set=key_set())
 
 
-def identifier(*, principal: tuple[Source, ...] = (CLIENT,), secret: bytes = b"", **identity: Any) -> Identifier:
+def authenticator(*, principal: tuple[Source, ...] = (CLIENT,), secret: bytes = b"", **identity: Any) -> Authenticator:
     rules = (per_minute(principal=principal),)
-    return Identifier(Policy(rules, identity=IdentityPolicy(**identity), secret=secret))
+    return Authenticator(Policy(rules, identity=IdentityPolicy(**identity), secret=secret))
 
 
 def sent(key: str = "", authorization: str = "") -> Request:
@@ -56,18 +56,18 @@ def bearing(value: bytes | str) -> str:
 
 def test_nobody() -> None:
     """No credential, or one of a scheme that is not ours."""
-    both = identifier(tokens=TOKENS, api_keys=keys())
+    both = authenticator(tokens=TOKENS, api_keys=keys())
 
     for each in (sent(), sent(authorization="Basic x"), sent(authorization="Bearer"), sent(authorization="Bearer ")):
         assert both.identify(each).fault == MISSING
     assert both.identify(request(headers=[("X-API-Key", "  ")])).fault == MISSING
-    assert Identifier(Policy((per_minute(),))).identify(sent("k1", bearing(token()))).fault == MISSING
+    assert Authenticator(Policy((per_minute(),))).identify(sent("k1", bearing(token()))).fault == MISSING
 
 
 @pytest.mark.parametrize(("order", "principal"), [((HEADER, BEARER), "acme"), ((BEARER, HEADER), "alice")])
 def test_with_two_the_order_of_the_policy_says_which_is_meant(order: tuple[Source, ...], principal: str) -> None:
     """Both are proven; what is told is of the first."""
-    identity = identifier(principal=order, tokens=TOKENS, api_keys=keys()).identify(sent("k1", bearing(token())))
+    identity = authenticator(principal=order, tokens=TOKENS, api_keys=keys()).identify(sent("k1", bearing(token())))
 
     assert identity.principal == principal
     assert set(identity.verified) == {("header:x-api-key", "acme"), ("bearer", "alice")}
@@ -75,7 +75,7 @@ def test_with_two_the_order_of_the_policy_says_which_is_meant(order: tuple[Sourc
 
 def test_a_bad_one_beside_a_good_one() -> None:
     """The fault is that of the bad one; the good one is still to be charged, and names nobody."""
-    both = identifier(tokens=TOKENS, api_keys=keys())
+    both = authenticator(tokens=TOKENS, api_keys=keys())
     of_token, of_key = both.identify(sent("k1", bearing("x"))), both.identify(sent("k2", bearing(token())))
     of_both = both.identify(sent("k2", bearing("x")))
 
@@ -90,21 +90,21 @@ def test_a_bad_one_beside_a_good_one() -> None:
 
 def test_keys_and_tokens_both_as_bearer() -> None:
     """What has the two dots of a signed token is one; all else is a key."""
-    both = identifier(tokens=TOKENS, api_keys=keys(BEARER))
+    both = authenticator(tokens=TOKENS, api_keys=keys(BEARER))
 
     assert both.identify(sent(authorization=bearing("k1"))).principal == "acme"
     assert both.identify(sent(authorization=bearing("k2"))).fault == KEY_INVALID
     assert both.identify(sent(authorization=bearing(token()))).principal == "alice"
     assert both.identify(sent(authorization=bearing("a.b.c"))).fault == TOKEN_INVALID
-    assert identifier(api_keys=keys(BEARER)).identify(sent(authorization=bearing("a.b.c"))).fault == KEY_INVALID
+    assert authenticator(api_keys=keys(BEARER)).identify(sent(authorization=bearing("a.b.c"))).fault == KEY_INVALID
 
 
 def test_the_secret_of_the_policy_is_that_of_its_keys() -> None:
     """With the secret, the key is good; without it, not."""
-    with_secret = identifier(secret=b"secret", api_keys=keys(secret=b"secret"))
+    with_secret = authenticator(secret=b"secret", api_keys=keys(secret=b"secret"))
 
     assert with_secret.identify(sent("k1")).principal == "acme"
-    assert identifier(api_keys=keys(secret=b"secret")).identify(sent("k1")).fault == KEY_INVALID
+    assert authenticator(api_keys=keys(secret=b"secret")).identify(sent("k1")).fault == KEY_INVALID
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_the_secret_of_the_policy_is_that_of_its_keys() -> None:
 def test_two_meanings(headers: list[tuple[str, str]]) -> None:
     """A request that two readers could take for different callers' has no identity."""
     with pytest.raises(MalformedRequest):
-        identifier(tokens=TOKENS, api_keys=keys()).identify(request(headers=headers))
+        authenticator(tokens=TOKENS, api_keys=keys()).identify(request(headers=headers))
 
 
 async def test_keys_that_must_be_fetched_first() -> None:
     """The first token is PENDING until they are there; the next is not, nor is any key."""
     with KeyServer() as server:
-        both = identifier(tokens=policy(keys=server.url), api_keys=keys())
+        both = authenticator(tokens=policy(keys=server.url), api_keys=keys())
         each = sent("k1", bearing(token()))
         assert both.identify(sent("k1")).principal == "acme"
         pending = both.identify(each)
@@ -143,7 +143,7 @@ async def test_who_goes_while_waiting_takes_nobody_along() -> None:
     """A client that disconnects does not cancel the fetch that others wait for."""
     with KeyServer() as server:
         server.drip_s = 0.001
-        tokens = identifier(tokens=policy(keys=server.url))
+        tokens = authenticator(tokens=policy(keys=server.url))
         assert tokens.identify(sent(authorization=bearing(token()))).fault == PENDING
         gone, waiting = asyncio.create_task(tokens.refreshed()), asyncio.create_task(tokens.refreshed())
         await asyncio.sleep(0.01)
@@ -156,7 +156,7 @@ async def test_who_goes_while_waiting_takes_nobody_along() -> None:
 def test_it_belongs_to_no_event_loop() -> None:
     """Each request may have a loop of its own, as with Starlette's test client."""
     with KeyServer() as server:
-        tokens = identifier(tokens=policy(keys=server.url))
+        tokens = authenticator(tokens=policy(keys=server.url))
         each = sent(authorization=bearing(token()))
 
         async def identified() -> str:
@@ -172,21 +172,21 @@ async def test_keys_outlive_the_policy_that_had_them_fetched() -> None:
     """A changed policy of the same provider has them at once; another provider's are fetched."""
     with KeyServer() as one, KeyServer(key_set(jwk("RSA", 1))) as other:
         each = sent(authorization=bearing(token()))
-        first = identifier(tokens=policy(keys=one.url))
+        first = authenticator(tokens=policy(keys=one.url))
         first.identify(each)
         await first.refreshed()
         same = Policy((per_minute(),), identity=IdentityPolicy(policy(keys=one.url, leeway_s=20)))
         moved = Policy((per_minute(),), identity=IdentityPolicy(policy(keys=other.url)))
 
-        assert Identifier(same, first).identify(each).fault == ""
-        assert Identifier(moved, first).identify(each).fault == PENDING
+        assert Authenticator(same, first).identify(each).fault == ""
+        assert Authenticator(moved, first).identify(each).fault == PENDING
         assert one.asked == 1
 
 
 def test_offline_nobody_is_asked() -> None:
     """What is explained offline has no keys but those of files."""
     with KeyServer() as server:
-        offline = Identifier(
+        offline = Authenticator(
             Policy((per_minute(),), identity=IdentityPolicy(policy(keys=server.url), keys())), offline=True
         )
 

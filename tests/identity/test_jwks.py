@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ratelimiter.identity import jwks
-from ratelimiter.identity.jwks import BYTES_MAX, RETRY_MS, Bounds, FetchedKeys, FetchError, fetch
+from ratelimiter.identity.jwks import BYTES_MAX, RETRY_MS, FetchedKeys, FetchError, FetchSchedule, fetch
 from ratelimiter.testing import FakeClock
 from tests.identity.provider import KeyServer, refusing_url
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
-BOUNDS = Bounds(refresh_ms=300_000, keep_ms=3_600_000, cooldown_ms=30_000, timeout_ms=2_000)
+BOUNDS = FetchSchedule(refresh_ms=300_000, keep_ms=3_600_000, cooldown_ms=30_000, timeout_ms=2_000)
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
 class Keys:
     """Keys of a URL, and the clock that they are judged by."""
 
-    def __init__(self, url: str, bounds: Bounds = BOUNDS) -> None:
+    def __init__(self, url: str, schedule: FetchSchedule = BOUNDS) -> None:
         self.clock = FakeClock()
-        self.kept = FetchedKeys(url, self.parse, bounds, clock=self.clock)
+        self.kept = FetchedKeys(url, self.parse, schedule, clock=self.clock)
 
     @staticmethod
     def parse(data: bytes) -> bytes:

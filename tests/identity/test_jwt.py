@@ -307,8 +307,8 @@ def test_rotation_is_seen_at_once() -> None:
     after = parse_key_set(key_set(jwk("RSA", 1)), ("RS256", "ES256"))
 
     assert verifier.verify(sent, KEYS, now_s).identity.principal == "alice"
-    verdict = verifier.verify(sent, after, now_s)
-    assert (verdict.identity.fault, verdict.key_unknown) == (TOKEN_INVALID, True)
+    verification = verifier.verify(sent, after, now_s)
+    assert (verification.identity.fault, verification.key_unknown) == (TOKEN_INVALID, True)
     assert verifier.verify(token(number=1), after, now_s).identity.principal == "alice"
 
 
@@ -377,7 +377,7 @@ def test_memory_is_bounded() -> None:
         verifier.verify(crafted({"alg": "RS256", "kid": "RSA-0"}, {"n": number}, b"x"), KEYS, now_s)
     assert len(verifier._remembered) == 0
 
-    verdict = verifier.verify(GOOD["RS256"], KEYS, now_s)
-    verifier._remembered.update({number.to_bytes(16, "big"): verdict for number in range(REMEMBERED_MAX)})
+    verification = verifier.verify(GOOD["RS256"], KEYS, now_s)
+    verifier._remembered.update({number.to_bytes(16, "big"): verification for number in range(REMEMBERED_MAX)})
     assert verifier.verify(token(sub="bob"), KEYS, now_s).identity.principal == "bob"
     assert len(verifier._remembered) <= REMEMBERED_MAX

@@ -15,7 +15,7 @@ from ratelimiter.config import loader
 from ratelimiter.core.identity import KEY_INVALID
 from ratelimiter.errors import ConfigError
 from ratelimiter.identity.api_keys import hash_key
-from ratelimiter.identity.authenticator import Identifier
+from ratelimiter.identity.authenticator import Authenticator
 from tests.requesting import request
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ def printed(capsys: Capture, *arguments: str) -> tuple[str, str]:
     return lines[2], "\n".join(lines[start:]) + "\n"
 
 
-def identified(folder: Path, entry: str, key: str, more: str = "") -> Identifier:
+def identified(folder: Path, entry: str, key: str, more: str = "") -> Authenticator:
     (folder / "keys.yaml").write_text(f"keys:\n{entry}")
     (folder / "policy.yaml").write_text(
         f"identity: {{api_keys: {{file: keys.yaml}}}}\n{more}rules: [{{limit: 1/hour}}]\n"
     )
-    return Identifier(loader.load(folder / "policy.yaml"))
+    return Authenticator(loader.load(folder / "policy.yaml"))
 
 
 def test_a_new_key_works(tmp_path: Path, capsys: Capture) -> None:
