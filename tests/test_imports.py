@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dialects": {"core", "errors", "parsing"},
     "identity": {"clock", "core", "errors", "parsing"},
     "stores": {"clock", "core", "errors", "parsing"},
+    "tokens": {"core", "errors", "parsing"},
     "config": {"clock", "core", "dialects", "errors", "identity", "parsing", "stores"},
     "engine": {"clock", "core", "dialects", "errors", "identity", "parsing", "stores"},
     "testing": {"clock"},
@@ -83,6 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Each third-party package, and the modules that may know it.
 KNOWN_BY = {
+    "brotli": {"tokens.content_decoder"},
     "fastapi": {"asgi.error_handlers"},
     "hiredis": {"stores.redis.connection"},
     "jsonschema": {"parsing.schema"},

@@ -1,0 +1,145 @@
+"""How many tokens a request will use, guessed before the call from its bytes and from what it asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ratelimiter.tokens.usage import FIGURE_MAX
+
+if TYPE_CHECKING:
+    from ratelimiter.tokens.request_reader import Wanted
+    from ratelimiter.tokens.weights import Weights
+
+KIB = 1024
+BYTES_PER_TOKEN = 4  # of English text and JSON around it; adapts from there
+SPREAD = 2  # the ratio stays within this factor of where it began, so that no caller can bend it further
+SMOOTHING = 16  # answers until a new ratio has mostly replaced the old one
+OBSERVED_BYTES_MIN = 64  # of a request whose answer teaches something; shorter ones are mostly names and braces
+MODELS_MAX = 64  # whose ratios are kept apart; later ones share one, so that invented names cost no memory
+OTHER_MODELS = ""
+
+
+class Tokenizer(Protocol):
+    """Counts tokens exactly."""
+
+    def count(self, model: str | None, body: bytes) -> int | None:
+        """Return how many tokens *body* is for *model*; None if that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateTerms:
+    """What a policy says of estimates.
+
+    Args:
+        bytes_per_token: of requests, to begin with.
+        output: tokens to reserve for the output of a request that sets no bound.
+        unseen: tokens to reserve for input that a request refers to and does not contain.
+        strict: reserve an upper bound rather than a likely number, and never less than that to make a request fit.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    bytes_per_token: float = BYTES_PER_TOKEN
+    output: int = 4096
+    unseen: int = 10_000
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.bytes_per_token <= 64:
+            msg = f"bytes_per_token must be 0.5 to 64, not {self.bytes_per_token}"
+            raise ValueError(msg)
+        for name in ("output", "unseen"):
+            if not 0 <= getattr(self, name) <= FIGURE_MAX:
+                msg = f"{name} must be 0 to {FIGURE_MAX}, not {getattr(self, name)}"
+                raise ValueError(msg)
+
+
+class Estimate(NamedTuple):
+    """Tokens that a request may use."""
+
+    input: int  # guessed
+    output: int  # bound that the request sets, or the policy for it
+    bounded: bool  # the request itself has set it
+
+
+class Estimator:
+    """Guesses for the requests of one rule, and learns from their answers.
+
+    Args:
+        terms: of the policy.
+        tokenizer: counts the input where it can.
+    """
+
+    __slots__ = ("_first", "_highest", "_lowest", "_per_kib", "_tokenizer", "terms")
+
+    def __init__(self, terms: EstimateTerms, tokenizer: Tokenizer | None = None) -> None:
+        self.terms = terms
+        self._tokenizer = tokenizer
+        self._first = max(1, round(KIB / terms.bytes_per_token))
+        self._lowest = max(1, self._first // SPREAD)
+        self._highest = self._first * SPREAD
+        self._per_kib: dict[str, int] = {}  # by model, tokens in 1,024 bytes times `SMOOTHING`
+
+    def estimate(self, wanted: Wanted, size: int, body: bytes | None) -> Estimate:
+        """Return what a request will use.
+
+        Args:
+            wanted: what it asks for.
+            size: bytes of its body.
+            body: if it is known as a whole.
+        """
+        terms = self.terms
+        counted = None
+        if self._tokenizer is not None and body is not None:
+            counted = self._tokenizer.count(wanted.model, body)
+        if counted is None:
+            counted = -(-size * self._rate(wanted.model) // (KIB * SMOOTHING))
+        if wanted.unseen:
+            counted += terms.unseen
+        output = terms.output if wanted.output is None else wanted.output
+        return Estimate(
+            min(counted, FIGURE_MAX), min(output * wanted.times, FIGURE_MAX), bounded=wanted.output is not None
+        )
+
+    def _rate(self, model: str | None) -> int:
+        if self.terms.strict:
+            return self._highest * SMOOTHING
+        known = self._per_kib
+        return known.get(model or OTHER_MODELS) or known.get(OTHER_MODELS) or self._first * SMOOTHING
+
+    def observe(self, wanted: Wanted, size: int, input_: int) -> None:
+        """Learn from an answer: a request of *size* bytes was *input_* tokens."""
+        if size < OBSERVED_BYTES_MIN or wanted.unseen:
+            return
+        model = wanted.model or OTHER_MODELS
+        known = self._per_kib
+        if model not in known and len(known) >= MODELS_MAX:
+            model = OTHER_MODELS
+        before = known.get(model, self._first * SMOOTHING)
+        seen = min(max(input_ * KIB // size, self._lowest), self._highest)
+        known[model] = before + seen - before // SMOOTHING
+
+    def ratio(self, model: str | None) -> float:
+        """Return the bytes per token that requests to *model* are guessed by now."""
+        return KIB * SMOOTHING / self._rate(model)
+
+
+def reserved_units(estimate: Estimate, weights: Weights, capacity: int, *, strict: bool) -> int:
+    """Return the units to reserve.
+
+    A guess must not refuse for good what might fit: the guessed part is cut to what *capacity* leaves. What the request
+    itself allows as output is not: if that alone exceeds *capacity*, so does the result, and the request never fits.
+
+    Args:
+        estimate: tokens.
+        weights: units per token.
+        capacity: the most units that the limit can ever admit at once.
+        strict: cut nothing.
+    """
+    units = weights.reserved(estimate.input, estimate.output)
+    if strict or units <= capacity:
+        return units
+    sure = weights.reserved(0, estimate.output) if estimate.bounded else 0
+    return max(sure, capacity)
