@@ -46,7 +46,7 @@ class Gate:
         self.limiter = Limiter(self.policy, MemoryStore(clock=self.clock), clock=self.clock)
 
     async def decide(self, *requests: Request) -> list[Decision]:
-        return [(await self.limiter.decide(each))[0] for each in requests]
+        return [(await self.limiter.judge(each)).decision for each in requests]
 
     async def reasons(self, *requests: Request) -> list[str]:
         return [decision.reason for decision in await self.decide(*requests)]

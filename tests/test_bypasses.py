@@ -288,7 +288,7 @@ async def test_bypass_15_query_noise() -> None:
 async def test_bypass_17_races() -> None:
     """Of a hundred requests in one packet, exactly as many are admitted as there was room for."""
     gate = Gate(per_minute(7), per_minute(50, name="other"))
-    decisions = await asyncio.gather(*(gate.limiter.decide(request()) for _ in range(100)))
+    decisions = await asyncio.gather(*(gate.limiter.judge(request()) for _ in range(100)))
 
     assert 7 == sum(decision.allowed for decision, _ in decisions)
 
@@ -310,7 +310,7 @@ async def test_bypass_23_flushing_ones_own_bucket() -> None:
     limiter = Limiter(gate.policy, MemoryStore(keys_max=50, clock=gate.clock), clock=gate.clock)
 
     async def admitted(*peers: str) -> int:
-        return sum([(await limiter.decide(request(peer=peer)))[0].allowed for peer in peers])
+        return sum([(await limiter.judge(request(peer=peer))).decision.allowed for peer in peers])
 
     assert 3 == await admitted(*[PEER] * 4)
     await admitted(*(f"198.51.{n // 250}.{n % 250}" for n in range(1000)))
@@ -340,7 +340,7 @@ async def test_bypass_28_refused_requests_cost_nothing_admitted_ones_do() -> Non
     """A request is charged when it is judged, not when it is answered: walking away takes nothing back."""
     gate = Gate(per_minute(3))
     for _ in range(3):
-        task = asyncio.ensure_future(gate.limiter.decide(request()))
+        task = asyncio.ensure_future(gate.limiter.judge(request()))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

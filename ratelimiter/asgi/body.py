@@ -40,3 +40,24 @@ async def peek(receive: Receive, wanted: int) -> tuple[bytes, Receive]:
         return again.pop() if again else await receive()
 
     return body, receive_again
+
+
+class BodyReader:
+    """Reads the beginning of a request's body when a rule asks for it.
+
+    Args:
+        receive: of an http scope, from which nothing was received yet.
+
+    Attributes:
+        receive: where the application receives from, once the request is judged.
+    """
+
+    __slots__ = ("receive",)
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+
+    async def __call__(self, wanted: int) -> bytes:
+        """Return the first *wanted* bytes of the body, or all of it if it is shorter."""
+        body, self.receive = await peek(self.receive, wanted)
+        return body

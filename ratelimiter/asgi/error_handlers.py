@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
+from ratelimiter.asgi.refusal import DENIAL_RESPONSE, POLICY_VIOLATION
 from ratelimiter.asgi.request_state import SCOPE_KEY
 from ratelimiter.dialects import loader, request_id
 from ratelimiter.dialects.dialect import Dialect
@@ -24,13 +25,11 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import HTTPConnection, Request
 
-    from ratelimiter.asgi.request_state import Exchange
+    from ratelimiter.asgi.request_state import RequestState
     from ratelimiter.core.reply import Reply
 
     Header = tuple[bytes, bytes]
 
-DENIAL_RESPONSE = "websocket.http.response"  # extension of the ASGI specification
-POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 OF_THE_BODY = frozenset({b"content-length", b"content-type", b"transfer-encoding"})  # of another than the one we send
 
 
@@ -108,9 +107,9 @@ class ErrorHandlers:
         Starlette sends it outside of every middleware, so it takes the limiter's headers along.
         """
         named, ids = self._named(request)
-        exchange = _exchange(request)
+        state = _state(request)
         # Without a decision the error is the limiter's own, and it has no headers to tell.
-        limits = exchange.headers if exchange is not None and exchange.decisions else []
+        limits = state.headers if state is not None and state.decisions else []
         if not limits and not ids and self.dialect.request_ids is not None:
             ids = [(self.dialect.request_ids.header, named.encode())]
         reply = self.dialect.reply_for_status(500, request_id=named)
@@ -119,12 +118,12 @@ class ErrorHandlers:
     def _named(self, connection: HTTPConnection) -> tuple[str, list[Header]]:
         """The request's id, and the header that tells it where no middleware does."""
         ids = self.dialect.request_ids
-        exchange = _exchange(connection)
+        state = _state(connection)
         if ids is None:
             return "", []
-        if exchange is not None and exchange.request_id:
-            return exchange.request_id, []
-        chosen = request_id.choose(ids, connection.scope["headers"])
+        if state is not None and state.request_id:
+            return state.request_id, []
+        chosen = request_id.choose(ids, connection.scope.get("headers", ()))
         return chosen, [(ids.header, chosen.encode())]
 
 
@@ -220,9 +219,9 @@ def _encoded(headers: Mapping[str, str] | None) -> list[Header]:
     return [(name, value) for name, value in encoded if name not in OF_THE_BODY]
 
 
-def _exchange(connection: HTTPConnection) -> Exchange | None:
-    exchange: Exchange | None = connection.scope.get(SCOPE_KEY)
-    return exchange
+def _state(connection: HTTPConnection) -> RequestState | None:
+    state: RequestState | None = connection.scope.get(SCOPE_KEY)
+    return state
 
 
 def _merged(headers: Sequence[Header], winning: Sequence[Header]) -> list[Header]:

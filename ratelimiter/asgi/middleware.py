@@ -5,29 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ratelimiter.asgi.body import peek
-from ratelimiter.asgi.request_state import SCOPE_KEY, Exchange, Manner
-from ratelimiter.asgi.response_hook import overheard
+from ratelimiter.asgi.body import BodyReader
+from ratelimiter.asgi.refusal import refuse
+from ratelimiter.asgi.request_state import SCOPE_KEY, RequestState
+from ratelimiter.asgi.response_hook import settling
 from ratelimiter.config import loader as configuration
 from ratelimiter.config.reload import Reloader, Reloading
 from ratelimiter.core.algorithms.sliding_window import new
-from ratelimiter.core.headers import renderer, replaced
-from ratelimiter.core.identity import NOBODY, Teller
 from ratelimiter.core.request import Request
-from ratelimiter.dialects import loader, request_id
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.engine.observer import observer_of
 from ratelimiter.engine.override_watcher import OverrideWatcher
+from ratelimiter.engine.presenter import Presenter
 from ratelimiter.stores.factory import store_for
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Sequence
 
-    from ratelimiter.core.decision import Decision
-    from ratelimiter.core.identity import Identity
-    from ratelimiter.core.policy import Hit, Policy
-    from ratelimiter.core.reply import Reply
+    from ratelimiter.core.policy import Policy
     from ratelimiter.engine.observer import DecisionObserver, Observer
     from ratelimiter.stores.base import Store
 
@@ -37,9 +33,6 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
     ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-DENIAL_RESPONSE = "websocket.http.response"  # extension of the ASGI specification
-POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 
 
 class RateLimitMiddleware:
@@ -120,6 +113,7 @@ class RateLimitMiddleware:
         }
         policy = configuration.build(**settings)
         observed = observer_of(observer)
+        presenter = Presenter(policy)
         self.app = app
         self._opened = store is None or isinstance(store, str)
         if store is None or isinstance(store, str):
@@ -138,7 +132,7 @@ class RateLimitMiddleware:
                     observer=observed,
                 )
             )
-        self._read(policy)
+        self._present(presenter)
 
     def swap(self, policy: Policy) -> None:
         """Judge and answer under *policy* from the next request on; what is counted stays.
@@ -146,61 +140,58 @@ class RateLimitMiddleware:
         Raises:
             ConfigError: its dialect cannot be used, or it says something else of the store; then nothing has changed.
         """
-        loader.load(policy.dialect)
+        presenter = Presenter(policy)
         self.limiter.swap(policy)
-        self._read(policy)
+        self._present(presenter)
 
-    def _read(self, policy: Policy) -> None:
-        self.dialect = loader.load(policy.dialect)
+    def _present(self, presenter: Presenter) -> None:
+        self.presenter = presenter
         self._timed = self._reloading is not None or self._standing.needs_time
-        self._ids = self.dialect.request_ids
-        id_header = self._ids.header if self._ids is not None else None
-        # What the application says of these is dropped: a response has one of each, and it is ours.
-        ours = replaced(policy.headers) if id_header is None else replaced(policy.headers) | {id_header}
-        self._manner = Manner(ours, renderer(policy.headers, expose=policy.expose_headers), id_header)
-        self._teller = Teller(() if policy.identity is None else policy.identity.tell_upstream)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(  # noqa: PLR0912  # the hot path: each coroutine more would cost as much as a dozen branches
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> Any:
         """Serve one connection scope; anything but http and websocket is the application's own."""
         kind = scope["type"]
         if self._timed:
             self._begin()
         if kind not in ("http", "websocket"):
-            await self.app(scope, receive, self._behind_the_end(send) if kind == "lifespan" else send)
-            return
-        if SCOPE_KEY in scope:
-            await self._further_in(scope[SCOPE_KEY], scope, receive, send)
-            return
-        request, limiter = _request(scope), self.limiter
-        if limiter.looks_at_bodies:
-            request, receive = await self._with_body(request, receive)
-        identity = await limiter.identified(request) if limiter.identifies else NOBODY
-        decision, hits = await limiter.decide(request, (), identity)
-        chosen = "" if self._ids is None else request_id.choose(self._ids, scope["headers"])
-        exchange = scope[SCOPE_KEY] = Exchange(self._manner, chosen, decision, hits, identity)
-        send = exchange.sender(send)
+            return await self.app(scope, receive, self._behind_the_end(send) if kind == "lifespan" else send)
+        presenter, limiter = self.presenter, self.limiter
+        body = BodyReader(receive)
+        outer: RequestState | None = scope.get(SCOPE_KEY)
+        if outer is None:
+            judgement = await limiter.judge(_request(scope), body=body)
+            identifier = presenter.request_id(scope.get("headers", ())) if presenter.id_header is not None else ""
+            state = scope[SCOPE_KEY] = RequestState(presenter, limiter, judgement, identifier)
+            send = state.sender(send)
+        else:  # another limiter further out has let it through, and writes the headers of all decisions at once
+            state = outer
+            judgement = await limiter.judge(_request(scope), body=body, charged=state.charged)
+            state.add(limiter, judgement)
+        decision, _, identity, pending = judgement
         if not decision.allowed:
-            await _refuse(scope, receive, send, self._refusal(decision, hits, exchange))
-            return
-        if limiter.identifies:
-            self._tell(request, identity, exchange, scope)
-        follower = limiter.follow(decision, hits) if limiter.settles else None
-        if follower is not None:
-            send = overheard(send, follower)
+            reply = presenter.refusal(decision, state.request_id)
+            if pending is not None:
+                pending.refused(reply.status)
+            return await refuse(scope, body.receive, send, reply, decision.reason)
+        if presenter.identity_headers.names:
+            scope["headers"] = presenter.identity_headers.replaced(scope.get("headers", ()), identity)
+        if pending is not None:
+            send = settling(send, pending)
         try:
-            await self.app(scope, receive, send)
+            return await self.app(scope, body.receive, send)
         except Exception:
-            if follower is not None:
-                follower.responded(500, ())
+            if pending is not None:
+                pending.responded(500, ())
             # A framework answers this outside of us, so past our headers, and raises on; servers do no better. Where
             # the application has said how, it is left to.
-            if kind == "http" and not exchange.started and not _handles_errors(scope):
-                reply = self.dialect.reply_for_status(500, request_id=exchange.request_id)
-                await _refuse(scope, receive, send, reply)
+            if outer is None and kind == "http" and not state.started and not _handles_errors(scope):
+                await refuse(scope, body.receive, send, presenter.error(500, state.request_id), "")
             raise
         finally:
-            if follower is not None:
-                follower.ended()
+            if pending is not None:
+                pending.ended()
 
     def _begin(self) -> None:
         """See to it that what changes by itself is looked after on the running event loop."""
@@ -208,14 +199,6 @@ class RateLimitMiddleware:
             self._reloading.begin()
         if self._standing.needs_time:
             self._standing.start()
-
-    def _refusal(self, decision: Decision, hits: Sequence[Hit], exchange: Exchange) -> Reply:
-        """The reply to what is not let through."""
-        reply = self.dialect.refusal(decision, exchange.request_id)
-        follower = self.limiter.follow(decision, hits) if self.limiter.settles else None
-        if follower is not None:
-            follower.refused(reply.status)
-        return reply
 
     async def close(self) -> None:
         """Tell the store all there is to tell, and let go of what was begun: of the store, too, if it was opened here.
@@ -228,7 +211,7 @@ class RateLimitMiddleware:
         await (self.limiter.close() if self._opened else self.limiter.settled())
 
     def _behind_the_end(self, send: Send) -> Send:
-        """*send* of a lifespan, which says goodbye only when nothing of ours is left."""
+        """Return *send* of a lifespan, which says goodbye only when nothing of ours is left."""
 
         async def send_behind(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown"):
@@ -236,48 +219,6 @@ class RateLimitMiddleware:
             await send(message)
 
         return send_behind
-
-    async def _further_in(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        """Judge a request that another limiter has let through; that one writes the headers, of all decisions at
-        once.
-        """
-        request = _request(scope)
-        if self.limiter.looks_at_bodies:
-            request, receive = await self._with_body(request, receive)
-        identity = await self.limiter.identified(request) if self.limiter.identifies else NOBODY
-        decision, hits = await self.limiter.decide(request, exchange.charged, identity)
-        exchange.decisions = (*exchange.decisions, decision)
-        exchange.charged = (*exchange.charged, *hits)
-        if not decision.allowed:
-            await _refuse(scope, receive, send, self._refusal(decision, hits, exchange))
-            return
-        if self.limiter.policy.identity is not None:
-            self._tell(request, identity, exchange, scope)
-        follower = self.limiter.follow(decision, hits) if self.limiter.settles else None
-        if follower is None:
-            await self.app(scope, receive, send)
-            return
-        try:
-            await self.app(scope, receive, overheard(send, follower))
-        except Exception:
-            follower.responded(500, ())
-            raise
-        finally:
-            follower.ended()
-
-    def _tell(self, request: Request, identity: Identity, exchange: Exchange, scope: Scope) -> None:
-        """Let the application know whom *request* is from, in the exchange and in headers that are ours to set."""
-        exchange.identity = self.limiter.placed(request, identity)
-        if self._teller.names:
-            scope["headers"] = self._teller.replaced(scope["headers"], exchange.identity)
-
-    async def _with_body(self, request: Request, receive: Receive) -> tuple[Request, Receive]:
-        """*request* with as much of its body as some rule asks for, and what the application receives from."""
-        wanted = 0 if request.body is not None else self.limiter.body_wanted(request)
-        if not wanted:
-            return request, receive
-        body, receive = await peek(receive, wanted)
-        return request._replace(body=body), receive
 
 
 def _request(scope: Scope) -> Request:
@@ -288,7 +229,7 @@ def _request(scope: Scope) -> Request:
         (
             scope.get("method", "GET"),  # a websocket's handshake is a GET (RFC 6455 section 4.1)
             scope.get("raw_path") or quote(path).encode(),
-            scope["headers"],
+            scope.get("headers", ()),
             client[0] if client else None,
             scope.get("root_path", ""),
             path,
@@ -298,22 +239,7 @@ def _request(scope: Scope) -> Request:
 
 
 def _handles_errors(scope: Scope) -> bool:
-    """Whether the application has its own answer to an unhandled error, as Starlette's and FastAPI's can."""
+    """Return whether the application has its own answer to an unhandled error, as Starlette's and FastAPI's can."""
     app = scope.get("app")
     handlers = getattr(app, "exception_handlers", None) or {}
     return bool(getattr(app, "debug", False)) or 500 in handlers or Exception in handlers
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send, reply: Reply) -> None:
-    """Send *reply* in the application's place."""
-    prefix = "http.response"
-    if scope["type"] == "websocket":
-        await receive()  # websocket.connect
-        if DENIAL_RESPONSE not in (scope.get("extensions") or {}):
-            # Before the handshake is accepted, servers make of this a plain 403.
-            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "rate limited"})
-            return
-        prefix = DENIAL_RESPONSE
-    body = b"" if scope.get("method") == "HEAD" else reply.body
-    await send({"type": f"{prefix}.start", "status": reply.status, "headers": reply.headers})
-    await send({"type": f"{prefix}.body", "body": body})

@@ -1,8 +1,8 @@
-"""What a decision looks like in header fields. Milliseconds become seconds here and in the dialects only, upward."""
+"""A decision as header fields. Milliseconds become seconds here, and nowhere else in an answer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimiter.core.quota import Quota, Slots
 
@@ -16,22 +16,31 @@ if TYPE_CHECKING:
     Renderer = Callable[[Decision], list[Header]]
 
 
-def ceil_s(ms: int) -> int:
-    """Whole seconds that are no shorter than *ms*."""
-    return -(-ms // 1000)
+class Seconds(NamedTuple):
+    """The seconds that are told of one outcome: the only place where milliseconds are rounded, always upward."""
+
+    # To wait (RFC 9110 section 10.2.3): at least 1 in a refusal, as 0 would invite a hot loop; None if no wait helps.
+    retry_after: int | None
+    reset: int  # until more remains; in a refusal until a retry is admitted, at least 1
+    reset_at: int  # Unix time of that
+
+
+def seconds_of(decision: Decision, outcome: Outcome) -> Seconds:
+    """Return the seconds that are told of *outcome*, one of *decision*'s."""
+    now_ms, reset_ms = decision.now_ms, outcome.reset_ms
+    if decision.allowed:
+        return Seconds(0, -(-reset_ms // 1000), -(-(now_ms + reset_ms) // 1000))
+    wait_ms = outcome.retry_after_ms
+    if wait_ms is None:
+        return Seconds(None, -(-reset_ms // 1000) or 1, -(-(now_ms + reset_ms) // 1000))
+    # With a cost above 1 the next unit to leave need not be enough: what a refused client is told must let it in.
+    reset_ms = max(reset_ms, wait_ms)
+    return Seconds(-(-wait_ms // 1000) or 1, -(-reset_ms // 1000) or 1, -(-(now_ms + reset_ms) // 1000))
 
 
 def retry_after_s(decision: Decision) -> int | None:
-    """The Retry-After of a refusal (RFC 9110 section 10.2.3): at least 1, as 0 would invite a hot loop; None when no
-    wait helps.
-    """
-    retry_after_ms = decision.retry_after_ms
-    return None if retry_after_ms is None else max(1, ceil_s(retry_after_ms))
-
-
-def reset_at_s(decision: Decision, outcome: Outcome) -> int:
-    """The Unix time at which *outcome* resets: on a refusal, the moment from which a retry is admitted."""
-    return ceil_s(decision.now_ms + _reset_ms(decision, outcome))
+    """Return the Retry-After of a refusal; None when no wait helps."""
+    return None if decision.binding is None else seconds_of(decision, decision.binding).retry_after
 
 
 def x_ratelimit(decision: Decision) -> list[Header]:
@@ -42,8 +51,8 @@ def x_ratelimit(decision: Decision) -> list[Header]:
     if outcome.rule.quiet:
         outcome = _on_behalf_of(decision, outcome)
     rule, remaining, reset_ms, _ = outcome
-    # The sum of `reset_at_s` written out for admissions, which are most.
-    reset_s = -(-(decision.now_ms + reset_ms) // 1000) if decision.allowed else reset_at_s(decision, outcome)
+    # `Seconds.reset_at` written out for admissions, which are most.
+    reset_s = -(-(decision.now_ms + reset_ms) // 1000) if decision.allowed else seconds_of(decision, outcome).reset_at
     return [
         (b"x-ratelimit-limit", b"%d" % rule.quota.limit),
         (b"x-ratelimit-remaining", b"%d" % remaining),
@@ -58,7 +67,7 @@ def draft_11(decision: Decision) -> list[Header]:
         return []
     policies = b", ".join(_policy_item(outcome.rule) for outcome in outcomes)
     limits = b", ".join(
-        b'"%s";r=%d;t=%d' % (outcome.rule.name.encode(), outcome.remaining, _reset_s(decision, outcome))
+        b'"%s";r=%d;t=%d' % (outcome.rule.name.encode(), outcome.remaining, seconds_of(decision, outcome).reset)
         for outcome in outcomes
     )
     return [(b"ratelimit-policy", policies), (b"ratelimit", limits)]
@@ -75,7 +84,7 @@ def draft_06(decision: Decision) -> list[Header]:
     return [
         (b"ratelimit-limit", b"%d" % binding.rule.quota.limit),
         (b"ratelimit-remaining", b"%d" % binding.remaining),
-        (b"ratelimit-reset", b"%d" % _reset_s(decision, binding)),
+        (b"ratelimit-reset", b"%d" % seconds_of(decision, binding).reset),
         (b"ratelimit-policy", policies),
     ]
 
@@ -139,18 +148,6 @@ def _on_behalf_of(decision: Decision, refusing: Outcome) -> Outcome:
 
 def _remaining(outcome: Outcome) -> int:
     return outcome.remaining
-
-
-def _reset_ms(decision: Decision, outcome: Outcome) -> int:
-    # With a cost above 1 the next unit to leave need not be enough: what a refused client is told must let it in.
-    if not decision.allowed and outcome.retry_after_ms:
-        return max(outcome.reset_ms, outcome.retry_after_ms)
-    return outcome.reset_ms
-
-
-def _reset_s(decision: Decision, outcome: Outcome) -> int:
-    seconds = ceil_s(_reset_ms(decision, outcome))
-    return seconds if decision.allowed else max(1, seconds)
 
 
 def _policy_item(rule: Rule) -> bytes:

@@ -54,10 +54,6 @@ def named(source: str, principal: str, org: str) -> tuple[tuple[str, str], ...]:
     return ((source, principal), (str(ORG), org)) if org else ((source, principal),)
 
 
-# Of a malformed request: two readers could take it to be from different callers.
-AMBIGUOUS = Identity(fault="ambiguous")
-
-
 class KeyEntry(NamedTuple):
     """What the key file says of one key."""
 

@@ -303,6 +303,21 @@ class Policy:
         return (*dialect, *overrides, *(() if self.identity is None else self.identity.files))
 
     @property
+    def _matches(self) -> tuple[Match, ...]:
+        ours = (rule.match for rule in self.rules if rule.descriptors is None)
+        return (*ours, *(requirement.match for requirement in self.requirements))
+
+    @property
+    def looks_at_paths(self) -> bool:
+        """Whether the path of some request makes a difference."""
+        return any(match.looks_at_paths for match in self._matches)
+
+    @property
+    def looks_at_bodies(self) -> bool:
+        """Whether the body of some request makes a difference."""
+        return any(match.json for match in self._matches)
+
+    @property
     def catch_all(self) -> bool:
         """Whether every request meets at least one rule."""
         return any(rule.match.everything and rule.descriptors is None for rule in self.rules)
@@ -461,8 +476,8 @@ class Planner:
         self.terms = Terms(policy, orders, self.reader, now_ms, noted) if terms_needed(policy, orders) else None
         self._rules = tuple(rule for rule in policy.rules if rule.descriptors is None)
         conditional: tuple[Rule | Requirement, ...] = (*self._rules, *policy.requirements)
-        self.looks_at_bodies = any(rule.match.json for rule in self._rules)
-        self._looks_at_paths = any(each.match.looks_at_paths for each in conditional)
+        self.looks_at_bodies = policy.looks_at_bodies
+        self._looks_at_paths = policy.looks_at_paths
         self._plans: dict[tuple[Rule | Requirement, ...], Plan] = {}
         self._memo: dict[tuple[str, bytes, str, str | None], Plan] = {}
         # Where no rule has a condition, there is one plan for everything.

@@ -40,7 +40,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.core.decision import BLOCKED, CREDIT_EXHAUSTED, MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR
-from ratelimiter.core.headers import ceil_s, reset_at_s
+from ratelimiter.core.headers import seconds_of
 from ratelimiter.core.identity import UNAVAILABLE
 from ratelimiter.core.quota import Balance, Bucket, Period, Slots
 from ratelimiter.core.requirement import CREDENTIAL_KIND, HEADER_MISSING, REASONS, Unmet
@@ -119,10 +119,6 @@ def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _reset_s(_: Decision, outcome: Outcome) -> int:
-    return max(1, ceil_s(max(outcome.reset_ms, outcome.retry_after_ms or 0)))
-
-
 def _window_s(_: Decision, outcome: Outcome) -> int | float:
     return _seconds(outcome.rule.quota.window_ms)
 
@@ -155,8 +151,8 @@ def _rules(decision: Decision, _: Outcome) -> list[str]:
 READERS: dict[str, Callable[[Decision, Outcome], Any]] = {
     "limit": lambda _, outcome: outcome.rule.quota.limit,
     "remaining": lambda _, outcome: outcome.remaining,
-    "reset_s": _reset_s,
-    "reset_at_s": reset_at_s,
+    "reset_s": lambda decision, outcome: seconds_of(decision, outcome).reset,
+    "reset_at_s": lambda decision, outcome: seconds_of(decision, outcome).reset_at,
     "window_s": _window_s,
     "quota": _quota,
     "rule": lambda _, outcome: outcome.rule.name,

@@ -1,4 +1,4 @@
-"""The engine: a request in, a decision out, whatever stands around it."""
+"""The engine: a request in, a judgement out. `Limiter.judge` is the one call of every edge."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import logging
 import secrets
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
-from ratelimiter.core.algorithms.sliding_window import REMEMBERED, STORE
+from ratelimiter.core.algorithms.sliding_window import REMEMBERED, STORE, new
 from ratelimiter.core.cost import priced
 from ratelimiter.core.decision import SUSPENDED, Decision, blocked, decide, malformed, refused_for, suspended, unmatched
-from ratelimiter.core.identity import AMBIGUOUS, NOBODY, PENDING, Identity, IdentityPolicy
+from ratelimiter.core.identity import NOBODY, Identity, IdentityPolicy
 from ratelimiter.core.overrides import NO_ORDERS, BlockedError
 from ratelimiter.core.policy import REQUEST_HEADER, Mode, Planner
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
 from ratelimiter.engine.observer import NULL_OBSERVER, observer_of
-from ratelimiter.engine.settlements import Following
+from ratelimiter.engine.settlements import Settlements
 from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.identity.authenticator import Authenticator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.overrides import Orders
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from ratelimiter.core.request import Request
     from ratelimiter.core.requirement import Requirement
     from ratelimiter.engine.observer import DecisionObserver, Observer
-    from ratelimiter.engine.settlements import Follower
+    from ratelimiter.engine.settlements import PendingRequest
     from ratelimiter.stores.base import Store
+
+    BodyReader: TypeAlias = Callable[[int], Awaitable[bytes]]  # so many bytes, or all if there are fewer
 
 SHADOWS_MAX = 1024  # likenesses of rules, and of what plans and overrides made of them
 
@@ -41,6 +43,17 @@ log = logging.getLogger("ratelimiter")
 
 LEASE_BITS = 48  # what a script's numbers hold exactly
 _OF_THE_STORE = ("store", "decision_timeout_ms", "local_share")  # fields of a policy that it was opened with
+
+
+class Judgement(NamedTuple):
+    """The result of one request: the decision, and what an edge needs beside it."""
+
+    decision: Decision
+    hits: Sequence[Hit]  # that the decision was about; none where an operator's order kept them from being charged
+    identity: Identity  # of the caller, with the plan that applies once it is admitted; NOBODY if none is looked for
+    # Told what becomes of the request, as some of its charge is only settled then; None if nothing is. Of a refusal
+    # tell it `refused`, of an admission `responded` and `ended`.
+    pending: PendingRequest | None
 
 
 class Limiter:
@@ -56,10 +69,7 @@ class Limiter:
     Attributes:
         policy: the one in force.
         orders: of operators, those in force, beside it.
-        looks_at_bodies: whether the body of some request makes a difference under it; ask `body_wanted` then.
-        identifies: whether it matters who a request is from; ask `identified` to know it, too.
-        settles: whether something of some request is only known after its decision, or was under a policy before; ask
-            `follow` then.
+        store: where requests are counted.
     """
 
     def __init__(
@@ -75,9 +85,8 @@ class Limiter:
         self._observer = observer_of(observer)
         self._clock = clock
         self._stopwatch = stopwatch
-        self._identifier: Authenticator | None = None
-        self.settles = False
-        self._following = Following(store, self._observer)
+        self._authenticator: Authenticator | None = None
+        self._settlements = Settlements(store, self._observer)
         self.orders = NO_ORDERS
         self._load(policy)
 
@@ -94,8 +103,7 @@ class Limiter:
         self._load(policy)
 
     def obey(self, orders: Orders) -> None:
-        """Judge under *orders*, too, from the next request on. What is counted stays; what was remembered of refusals
-        does not.
+        """Judge under *orders*, too, from the next request on. What is counted stays; cached refusals do not.
 
         Args:
             orders: those in force now, their moments by this limiter's clock.
@@ -107,9 +115,9 @@ class Limiter:
 
     def _plan(self, policy: Policy) -> None:
         self._planner = Planner(policy, self.orders, now_ms=self._clock(), noted=_note_unknown_plan)
+        self._looks_at_bodies = self._planner.looks_at_bodies
         self._prices = any(rule.cost_from and rule.cost_from.where == REQUEST_HEADER for rule in policy.rules)
-        self._hits: Callable[[Request], Sequence[Hit]] = self._priced_hits if self._prices else self._planner.hits
-        # Bound here, so that those whose rules are obeyed do not pay for the question.
+        # Bound here, so that a policy without kill switch does not pay for the question.
         self._conclude: Callable[[Sequence[Hit], Receipt], Decision] = decide
         if self.orders.shadow:
             self._conclude = partial(suspended, shadowed=lru_cache(SHADOWS_MAX)(_shadowed))
@@ -117,78 +125,61 @@ class Limiter:
     def _load(self, policy: Policy) -> None:
         self.policy = policy
         self._plan(policy)
-        self.looks_at_bodies = self._planner.looks_at_bodies
-        self.identifies = policy.identity is not None or bool(policy.requirements)
-        self._identifier = Authenticator(policy, self._identifier, clock=self._clock) if self.identifies else None
-        # For good: what was decided under one policy may be answered under the next.
-        self.settles = self.settles or any(rule.settles for rule in policy.rules)
+        identifies = policy.identity is not None or bool(policy.requirements)
+        self._authenticator = Authenticator(policy, self._authenticator, clock=self._clock) if identifies else None
+        self._settles = any(rule.settles for rule in policy.rules)
         self._observer.loaded(policy)
 
     def hits(self, request: Request) -> Sequence[Hit]:
-        """What *request* would be charged.
+        """Return what *request* would be charged, if no credential of it were verified.
 
         Raises:
             MalformedRequest: its path or a header that names a principal can be read in two ways.
         """
-        return self._hits(request)
-
-    def _priced_hits(self, request: Request) -> Sequence[Hit]:
-        return priced(self._planner.hits(request), request, self.policy.trust)
+        hits = self._planner.hits(request)
+        return priced(hits, request, self.policy.trust) if self._prices else hits
 
     def body_wanted(self, request: Request) -> int:
-        """How many bytes of the body of *request* are to be read before it is judged; 0 if none are."""
-        return self._planner.body_wanted(request)
+        """Return how many bytes of the body of *request* a rule may look at; 0 for none. `judge` asks by itself."""
+        return self._planner.body_wanted(request) if self._looks_at_bodies else 0
 
-    async def identified(self, request: Request) -> Identity:
-        """Whom the credentials of *request* name, as far as they are good."""
-        identifier = self._identifier
-        if identifier is None:
-            return NOBODY
-        try:
-            identity = identifier.identify(request)
-            if identity.fault == PENDING:
-                await identifier.refreshed()
-                identity = identifier.identify(request, waited=True)
-        except MalformedRequest:
-            return AMBIGUOUS  # what that means is for `decide` to say
-        return identity
-
-    def placed(self, request: Request, identity: Identity) -> Identity:
-        """*identity*, whose *request* was admitted, on the plan that applies to it."""
-        terms = self._planner.terms
-        if terms is None:
-            return identity
-        watched = self._planner.reader.watched
-        headers = [header for header in request.headers if header[0].lower() in watched]
-        return identity._replace(plan=terms.plan_of(headers, request.peer, identity.verified, identity.plan))
-
-    async def decide(
-        self, request: Request, charged: Collection[Hit] = (), identity: Identity | None = None
-    ) -> tuple[Decision, Sequence[Hit]]:
+    async def judge(  # noqa: PLR0912  # the hot path: each coroutine more would cost as much as a dozen branches
+        self,
+        request: Request,
+        *,
+        body: BodyReader | None = None,
+        charged: Collection[Hit] = (),
+        identity: Identity | None = None,
+    ) -> Judgement:
         """Charge *request* to every rule that it matches, or to none.
 
         Args:
-            request: what is judged.
-            charged: hits that another limiter in the same stack has charged for this very request; not charged again.
-            identity: whom it is from, for who has asked `identified` already.
-
-        Returns:
-            The decision, and the hits that it was about.
+            request: to be judged.
+            body: reads the beginning of its body, if a rule looks at it; left alone if none does, or if the request
+                has its body already.
+            charged: hits that another limiter of the same stack has charged for this request; not charged again.
+            identity: of the caller, if the application has established it; else its credentials are verified, if the
+                policy says how.
 
         Raises:
             StoreError: the store gave no answer and nothing stands in for it.
         """
+        if self._looks_at_bodies and body is not None:
+            request = await self._with_body(request, body)
         hits: Sequence[Hit] = ()
         requirements: Sequence[Requirement] = ()
-        uncharged = False
         observer = self._observer
         started_s = 0.0 if observer is NULL_OBSERVER else self._stopwatch()
         try:
-            if self._identifier is None:
-                hits = self._hits(request)
+            if self._authenticator is None and identity is None:
+                hits = self._planner.hits(request)
+                if self._prices:
+                    hits = priced(hits, request, self.policy.trust)
             else:
-                identity = identity or await self.identified(request)
-                hits, requirements = self._met(self._identifier, request, identity)
+                if identity is None and self._authenticator is not None:
+                    identity = await self._authenticator.identity(request)
+                    started_s = 0.0 if observer is NULL_OBSERVER else self._stopwatch()  # without a fetch of keys
+                hits, requirements = self._met(request, identity or NOBODY)
         except MalformedRequest as fault:
             decision = malformed(self._clock(), fault.field, fault.issue)
         except BlockedError as block:
@@ -198,28 +189,49 @@ class Limiter:
                 hits = _less(hits, charged)
             if not hits:
                 decision = unmatched(self._clock())
-            elif self.settles:
+            elif self._settles:
                 hits = _leased(hits)
-                decision = self._conclude(hits, await self._charge_followed(hits))
+                decision = self._conclude(hits, await self._charge_leases(hits))
             else:
+                if self._settlements.unsent:
+                    await self._settlements.sent()
                 decision = self._conclude(hits, await self.store.charge(hits))
-            uncharged = decision.reason == SUSPENDED
-            if requirements and identity is not None and decision.allowed:
+            if requirements and decision.allowed and identity is not None:
                 decision = self._required(decision, request, requirements, identity)
         if observer is not NULL_OBSERVER:
             seconds = self._stopwatch() - started_s
             if self.policy.show_principals:
                 observer.named(self._planner.names(hits, request, () if identity is None else identity.verified))
             observer.decided(decision, hits, seconds)
-        # Where nothing was charged, nothing is to be settled or given back.
-        return decision, () if uncharged else hits
+        if decision.reason == SUSPENDED:
+            hits = ()  # nothing was charged, so nothing is settled or given back
+        pending = self._settlements.pending(decision, hits) if self._settles else None
+        if identity is not None and decision.allowed:
+            identity = self._placed(request, identity)
+        return new(Judgement, (decision, hits, NOBODY if identity is None else identity, pending))
 
-    def _met(
-        self, identifier: Authenticator, request: Request, identity: Identity
-    ) -> tuple[Sequence[Hit], Sequence[Requirement]]:
-        """What *request* of *identity* is charged, and what it must bring."""
-        if identity is AMBIGUOUS:
-            identifier.identify(request)  # raises what it has raised before
+    def give_back(self, judgement: Judgement) -> None:
+        """Give back what *judgement* charged, because another limiter of the stack has refused the request (1)."""
+        if judgement.pending is not None:
+            judgement.pending.forget()
+        self._settlements.give_back(judgement.decision, judgement.hits)
+
+    async def _with_body(self, request: Request, body: BodyReader) -> Request:
+        """Return *request* with as much of its body as some rule looks at."""
+        wanted = 0 if request.body is not None else self._planner.body_wanted(request)
+        return request._replace(body=await body(wanted)) if wanted else request
+
+    def _placed(self, request: Request, identity: Identity) -> Identity:
+        """Return *identity* with the plan that applies to *request*."""
+        terms = self._planner.terms
+        if terms is None:
+            return identity
+        watched = self._planner.reader.watched
+        headers = [header for header in request.headers if header[0].lower() in watched]
+        return identity._replace(plan=terms.plan_of(headers, request.peer, identity.verified, identity.plan))
+
+    def _met(self, request: Request, identity: Identity) -> tuple[Sequence[Hit], Sequence[Requirement]]:
+        """Return what *request* of *identity* is charged, and what it must bring."""
         plan = self._planner.plan(request)
         hits = plan.hits_of(request, identity)
         return (priced(hits, request, self.policy.trust) if self._prices else hits), plan.requirements
@@ -227,35 +239,26 @@ class Limiter:
     def _required(
         self, decision: Decision, request: Request, requirements: Sequence[Requirement], identity: Identity
     ) -> Decision:
-        """*decision*, or the refusal of a request that does not bring what it must."""
+        """Return *decision*, or the refusal of a request that does not bring what it must."""
         policy = self.policy
         lacking = unmet(requirements, identity, request.headers, policy.identity or IdentityPolicy(), policy.name)
         return decision if lacking is None else refused_for(decision, lacking)
 
-    async def _charge_followed(self, hits: Sequence[Hit]) -> Receipt:
-        """Charge *hits* behind all that was given back before, and leave no lease behind that nobody knows of."""
-        await self._following.sent()
+    async def _charge_leases(self, hits: Sequence[Hit]) -> Receipt:
+        """Charge *hits* behind every settlement sent before, and release leases whose charge has no known outcome."""
+        await self._settlements.sent()
         try:
             receipt = await self.store.charge(hits)
         except (asyncio.CancelledError, StoreError):
-            self._following.release(hits, self._clock())
+            self._settlements.release(hits, self._clock())
             raise
         if receipt.source not in (STORE, REMEMBERED):  # the store may have been asked, and may have done it
-            self._following.release(hits, receipt.now_ms)
+            self._settlements.release(hits, receipt.now_ms)
         return receipt
-
-    def follow(self, decision: Decision, hits: Sequence[Hit]) -> Follower | None:
-        """Who is to be told what becomes of a request; None if nothing of it is settled later.
-
-        Args:
-            decision: what `decide` said of it.
-            hits: what that was about.
-        """
-        return self._following.follow(decision, hits)
 
     async def settled(self) -> None:
         """Wait until the store was told what is settled by now, no longer than for a decision."""
-        await self._following.settled(self.policy.decision_timeout_ms / 1000)
+        await self._settlements.settled(self.policy.decision_timeout_ms / 1000)
 
     async def close(self) -> None:
         """Send what is settled, then close the store."""

@@ -37,25 +37,25 @@ UNDER_WAY_MAX = 65_536  # settlements, about 300 bytes each; those beyond are gi
 log = logging.getLogger("ratelimiter.engine.settlements")
 
 
-class Follower:
+class PendingRequest:
     """One admitted request until it ends. Its methods neither wait nor raise.
 
     Args:
-        following: sends what there is to settle.
+        settlements: sends what there is to settle.
         hits: those of the request that are settled later, as they were charged.
         charged_at_ms: the store's clock then.
         source: who charged them.
     """
 
-    __slots__ = ("_charged_at_ms", "_following", "_source", "_unanswered", "_until_end")
+    __slots__ = ("_charged_at_ms", "_settlements", "_source", "_unanswered", "_until_end")
 
-    def __init__(self, following: Following, hits: Sequence[Hit], charged_at_ms: int, source: str) -> None:
-        self._following = following
+    def __init__(self, settlements: Settlements, hits: Sequence[Hit], charged_at_ms: int, source: str) -> None:
+        self._settlements = settlements
         self._charged_at_ms = charged_at_ms
         self._source = source
         self._unanswered = [hit for hit in hits if hit.quota.kind != Slots.kind]  # what the response will settle
         self._until_end = [hit for hit in hits if hit.quota.kind == Slots.kind]
-        following.open(source, [settlement_of(hit, RENEW, charged_at_ms) for hit in hits if hit.lease])
+        settlements.open(source, [settlement_of(hit, RENEW, charged_at_ms) for hit in hits if hit.lease])
 
     def responded(self, status: int, headers: Iterable[Header]) -> None:
         """The final response has begun; of a second one nothing more is learnt.
@@ -89,10 +89,14 @@ class Follower:
         slots, self._until_end = self._until_end, []
         self._settle([*unused, *((hit, 0) for hit in slots)])
 
+    def forget(self) -> None:
+        """Settle nothing any more: all of the charge is given back."""
+        self._unanswered, self._until_end = [], []
+
     def _due(self, hit: Hit, status: int, headers: Sequence[Header]) -> int:
         due = due_of(hit.rule, hit.cost, status, headers)
         if due is None:
-            self._following.unsaid(hit)
+            self._settlements.unsaid(hit)
             return hit.cost
         return due
 
@@ -101,7 +105,15 @@ class Follower:
             settlement_of(hit, due, self._charged_at_ms) for hit, due in dues if hit.lease or due != hit.cost
         ]
         if settlements:
-            self._following.settle(self._source, settlements)
+            self._settlements.settle(self._source, settlements)
+
+
+def _charged(decision: Decision, hits: Sequence[Hit]) -> Sequence[Hit]:
+    """Return those of *hits* that *decision* charged where a settlement can reach them."""
+    if not (decision.allowed or isinstance(decision.fault, Unmet)) or decision.source not in (STORE, LOCAL):
+        return ()
+    withheld = {outcome.rule.name for outcome in decision.outcomes if outcome.refuses}  # rules in shadow, not charged
+    return [hit for hit in hits if hit.rule.name not in withheld] if withheld else hits
 
 
 def _due_of_refusal(hit: Hit, status: int) -> int:
@@ -110,7 +122,7 @@ def _due_of_refusal(hit: Hit, status: int) -> int:
     return 0 if later or not counts(rule, status) else hit.cost
 
 
-class Following:
+class Settlements:
     """All requests of one limiter that are followed, and their way to its store.
 
     Not thread-safe; when another event loop runs than before, what was open under that one is left to lapse.
@@ -148,19 +160,20 @@ class Following:
         """Let go of the leases of *hits*, whose charge has no known outcome: they may be held or not."""
         self._send(STORE, [settlement_of(hit, 0, now_ms) for hit in hits if hit.lease])
 
-    def follow(self, decision: Decision, hits: Sequence[Hit]) -> Follower | None:
-        """Who is to be told what becomes of a request; None if nothing of it is settled.
+    def pending(self, decision: Decision, hits: Sequence[Hit]) -> PendingRequest | None:
+        """Return the request that *decision* was about, to be told what becomes of it; None if nothing is settled.
 
         Args:
-            decision: the verdict on it.
-            hits: what it was about, as they were charged.
+            decision: on the request.
+            hits: that it was about, as they were charged.
         """
-        charged = decision.allowed or isinstance(decision.fault, Unmet)
-        if not charged or decision.source not in (STORE, LOCAL):
-            return None
-        withheld = {outcome.rule.name for outcome in decision.outcomes if outcome.refuses}  # shadows, not charged
-        ours = [hit for hit in hits if hit.rule.settles and hit.rule.name not in withheld]
-        return Follower(self, ours, decision.now_ms, decision.source) if ours else None
+        ours = [hit for hit in _charged(decision, hits) if hit.rule.settles]
+        return PendingRequest(self, ours, decision.now_ms, decision.source) if ours else None
+
+    def give_back(self, decision: Decision, hits: Sequence[Hit]) -> None:
+        """Settle every charge of *hits* at nothing: another limiter of the stack has refused the request."""
+        charged = [hit for hit in _charged(decision, hits) if hit.cost]
+        self.settle(decision.source, [settlement_of(hit, 0, decision.now_ms) for hit in charged])
 
     def unsaid(self, hit: Hit) -> None:
         """A response did not say what it cost."""

@@ -98,6 +98,18 @@ class Authenticator:
             return good[0]
         return good[0]._replace(verified=_verified(good)) if good else NOBODY
 
+    async def identity(self, request: Request) -> Identity:
+        """Return whom the credentials of *request* name, after a fetch of keys if that is needed.
+
+        Raises:
+            MalformedRequest: as `identify`.
+        """
+        identity = self.identify(request)
+        if identity.fault == PENDING:
+            await self.refreshed()
+            identity = self.identify(request, waited=True)
+        return identity
+
     async def refreshed(self) -> None:
         """Wait for the keys that the last `identify` was PENDING for, as long as a fetch may take at most."""
         waited = self._waited

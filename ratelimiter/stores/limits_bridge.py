@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlunsplit
 
 from ratelimiter.clock import unix_ms
-from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Tally
+from ratelimiter.core.algorithms.sliding_window import NEVER, STORE, Receipt, Tally
 from ratelimiter.core.quota import Quota
 from ratelimiter.errors import (
     ConfigError,
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Hit, Policy
     from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.settlement import Settlement
 
 # `limits` is imported where it is used: it takes long, and most have no use for it here.
 # ruff: noqa: PLC0415
@@ -155,6 +156,9 @@ class LimitsBridge(Store):
             raise StoreTimeout(msg) from error
         except Exception as error:
             raise _meant(error) from error
+
+    async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
+        """Do nothing, as a storage takes nothing back: what a limiter charged stays when one further in refuses."""
 
     def check(self, policy: Policy) -> None:
         """Refuse a policy that a storage cannot keep.

@@ -83,7 +83,7 @@ class TestHealth:
 
         around = Around()
         around.limiter.store = Hanging()
-        asking = asyncio.create_task(around.limiter.decide(request()))
+        asking = asyncio.create_task(around.limiter.judge(request()))
         await asyncio.sleep(0)
         async with asyncio.timeout(5):
             answers = [(await around.get(path)).status_code for path in ("/healthz", "/readyz", "/metrics", "/policy")]
@@ -137,7 +137,7 @@ class TestReadiness:
         around.limiter.store = guard
         before = (await around.get("/readyz")).json()["store"]
         for _ in range(FAILURES_MAX):
-            await around.limiter.decide(request())
+            await around.limiter.judge(request())
 
         assert ("ok", "degraded") == (before, (await around.get("/readyz")).json()["store"])
 
@@ -153,7 +153,7 @@ class TestPages:
     async def test_metrics_come_as_the_scraper_wants_them(self, accept: str, content_type: str) -> None:
         """The format is negotiated, and named as the client library names it."""
         around = Around()
-        await around.limiter.decide(request())
+        await around.limiter.judge(request())
         answer = await around.get("/metrics", accept=accept)
 
         assert answer.headers["content-type"].startswith(content_type)
@@ -171,7 +171,7 @@ class TestPages:
         """The most refused principals by digest, as many as are asked for."""
         around = Around()
         for _ in range(5):
-            await around.limiter.decide(request())
+            await around.limiter.judge(request())
         answer = (await around.get("/top")).json()
 
         assert [3] == [each["refusals"] for each in answer["now"]["refused"]]
@@ -252,7 +252,7 @@ class TestListener:
         """Real requests to a real port, on the event loop of the data; gone when the context ends."""
         around = Around(hosts=hosts_for("127.0.0.1"))
         async with served(around.app) as client:
-            await around.limiter.decide(request())
+            await around.limiter.judge(request())
             answers = [await client.get(path) for path in ("/healthz", "/readyz", "/metrics", "/policy", "/top")]
             head = await client.head("/metrics")
             rebound = await client.get("/policy", headers={"host": "evil.example"})

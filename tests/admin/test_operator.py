@@ -53,7 +53,7 @@ class Scene:
         self.operator = Operator(lambda: self.limiter.policy, self.limiter.store, "user:ann")
 
     async def admitted(self, count: int, key: str = "alice") -> int:
-        return sum([(await self.limiter.decide(of(key)))[0].allowed for _ in range(count)])
+        return sum([(await self.limiter.judge(of(key))).decision.allowed for _ in range(count)])
 
 
 @pytest.fixture
@@ -304,7 +304,7 @@ async def test_topup() -> None:
     scene = Scene(KINDS)
     await scene.admitted(16)
     assert 2 == (await scene.operator.peek(ALICE))["rules"][4]["remaining"]
-    assert not (await scene.limiter.decide(of()))[0].allowed
+    assert not (await scene.limiter.judge(of())).decision.allowed
     told = await scene.operator.topup(ALICE, 100)
     assert {"digest": told["digest"], "rule": "credits", "units": 100, "available": 102} == told
     assert 34 == await scene.admitted(34)
@@ -334,7 +334,7 @@ async def test_all_kinds_on_a_server() -> None:
         limiter = Limiter(KINDS, store)
         operator = Operator(lambda: KINDS, store, "user:ann")
         for _ in range(2):
-            assert (await limiter.decide(of()))[0].allowed
+            assert (await limiter.judge(of())).decision.allowed
 
         async def counted() -> list[int]:
             return [rule["used"] for rule in (await operator.peek(ALICE))["rules"]]

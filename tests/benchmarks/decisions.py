@@ -47,7 +47,7 @@ def ours(limit: int, *, whole: bool) -> Callable[[], Awaitable[None]]:
 
     async def run_whole() -> None:
         for request in islice(cycle(requests), DECISIONS):
-            await limiter.decide(request)
+            await limiter.judge(request)
 
     async def run() -> None:
         charge = limiter.store.charge

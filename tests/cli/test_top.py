@@ -56,7 +56,7 @@ async def test_it_is_what_the_listener_tells(capsys: pytest.CaptureFixture[str])
     """From a decision to a line on the terminal."""
     around = Around()
     for _ in range(7):
-        await around.limiter.decide(request())
+        await around.limiter.judge(request())
     async with serve_admin(around.app, bind("127.0.0.1:0")) as url:
         await asyncio.to_thread(run, url, once=True)
     last = capsys.readouterr().out.splitlines()[-1].split()

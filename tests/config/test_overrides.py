@@ -181,15 +181,15 @@ async def test_a_file_that_changes(folder: Path) -> None:
     limiter = Limiter(policy, MemoryStore())
     reloader = Reloader("policy.yaml", policy, limiter.swap)
     asked = request("/", headers=[("x", "a")])
-    assert [True, False] == [(await limiter.decide(asked))[0].allowed for _ in range(2)]
+    assert [True, False] == [(await limiter.judge(asked)).decision.allowed for _ in range(2)]
     for _ in range(2):
         await reloader.poll()
     (folder / "overrides.yaml").write_text("overrides:\n  - {principal: a, limit: 2/minute}\n")
     assert LOADED in [await reloader.poll() for _ in range(3)]
-    assert [True, False] == [(await limiter.decide(asked))[0].allowed for _ in range(2)]
+    assert [True, False] == [(await limiter.judge(asked)).decision.allowed for _ in range(2)]
     (folder / "overrides.yaml").write_text("overrides:\n  - {principal: a, limit: 2/parsec}\n")
     assert "failed" in [await reloader.poll() for _ in range(3)]
-    assert not (await limiter.decide(asked))[0].allowed
+    assert not (await limiter.judge(asked)).decision.allowed
 
 
 def test_a_value_alone(folder: Path) -> None:

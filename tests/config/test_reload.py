@@ -143,10 +143,10 @@ async def test_a_configmap_that_is_turned_is_in_force(folder: Path) -> None:
 async def test_what_is_counted_stays(watched: Watched) -> None:
     """A principal that has spent its limit has spent it under the new policy, too."""
     for _ in range(10):
-        await watched.limiter.decide(request())
+        await watched.limiter.judge(request())
     in_place(watched.path, text(12))
     await watched.polled()
-    decisions = [(await watched.limiter.decide(request()))[0].allowed for _ in range(3)]
+    decisions = [(await watched.limiter.judge(request())).decision.allowed for _ in range(3)]
 
     assert [True, True, False] == decisions
 
@@ -362,7 +362,7 @@ async def test_requests_see_one_policy_or_the_other(watched: Watched) -> None:
     for round_ in range(40):
         renamed(watched.path, text(1000 + round_ // 10))
         for _ in range(20):
-            decision, hits = await watched.limiter.decide(request())
+            decision, hits, *_ = await watched.limiter.judge(request())
             assert decision.outcomes[0].rule is hits[0].rule
             limits.add(hits[0].quota.limit)
         await asyncio.sleep(0.005)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Tally
 from ratelimiter.core.decision import Decision, decide, malformed, unmatched
-from ratelimiter.core.headers import EXPOSED, FAMILIES, SINGLE, ceil_s, reset_at_s, retry_after_s
+from ratelimiter.core.headers import EXPOSED, FAMILIES, SINGLE, Seconds, retry_after_s, seconds_of
 from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
 from tests.reference_store import START_MS, ReferenceStore, gaps_ms, hits_of, rule_of
@@ -38,7 +38,27 @@ def lines(family: str, decision: Decision) -> dict[str, str]:
 @pytest.mark.parametrize(("ms", "expected"), [(0, 0), (1, 1), (999, 1), (1000, 1), (1001, 2), (59_999, 60)])
 def test_seconds_are_rounded_up(ms: int, expected: int) -> None:
     """A client that waits the seconds it was told has waited long enough."""
-    assert expected == ceil_s(ms)
+    decision = decided(MINUTE, tallies=[(1, ms, 0)])
+
+    assert Seconds(0, expected, NOW_S + expected) == seconds_of(decision, decision.outcomes[0])
+
+
+@pytest.mark.parametrize(
+    ("reset_ms", "wait_ms", "expected"),
+    [
+        (1, 1, Seconds(1, 1, NOW_S + 1)),
+        (999, 1000, Seconds(1, 1, NOW_S + 1)),
+        (1000, 1001, Seconds(2, 2, NOW_S + 2)),
+        (60_000, 1, Seconds(1, 60, NOW_S + 60)),
+        (5000, NEVER, Seconds(None, 5, NOW_S + 5)),
+        (0, NEVER, Seconds(None, 1, NOW_S)),
+    ],
+)
+def test_the_seconds_of_a_refusal_let_the_client_in(reset_ms: int, wait_ms: int, expected: Seconds) -> None:
+    """What resets is no earlier than a retry is admitted, and neither is told as 0."""
+    decision = decided(MINUTE, tallies=[(60, reset_ms, wait_ms)], admitted=False)
+
+    assert expected == seconds_of(decision, decision.outcomes[0])
 
 
 X_RATELIMIT = [
@@ -207,7 +227,7 @@ def test_numbers_are_sane(answers: list[tuple[int, Decision]]) -> None:
             assert retry_s is not None
             assert 0 <= retry_s * 1000 - decision.retry_after_ms < 1000
             assert decision.binding is not None
-            assert reset_at_s(decision, decision.binding) * 1000 >= now_ms + decision.retry_after_ms
+            assert seconds_of(decision, decision.binding).reset_at * 1000 >= now_ms + decision.retry_after_ms
 
 
 @given(exchanges())

@@ -40,10 +40,10 @@ async def test_observer_is_told_the_decision_its_hits_and_how_long_it_took() -> 
     moments = iter([10.0, 10.25, 11.0, 11.5])
     listener = Listener()
     limiter = Limiter(Policy((per_minute(),)), MemoryStore(), observer=listener, stopwatch=lambda: next(moments))
-    first = await limiter.decide(request())
-    second = await limiter.decide(request())
+    first = await limiter.judge(request())
+    second = await limiter.judge(request())
 
-    assert [(*first, 0.25), (*second, 0.5)] == listener.told
+    assert [(*first[:2], 0.25), (*second[:2], 0.5)] == listener.told
     assert b"203.0.113.7" not in listener.told[0][1][0].key
 
 
@@ -55,7 +55,7 @@ async def test_nobody_listening_costs_no_look_at_the_clock() -> None:
 
     limiter = Limiter(Policy((per_minute(),)), MemoryStore(), stopwatch=broken)
 
-    assert (await limiter.decide(request()))[0].allowed
+    assert (await limiter.judge(request())).decision.allowed
 
 
 async def test_a_swapped_policy_keeps_what_is_counted() -> None:
@@ -68,9 +68,9 @@ async def test_a_swapped_policy_keeps_what_is_counted() -> None:
     shown: list[Policy] = []
     first, second = Policy((per_minute(2),)), Policy((per_minute(3),))
     limiter = Limiter(first, MemoryStore(), observer=Librarian())
-    before = [(await limiter.decide(request()))[0].allowed for _ in range(3)]
+    before = [(await limiter.judge(request())).decision.allowed for _ in range(3)]
     limiter.swap(second)
-    after = [(await limiter.decide(request()))[0].allowed for _ in range(2)]
+    after = [(await limiter.judge(request())).decision.allowed for _ in range(2)]
 
     assert [True, True, False] == before
     assert [True, False] == after
@@ -124,7 +124,7 @@ async def test_each_request_has_a_lease_of_its_own() -> None:
     store = Ledger()
     limiter = Limiter(Policy((SLOTS, per_minute())), store)
     for _ in range(100):
-        await limiter.decide(request())
+        await limiter.judge(request())
     leases = [hits[0].lease for hits in store.charged]
 
     assert 100 == len(set(leases))
@@ -137,8 +137,8 @@ async def test_what_another_limiter_holds_is_not_charged_again() -> None:
     """Under whatever lease it holds it."""
     store = Ledger()
     limiter = Limiter(Policy((SLOTS,)), store)
-    _, held = await limiter.decide(request())
-    decision, hits = await limiter.decide(request(), held)
+    held = (await limiter.judge(request())).hits
+    decision, hits, *_ = await limiter.judge(request(), charged=held)
 
     assert ("unmatched", 0, 1) == (decision.reason, len(hits), len(store.charged))
 
@@ -149,7 +149,7 @@ async def test_a_charge_of_unknown_outcome_leaves_no_lease(error: BaseException)
     store = Ledger(error=error)
     limiter = Limiter(Policy((SLOTS,)), store)
     with pytest.raises(type(error)):
-        await limiter.decide(request())
+        await limiter.judge(request())
     await limiter.settled()
 
     assert [(STORE, store.charged[0][0].lease, 0)] == store.settled
@@ -162,7 +162,7 @@ async def test_who_stands_in_for_the_store_has_a_lease_of_its_own(source: str, t
     """The store may have been asked and may have made one, too, which is let go of there."""
     store = Ledger(source)
     limiter = Limiter(Policy((SLOTS,)), store)
-    await limiter.decide(request())
+    await limiter.judge(request())
     await limiter.settled()
 
     assert [(STORE, 0)] * told == [(where, due) for where, _, due in store.settled]
@@ -172,11 +172,10 @@ async def test_a_charge_comes_behind_what_was_given_back() -> None:
     """In the order in which it came about, even within one turn of the loop."""
     store = Ledger()
     limiter = Limiter(Policy((SLOTS,)), store)
-    decision, hits = await limiter.decide(request())
-    follower = limiter.follow(decision, hits)
-    assert follower is not None
-    follower.ended()
-    await limiter.decide(request())
+    pending = (await limiter.judge(request())).pending
+    assert pending is not None
+    pending.ended()
+    await limiter.judge(request())
     await limiter.close()
 
     assert ["charge", "settle", "charge", "close"] == store.order
@@ -186,31 +185,28 @@ async def test_a_policy_that_settles_nothing_may_follow_one_that_does() -> None:
     """What was let in under one policy is given back under the next."""
     store = Ledger()
     limiter = Limiter(Policy((SLOTS,)), store)
-    decision, hits = await limiter.decide(request())
+    pending = (await limiter.judge(request())).pending
     limiter.swap(Policy((per_minute(),)))
-    assert limiter.settles
-    follower = limiter.follow(decision, hits)
-    assert follower is not None
-    follower.ended()
+    assert pending is not None
+    pending.ended()
     await limiter.settled()
 
     assert 1 == len(store.settled)
 
 
 async def test_a_plain_policy_settles_nothing() -> None:
-    """It is asked nothing of it."""
+    """Nothing of its requests is pending."""
     limiter = Limiter(Policy((per_minute(),)), Ledger())
 
-    assert not limiter.settles
-    assert limiter.follow(*await limiter.decide(request())) is None
+    assert (await limiter.judge(request())).pending is None
 
 
 async def test_a_request_says_what_it_costs() -> None:
     """To a rule that asks, from a peer that is trusted; in two ways it is malformed, and nobody is charged."""
     store = Ledger()
     limiter = Limiter(Policy((ASKED,), trust=Trust(hops=1)), store)
-    await limiter.decide(request(headers=[("x-cost", "7")]))
-    decision, _ = await limiter.decide(request(headers=[("x-cost", "7"), ("x-cost", "8")]))
+    await limiter.judge(request(headers=[("x-cost", "7")]))
+    decision = (await limiter.judge(request(headers=[("x-cost", "7"), ("x-cost", "8")]))).decision
 
     assert [[7]] == [[hit.cost for hit in hits] for hits in store.charged]
     assert (MALFORMED, ("x-cost", "is there more than once")) == (decision.reason, decision.fault)

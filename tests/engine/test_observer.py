@@ -50,13 +50,13 @@ async def test_each_is_told_what_it_listens_for() -> None:
     """Who has only one method hears of decisions; who has them all hears everything, in order."""
     plain, curious, policy = Plain(), Curious(), Policy((per_minute(),))
     observers = FanOut(plain, curious)
-    decided = await Limiter(policy, MemoryStore(), observer=observers, stopwatch=lambda: 1.0).decide(request())
+    decided = await Limiter(policy, MemoryStore(), observer=observers, stopwatch=lambda: 1.0).judge(request())
     observers.called(3, 0.5)
     observers.failed("timeout")
     observers.degraded(degraded=True)
 
-    assert [(*decided, 0.0)] == plain.told
-    assert [policy, (*decided, 0.0), (3, 0.5), "timeout", True] == curious.told
+    assert [(*decided[:2], 0.0)] == plain.told
+    assert [policy, (*decided[:2], 0.0), (3, 0.5), "timeout", True] == curious.told
 
 
 class Loader:
@@ -88,7 +88,7 @@ async def test_only_decided_is_called_of_an_object_of_another_class() -> None:
     for observer in (alone, FanOut(among)):
         limiter = Limiter(policy, MemoryStore(), observer=observer)
         limiter.swap(policy)
-        await limiter.decide(request())
+        await limiter.judge(request())
     given = observer_of(alone)
     given.failed("timeout")
     given.degraded(degraded=True)
@@ -127,8 +127,8 @@ async def test_those_that_count_in_batches_share_one() -> None:
     first = Limiter(policy, MemoryStore(), observer=FanOut(own, plain, metrics))
     second = Limiter(policy, MemoryStore(), observer=FanOut(metrics, others))
     for _ in range(5):
-        await first.decide(request())
-        await second.decide(request(peer="192.0.2.9"))
+        await first.judge(request())
+        await second.judge(request(peer="192.0.2.9"))
 
     def counted(outcome: str) -> float | None:
         return registry.get_sample_value("ratelimiter_requests_total", {"outcome": outcome, "source": "store"})
@@ -146,7 +146,7 @@ async def test_who_shows_people_is_told_their_names() -> None:
     metrics = Metrics(registry, policy)
     limiter = Limiter(policy, MemoryStore(), observer=FanOut(metrics, Plain(), top))
     for _ in range(3):
-        await limiter.decide(request(peer="192.0.2.9"))
+        await limiter.judge(request(peer="192.0.2.9"))
 
     assert ["192.0.2.9"] == [each["name"] for each in top.report()["now"]["refused"]]
     assert b"192.0.2.9" not in metrics.exposition()[0]

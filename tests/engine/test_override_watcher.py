@@ -46,7 +46,7 @@ def of(key: str = "alice") -> Request:
 
 
 async def reasons(limiter: Limiter, count: int, key: str = "alice") -> list[str]:
-    return [(await limiter.decide(of(key)))[0].reason for _ in range(count)]
+    return [(await limiter.judge(of(key))).decision.reason for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ class TestInOneProcess:
         """No rule refuses, and what is counted is what would be counted otherwise."""
         await operator.shadow(on=True)
         assert [WITHIN_LIMIT, WITHIN_LIMIT, SUSPENDED, SUSPENDED] == await reasons(limiter, 4)
-        decision, hits = await limiter.decide(of())
+        decision, hits, *_ = await limiter.judge(of())
         assert (True, None, ()) == (decision.allowed, decision.binding, hits)
         assert decision.outcomes[0].rule.shadow
         await operator.shadow(on=False)
@@ -129,10 +129,10 @@ class TestInOneProcess:
         await operator.set_override(ALICE, rule="rule", limit="5/minute")
         limiter.swap(Policy((Rule("rule", Quota(1, 60_000), principal=(KEY,)),)))
         await standing.poll()
-        assert 5 == (await limiter.decide(of()))[0].outcomes[0].rule.quota.limit
+        assert 5 == (await limiter.judge(of())).decision.outcomes[0].rule.quota.limit
         limiter.swap(Policy((RULE,), name="other"))
         await standing.poll()
-        assert 2 == (await limiter.decide(of()))[0].outcomes[0].rule.quota.limit
+        assert 2 == (await limiter.judge(of())).decision.outcomes[0].rule.quota.limit
 
     async def test_what_makes_no_sense_is_left_out(
         self, limiter: Limiter, standing: OverrideWatcher, operator: Operator, caplog: pytest.LogCaptureFixture
@@ -209,7 +209,7 @@ async def test_within_a_second_elsewhere(redis_server: RedisServer) -> None:
     operator = Operator(lambda: policy, store, "test")
 
     async def says(*expected: str) -> bool:
-        return (await limiter.decide(of()))[0].reason in expected
+        return (await limiter.judge(of())).decision.reason in expected
 
     for _ in range(3):
         assert await says(WITHIN_LIMIT, OVER_LIMIT)

@@ -13,7 +13,7 @@ from ratelimiter.core.policy import RESPONSE_HEADER, CostFrom, Hit, Mode, Rule
 from ratelimiter.core.quota import Balance, Period, Quota, Slots
 from ratelimiter.core.requirement import Unmet
 from ratelimiter.core.settlement import RENEW
-from ratelimiter.engine.settlements import TOGETHER_MAX, UNDER_WAY_MAX, Following
+from ratelimiter.engine.settlements import TOGETHER_MAX, UNDER_WAY_MAX, Settlements
 from ratelimiter.errors import StoreTimeout
 from ratelimiter.stores.base import Store, StoreObserver
 from tests.turning_loop import turn
@@ -87,22 +87,22 @@ def admitted(hits: Sequence[Hit], source: str = STORE) -> Decision:
     return Decision(True, "within_limit", NOW_MS, outcomes, outcomes[0], source)
 
 
-async def followed(*rules: Rule, does: Any, source: str = STORE) -> Notebook:
+async def settled_of(*rules: Rule, does: Any, source: str = STORE) -> Notebook:
     """What the store is told of a request with which *does* is done."""
     store = Notebook()
-    following = Following(store)
+    settlements = Settlements(store)
     hits = hits_of(*rules)
-    follower = following.follow(admitted(hits, source), hits)
-    assert follower is not None
-    does(follower)
-    await following.settled(1)
+    pending = settlements.pending(admitted(hits, source), hits)
+    assert pending is not None
+    does(pending)
+    await settlements.settled(1)
     return store
 
 
 def answered(status: int, cost: bytes | None = None) -> Any:
-    def does(follower: Any) -> None:
-        follower.responded(status, [] if cost is None else [(b"X-Cost", cost)])
-        follower.ended()
+    def does(pending: Any) -> None:
+        pending.responded(status, [] if cost is None else [(b"X-Cost", cost)])
+        pending.ended()
 
     return does
 
@@ -123,36 +123,36 @@ def answered(status: int, cost: bytes | None = None) -> Any:
         ([MONTHLY], answered(500), [("monthly", 0)]),
         ([SLOTS], answered(200), [("slots", 0)]),
         ([PLAIN, SLOTS, FAILURES], answered(200), [("failures", 0), ("slots", 0)]),
-        ([SLOTS], lambda follower: follower.ended(), [("slots", 0)]),
-        ([FAILURES], lambda follower: follower.ended(), []),  # nobody knows what it would have been
-        ([PRICED], lambda follower: follower.ended(), []),
-        ([CREDITS], lambda follower: follower.ended(), [("credits", 0)]),
-        ([MONTHLY], lambda follower: follower.ended(), [("monthly", 1)]),
+        ([SLOTS], lambda pending: pending.ended(), [("slots", 0)]),
+        ([FAILURES], lambda pending: pending.ended(), []),  # nobody knows what it would have been
+        ([PRICED], lambda pending: pending.ended(), []),
+        ([CREDITS], lambda pending: pending.ended(), [("credits", 0)]),
+        ([MONTHLY], lambda pending: pending.ended(), [("monthly", 1)]),
         ([FAILURES, CREDITS, PRICED, SLOTS], lambda f: f.refused(401), [("credits", 0), ("priced", 0), ("slots", 0)]),
-        ([FAILURES], lambda follower: follower.refused(403), [("failures", 0)]),
+        ([FAILURES], lambda pending: pending.refused(403), [("failures", 0)]),
     ],
 )
 def test_what_is_settled(rules: list[Rule], does: Any, told: list[tuple[str, int]]) -> None:
     """By its response or its end, each charge comes to what is due, and is spoken of only if that is news."""
-    assert told == turn(followed(*rules, does=does)).told
+    assert told == turn(settled_of(*rules, does=does)).told
 
 
 def test_each_is_settled_once() -> None:
     """Whatever is told again changes nothing."""
 
-    def does(follower: Any) -> None:
+    def does(pending: Any) -> None:
         for _ in range(2):
-            follower.responded(200, iter([(b"x-cost", b"12")]))
-            follower.responded(500, [])
+            pending.responded(200, iter([(b"x-cost", b"12")]))
+            pending.responded(500, [])
         for _ in range(2):
-            follower.ended()
+            pending.ended()
 
-    assert [("credits", 12), ("slots", 0)] == turn(followed(SLOTS, CREDITS, does=does)).told
+    assert [("credits", 12), ("slots", 0)] == turn(settled_of(SLOTS, CREDITS, does=does)).told
 
 
 def test_a_settlement_says_what_was_charged() -> None:
     """The store finds the charge by its key, its moment and its lease."""
-    store = turn(followed(CREDITS, does=answered(200, b"12"), source=LOCAL))
+    store = turn(settled_of(CREDITS, does=answered(200, b"12"), source=LOCAL))
     ((source, (settlement,), _),) = store.calls
 
     assert (LOCAL, b"key-credits", 50, 12, 7, NOW_MS) == (
@@ -169,25 +169,25 @@ def test_a_burst_has_two_charges() -> None:
     """Both of a rule's windows get back what is due."""
     rule = Rule("bursty", Quota(5, 60_000), burst=2, count=frozenset({"401"}))
 
-    assert [("bursty", 0)] * 2 == turn(followed(rule, does=answered(200))).told
+    assert [("bursty", 0)] * 2 == turn(settled_of(rule, does=answered(200))).told
 
 
 async def test_nothing_is_followed_that_was_not_charged() -> None:
     """Refusals, admissions without a store, plain rules, and rules in shadow that would have refused."""
-    following = Following(Notebook())
+    settlements = Settlements(Notebook())
     hits = hits_of(FAILURES)
     shadow = Rule("shadow", Slots(1), mode=Mode.SHADOW)
     decision = admitted(hits)
     withheld = decision._replace(outcomes=[Outcome(shadow, 0, 0, 500)])
 
-    assert following.follow(malformed(NOW_MS, "path", "is odd"), hits) is None
-    assert following.follow(decision._replace(allowed=False, source=REMEMBERED), hits) is None
-    assert following.follow(decision._replace(source=FAIL_OPEN), hits) is None
-    assert following.follow(admitted(hits_of(PLAIN)), hits_of(PLAIN)) is None
-    assert following.follow(withheld, hits_of(shadow)) is None
-    assert 0 == len(following)
+    assert settlements.pending(malformed(NOW_MS, "path", "is odd"), hits) is None
+    assert settlements.pending(decision._replace(allowed=False, source=REMEMBERED), hits) is None
+    assert settlements.pending(decision._replace(source=FAIL_OPEN), hits) is None
+    assert settlements.pending(admitted(hits_of(PLAIN)), hits_of(PLAIN)) is None
+    assert settlements.pending(withheld, hits_of(shadow)) is None
+    assert 0 == len(settlements)
     lacking = refused_for(decision, Unmet("credentials_missing", "", "", ""))
-    assert following.follow(lacking, hits) is not None  # it was charged before it was refused
+    assert settlements.pending(lacking, hits) is not None  # it was charged before it was refused
 
 
 def test_leases_are_renewed_until_they_are_settled() -> None:
@@ -195,25 +195,25 @@ def test_leases_are_renewed_until_they_are_settled() -> None:
 
     async def main() -> tuple[Notebook, int, int]:
         store = Notebook()
-        following = Following(store)
-        followers = []
+        settlements = Settlements(store)
+        requests = []
         for lease in range(1, 6):
             hits = hits_of(SLOTS, lease=lease)
-            followers.append(following.follow(admitted(hits), hits))
+            requests.append(settlements.pending(admitted(hits), hits))
         await asyncio.sleep(0.1)  # nearly due at the same time as those before
         hits = hits_of(CREDITS, lease=9)
-        of_credits = following.follow(admitted(hits), hits)
+        of_credits = settlements.pending(admitted(hits), hits)
         await asyncio.sleep(2.5)
-        for follower in followers[:4]:
-            assert follower is not None
-            follower.ended()
+        for pending in requests[:4]:
+            assert pending is not None
+            pending.ended()
         await asyncio.sleep(1)
-        followers[4].ended()  # type: ignore[union-attr]
-        left = len(following)
+        requests[4].ended()  # type: ignore[union-attr]
+        left = len(settlements)
         await asyncio.sleep(10)
         of_credits.responded(200, [(b"x-cost", b"1")])  # type: ignore[union-attr]
         await asyncio.sleep(1000)
-        return store, left, len(following)
+        return store, left, len(settlements)
 
     store, left, after = turn(main())
     renewals = [(each.rule.name, each.lease, s) for _, them, s in store.calls for each in them if each.due == RENEW]
@@ -228,11 +228,11 @@ def test_one_timer_serves_all() -> None:
     """However many requests are open, the loop holds one moment for them."""
 
     async def main() -> int:
-        following = Following(Notebook())
+        settlements = Settlements(Notebook())
         for lease in range(1, 1000):
             for rule in (SLOTS, CREDITS):
                 hits = hits_of(rule, lease=lease)
-                following.follow(admitted(hits), hits)
+                settlements.pending(admitted(hits), hits)
         await asyncio.sleep(1.5)
         loop: Any = asyncio.get_running_loop()
         return len([handle for handle in loop._scheduled if not handle.cancelled()])
@@ -245,14 +245,14 @@ def test_calls_are_few_and_in_order() -> None:
 
     async def main() -> Notebook:
         store = Notebook()
-        following = Following(store)
+        settlements = Settlements(store)
         for number in range(TOGETHER_MAX + 1):
             hit = Hit(b"%d" % number, FAILURES.quota, 1, FAILURES)
-            following.follow(admitted([hit]), [hit]).responded(200, ())  # type: ignore[union-attr]
+            settlements.pending(admitted([hit]), [hit]).responded(200, ())  # type: ignore[union-attr]
         for lease in range(1, 4):  # of one key, of which a call may speak once
             hits = hits_of(SLOTS, lease=lease)
-            following.follow(admitted(hits), hits).ended()  # type: ignore[union-attr]
-        await following.settled(1)
+            settlements.pending(admitted(hits), hits).ended()  # type: ignore[union-attr]
+        await settlements.settled(1)
         return store
 
     store = turn(main())
@@ -268,11 +268,11 @@ def test_what_fails_is_counted_and_harms_nobody(caplog: pytest.LogCaptureFixture
 
     async def main(error: Exception) -> list[str]:
         failures = Failures()
-        following = Following(Notebook(error), failures)
+        settlements = Settlements(Notebook(error), failures)
         for _ in range(3):
             hits = hits_of(SLOTS)
-            following.follow(admitted(hits), hits).ended()  # type: ignore[union-attr]
-            await following.settled(1)
+            settlements.pending(admitted(hits), hits).ended()  # type: ignore[union-attr]
+            await settlements.settled(1)
         return failures.kinds
 
     assert ["timeout"] * 3 == turn(main(StoreTimeout("no answer")))
@@ -286,13 +286,13 @@ def test_a_store_that_hangs_fills_no_memory() -> None:
     async def main() -> tuple[int, int]:
         store, failures = Notebook(), Failures()
         store.held = asyncio.Event()
-        following = Following(store, failures)
+        settlements = Settlements(store, failures)
         for number in range(UNDER_WAY_MAX + 10):
             hit = Hit(b"%d" % number, FAILURES.quota, 1, FAILURES)
-            following.follow(admitted([hit]), [hit]).responded(200, ())  # type: ignore[union-attr]
-        await following.settled(0.01)
+            settlements.pending(admitted([hit]), [hit]).responded(200, ())  # type: ignore[union-attr]
+        await settlements.settled(0.01)
         store.held.set()
-        await following.settled(1)
+        await settlements.settled(1)
         return len(store.told), len(failures.kinds)
 
     assert (UNDER_WAY_MAX, 10) == turn(main())
@@ -304,10 +304,10 @@ def test_what_is_sent_is_in_front(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> list[tuple[str, int]]:
         store = Notebook()
         store.held = asyncio.Event()
-        following = Following(store)
+        settlements = Settlements(store)
         hits = hits_of(SLOTS)
-        following.follow(admitted(hits), hits).ended()  # type: ignore[union-attr]
-        await following.sent()
+        settlements.pending(admitted(hits), hits).ended()  # type: ignore[union-attr]
+        await settlements.sent()
         told = store.told
         store.held.set()
         return told
@@ -319,10 +319,10 @@ def test_a_missing_price_is_noted_once(caplog: pytest.LogCaptureFixture) -> None
     """For each rule: an operator must hear of it, and not for every response."""
 
     async def main() -> None:
-        following = Following(Notebook())
+        settlements = Settlements(Notebook())
         for rule in (PRICED, CREDITS) * 3:
             hits = hits_of(rule)
-            following.follow(admitted(hits), hits).responded(200, ())  # type: ignore[union-attr]
+            settlements.pending(admitted(hits), hits).responded(200, ())  # type: ignore[union-attr]
 
     turn(main())
     told = [record.getMessage() for record in caplog.records]
@@ -335,24 +335,24 @@ def test_a_missing_price_is_noted_once(caplog: pytest.LogCaptureFixture) -> None
 def test_another_loop_begins_anew() -> None:
     """An application that is started again under another event loop does not meet the timers of the one before."""
     store = Notebook()
-    following = Following(store)
+    settlements = Settlements(store)
 
     async def main() -> int:
         hits = hits_of(SLOTS)
-        follower = following.follow(admitted(hits), hits)
+        pending = settlements.pending(admitted(hits), hits)
         await asyncio.sleep(1.5)
-        open_now = len(following)
-        follower.ended()  # type: ignore[union-attr]
-        await following.settled(1)
+        open_now = len(settlements)
+        pending.ended()  # type: ignore[union-attr]
+        await settlements.settled(1)
         return open_now
 
     assert [1, 1] == [turn(main()), turn(main())]
     hits = hits_of(SLOTS)
-    follower = turn(_follow(following, hits))
-    follower.ended()  # without any loop: there is nobody left to send it
+    pending = turn(_pending(settlements, hits))
+    pending.ended()  # without any loop: there is nobody left to send it
 
     assert [("slots", RENEW), ("slots", 0)] * 2 == store.told
 
 
-async def _follow(following: Following, hits: list[Hit]) -> Any:
-    return following.follow(admitted(hits), hits)
+async def _pending(settlements: Settlements, hits: list[Hit]) -> Any:
+    return settlements.pending(admitted(hits), hits)

@@ -34,15 +34,14 @@ class Twin:
 
     async def ask(self, key: str, status: int, cost: int, *, ends: bool) -> tuple[Any, ...]:
         asked = request("/", headers=[("x-api-key", key)])
-        decision, hits = await self.limiter.decide(asked)
+        decision, _, _, pending = await self.limiter.judge(asked)
         # The twin's refused requests have no response: what is settled is settled of those that both admit.
-        follower = self.limiter.follow(decision, hits)
-        if follower is not None:
-            follower.responded(status, [(b"x-cost", b"%d" % cost)])
+        if pending is not None:
+            pending.responded(status, [(b"x-cost", b"%d" % cost)])
             if ends:
-                follower.ended()
+                pending.ended()
             else:
-                self.open.append(follower)
+                self.open.append(pending)
         await self.limiter.settled()
         numbers = [(o.rule.name, o.remaining, o.reset_ms, o.retry_after_ms) for o in decision.outcomes]
         return numbers, decision.now_ms, decision.source
@@ -79,7 +78,7 @@ def test_all_is_counted_as_if_it_were_obeyed(data: st.DataObject) -> None:
         assert all(each.allowed for each in await decisions(suspended))
 
     async def decisions(twin: Twin) -> list[Any]:
-        return [(await twin.limiter.decide(request("/", headers=[("x-api-key", "a")])))[0] for _ in range(20)]
+        return [(await twin.limiter.judge(request("/", headers=[("x-api-key", "a")]))).decision for _ in range(20)]
 
     asyncio.run(run())
 
@@ -110,7 +109,7 @@ def test_rules_stay_what_they_are() -> None:
         asked = []
         for shadow in (False, True, False):
             limiter.obey(Orders("v", shadow=shadow))
-            asked += [(await limiter.decide(request("/")))[0].allowed for _ in range(2)]
+            asked += [(await limiter.judge(request("/"))).decision.allowed for _ in range(2)]
         return asked
 
     assert [True, False, True, True, False, False] == asyncio.run(run())

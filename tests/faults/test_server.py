@@ -381,14 +381,14 @@ async def test_f49_one_of_two_keys_gone(server: Server) -> None:
     store = open_store(server.url, timeout_ms=1000)
     request = Request("GET", b"/", http_scope()["headers"], "203.0.113.7")
     limiter = Limiter(policy, store)
-    admitted = [(await limiter.decide(request))[0].allowed for _ in range(9)]
+    admitted = [(await limiter.judge(request)).decision.allowed for _ in range(9)]
     with server.client() as client:
         short, long = (hit.key for hit in limiter.hits(request))
         assert 1 == client.delete(short)
-        again = [(await limiter.decide(request))[0].allowed for _ in range(9)]
+        again = [(await limiter.judge(request)).decision.allowed for _ in range(9)]
         assert 14 == (await store.charge([hit._replace(cost=0) for hit in limiter.hits(request)])).tallies[1].used
         assert 1 == client.delete(long)
-        assert not (await limiter.decide(request))[0].allowed
+        assert not (await limiter.judge(request)).decision.allowed
     await store.close()
     assert (7, 7) == (sum(admitted), sum(again))
     keys_end(server)

@@ -65,7 +65,7 @@ class Watched:
         """The digest of who has asked."""
         asking = request(headers=[("x-api-key", key)])
         for _ in range(times):
-            await self.limiter.decide(asking)
+            await self.limiter.judge(asking)
         return self.limiter.hits(asking)[0].key.decode().split("}")[0].split("{")[1]
 
 
@@ -166,7 +166,7 @@ async def test_a_policy_that_forbids_names_has_them_forgotten(clock: FakeClock) 
 async def test_no_credential_is_a_name(clock: FakeClock) -> None:
     """A bearer token that nobody has verified stays a digest; addresses have no secret."""
     watched = Watched(clock, per_minute(principal=(parse_source("bearer"), CLIENT)), show=True)
-    await watched.limiter.decide(request(headers=[("authorization", "Bearer s3cret")]))
-    await watched.limiter.decide(request(peer="192.0.2.7"))
+    await watched.limiter.judge(request(headers=[("authorization", "Bearer s3cret")]))
+    await watched.limiter.judge(request(peer="192.0.2.7"))
 
     assert {None, "192.0.2.7"} == names(watched.top)

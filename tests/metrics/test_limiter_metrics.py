@@ -78,7 +78,7 @@ class Observed:
 
     async def ask(self, times: int = 1, key: str = "alice", target: str = "/") -> None:
         for _ in range(times):
-            await self.limiter.decide(request(target, headers=[("x-api-key", key)]))
+            await self.limiter.judge(request(target, headers=[("x-api-key", key)]))
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"ratelimiter_{name}", labels)
@@ -241,7 +241,7 @@ class TestDecisions:
         await observed.ask(2000, key="first")
         before = observed.series()
         for number in range(100_000):
-            await observed.limiter.decide(
+            await observed.limiter.judge(
                 request(headers=[("x-api-key", b"k%d" % number)], peer=f"10.0.{number % 200}.1")
             )
 
@@ -537,7 +537,7 @@ async def main(times, then):
     metrics = Metrics(CollectorRegistry())
     limiter = Limiter(Policy((per_minute(3),)), MemoryStore(), observer=metrics)
     for _ in range(times):
-        await limiter.decide(request())
+        await limiter.judge(request())
     if then == "wait":  # as a worker that goes on: within a second what it noted is there for the others
         await asyncio.sleep(1.5)
         metrics.reloaded("failed")

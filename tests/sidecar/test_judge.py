@@ -91,7 +91,7 @@ async def test_a_swap_that_cannot_be_changes_nothing() -> None:
     with pytest.raises(ConfigError):
         gate.swap(loader.build(limit="2/hour", store="redis://127.0.0.1:1", dialect="plain", environ={}))
 
-    assert ("problem", 1) == (gate.dialect.name, gate.limiter.policy.rules[0].quota.limit)
+    assert ("problem", 1) == (gate.presenter.dialect.name, gate.limiter.policy.rules[0].quota.limit)
     assert gate.policy is gate.limiter.policy
 
 

@@ -40,11 +40,10 @@ class World:
         identity = identity._replace(verified=named(sources[0], name, "acme"))
         headers = [(b"x-tenant-id", name.encode())]
         request = Request(method, path.encode(), headers, "192.0.2.1", "", None, body)
-        decision, hits = await self.limiter.decide(request, identity=identity)
-        follower = self.limiter.follow(decision, hits)
-        if follower is not None:
-            follower.responded(201, [(b"x-ratelimit-cost", b"1")])
-            follower.ended()
+        decision, _, _, pending = await self.limiter.judge(request, identity=identity)
+        if pending is not None:
+            pending.responded(201, [(b"x-ratelimit-cost", b"1")])
+            pending.ended()
             await self.limiter.settled()
         return decision
 
@@ -163,7 +162,7 @@ async def test_sentinels_table(
     for method, path in (("POST", "/profiles"), ("POST", "/events/ingest")):
         identity = Identity("bearer", "t", plan, verified=(("bearer", "t"),))
         request = Request(method, path.encode(), [], "192.0.2.1")
-        _, hits = await limiter.decide(request, identity=identity)
+        hits = (await limiter.judge(request, identity=identity)).hits
         limits |= {hit.rule.name: hit.quota.limit for hit in hits}
     of_profiles = {} if profiles is None else {"profiles-per-month": profiles}
 
