@@ -6,8 +6,9 @@ leases: units that count until they are settled or their time is up. Used is wha
 A lease outlives the period in which it was made: it counts in the next one, too, and is spent in the one in which it is
 settled. So no period is ever overspent, and one may hold less than its limit for as long as a lease lasts.
 
-When the clock steps back into the period before, the later one goes on; a period that is further ahead is no memory of
-ours but a clock that was wrong, and forgotten. So is a lease that would end later than two of its lifetimes from now.
+If the clock steps back into the period before, what was spent in the later one counts in the present one, so no wait
+is longer than a period. A period that is further ahead is dropped. Likewise a lease ends at most one TTL from now; one
+that would end more than two TTLs from now is dropped.
 """
 
 from __future__ import annotations
@@ -57,17 +58,15 @@ class Account:
     def forget(self, quota: AccountQuota, now_ms: int) -> None:
         """Drop what was spent in an earlier period, and the leases whose time is up."""
         if self.leases:
-            far_ms = now_ms + 2 * quota.lease_ttl_ms
-            self.leases = [lease for lease in self.leases if now_ms < lease.until_ms <= far_ms]
+            last_ms, far_ms = now_ms + quota.lease_ttl_ms, now_ms + 2 * quota.lease_ttl_ms
+            held = [lease for lease in self.leases if now_ms < lease.until_ms <= far_ms]
+            self.leases = [one if one.until_ms <= last_ms else one._replace(until_ms=last_ms) for one in held]
         if isinstance(quota, Period):
             _, start_ms, end_ms, next_end_ms, _ = around(quota, now_ms)
             self.until_ms = end_ms
-            if end_ms <= self.start_ms < next_end_ms:  # the clock has stepped back
-                self.until_ms = next_end_ms
-            else:
-                if not start_ms <= self.start_ms < end_ms:
-                    self.spent = 0
-                self.start_ms = start_ms
+            if not start_ms <= self.start_ms < next_end_ms:  # a start in the next period: the clock has stepped back
+                self.spent = 0
+            self.start_ms = start_ms
 
     def wait_ms(self, quota: AccountQuota, cost: int, now_ms: int, lease: int = 0) -> int:
         """How long until *cost* more units fit; 0 when they do, NEVER when no wait is known to help.

@@ -19,9 +19,10 @@ charge may count up to `resolution_ms - 1` too long and never a millisecond too 
 bounded memory. As the instant itself is stored, not the cell's number, a policy whose limit (hence resolution) changed
 reads the old entries unharmed (7).
 
-The list stays sorted even when the clock steps back: a new charge is never remembered before the newest one. A state
-that lies more than one window in the future is no memory of ours but a clock that was wrong: it is forgotten, so a
-step back locks nobody out for longer than 2 W.
+The list stays sorted even when the clock steps back: a new charge is never remembered before the newest one. An entry
+from the future (of a clock that stepped back, or of a failed server whose clock was ahead) was in truth charged by now,
+so from the moment that it is seen it counts as charged now: no wait is longer than W and a cell. A state that lies more
+than one window in the future says nothing about this window, and is dropped.
 """
 
 from __future__ import annotations
@@ -114,15 +115,21 @@ class Window:
         self.used = 0  # their sum
 
     def forget(self, quota: Quota, now_ms: int) -> None:
-        """Drop the entries that have left the window, or all if they come from a clock that was far ahead."""
+        """Drop the entries that have left the window, and put those from the future to now; drop all if far ahead."""
         instants = self.instants
         if not instants:
             return
-        # The first comparison spares the common case the exact one.
-        if instants[-1] > now_ms + quota.window_ms and instants[-1] > last_instant(quota, now_ms) + quota.window_ms:
-            self.used = 0
-            del instants[:], self.counts[:]
-            return
+        if instants[-1] >= now_ms + quota.resolution_ms:
+            present = last_instant(quota, now_ms)
+            if instants[-1] > present + quota.window_ms:
+                self.used = 0
+                del instants[:], self.counts[:]
+                return
+            place = bisect_left(instants, present)
+            count = sum(self.counts[place:])
+            del instants[place:], self.counts[place:]
+            instants.append(present)
+            self.counts.append(count)
         left_ms = now_ms - quota.window_ms
         if instants[0] <= left_ms:
             gone = 1
@@ -229,7 +236,7 @@ def charge_one(hit: Hit, window: Window, now_ms: int) -> Receipt:
     _, quota, cost, rule, _ = hit
     limit, window_ms, resolution_ms = quota.limit, quota.window_ms, quota.resolution_ms
     instants = window.instants
-    if instants and (instants[0] <= now_ms - window_ms or instants[-1] > now_ms + window_ms):
+    if instants and (instants[0] <= now_ms - window_ms or instants[-1] >= now_ms + resolution_ms):
         window.forget(quota, now_ms)
     used = window.used + cost
     if used <= limit or not cost:

@@ -4,8 +4,9 @@ Theory of operation. A key's state is what it owes, and since when: a charge add
 `quota.drain` of it every millisecond. What would be owed above the weight of `quota.limit` is refused. Weights are
 whole numbers below 2^53, so nothing is ever rounded but the waits, upward, which are whole milliseconds.
 
-When the clock steps back, nothing drains until it has caught up; what lies further ahead than a full bucket takes to
-fill is no memory of ours but a clock that was wrong, and forgotten.
+A debt from the future (of a clock that stepped back, or of a failed server whose clock was ahead) drains from the
+moment that it is seen, so no wait is longer than a full bucket takes to drain. A debt that lies further ahead than that
+is dropped.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class BucketState:
         full_ms = -(-quota.limit * quota.weight // quota.drain)
         if not self.debt or elapsed_ms >= -(-self.debt // quota.drain) or -elapsed_ms > full_ms:
             self.debt, self.since_ms = 0, now_ms
-        elif elapsed_ms > 0:
-            self.debt -= elapsed_ms * quota.drain
+        elif elapsed_ms:
+            self.debt -= max(0, elapsed_ms) * quota.drain
             self.since_ms = now_ms
 
     def wait_ms(self, quota: Bucket, cost: int, now_ms: int, _lease: int = 0) -> int:

@@ -217,15 +217,16 @@ def test_a_period_ends_when_the_calendar_says(unit: str, zone: str, last: str, f
 
 
 def test_a_step_back_over_the_end_gives_nothing_away() -> None:
-    """What the new period was charged still counts if the clock is set back into the old one, until the new one ends;
-    if it was further ahead it is forgotten.
+    """If the clock is set back into the period before, the charges of the later one count there, until it ends;
+    charges from further ahead are dropped.
     """
     quota, state = Period(2, "month"), Account()
     charge([hit(quota, 2)], [state], at("2026-11-01"))
+    further = deepcopy(state)
     refused = charge([hit(quota)], [state], at("2026-10-31"))
 
-    assert (False, at("2026-12-01") - at("2026-10-31")) == (refused.admitted, refused.tallies[0].retry_after_ms)
-    assert charge([hit(quota)], [state], at("2026-09-30")).admitted
+    assert (False, at("2026-11-01") - at("2026-10-31")) == (refused.admitted, refused.tallies[0].retry_after_ms)
+    assert charge([hit(quota)], [further], at("2026-09-30")).admitted
 
 
 def test_another_zone_keeps_what_was_spent_if_it_is_of_this_period() -> None:

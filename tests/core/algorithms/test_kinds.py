@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.core.algorithms import STATES, settle
+from ratelimiter.core.algorithms.calendar import around
 from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Window, charge
 from ratelimiter.core.decision import OVER_LIMIT, SLOT_WAIT_MS_MAX, decide
 from ratelimiter.core.policy import CostFrom, Hit, OnStoreError, Policy, Rule, key_of
@@ -135,7 +136,7 @@ def test_a_window_pays_off_what_turned_out_to_be_due() -> None:
     charge([hit], [window], START_MS)
 
     assert 5 == settle(settlement_of(hit, 5, START_MS), window, START_MS + 10).used
-    assert 1010 == charge([hit], [window], START_MS).tallies[0].retry_after_ms
+    assert 1000 == charge([hit], [window], START_MS + 10).tallies[0].retry_after_ms
     assert 4 == settle(settlement_of(hit, 0, START_MS), window, START_MS + 20).used
     assert 4 == settle(settlement_of(hit, 0, START_MS), window, START_MS + 20).used, "its entry is gone: nothing more"
 
@@ -206,3 +207,31 @@ def test_nonsense_is_refused_at_the_door(make: object, problem: str) -> None:
     """A value outside its range is refused where it is made, and the error says what would do."""
     with pytest.raises(ValueError, match=problem):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("ahead", [1, 0.5, 0.01], ids=["a window", "half a window", "a hundredth"])
+@pytest.mark.parametrize("quota", [one for one in ONE_OF_EACH if one.kind != "balance"], ids=lambda quota: quota.kind)
+def test_no_wait_is_longer_than_the_window_whatever_the_clock_was(quota: AnyQuota, ahead: float) -> None:
+    """A state of a server whose clock was ahead delays a client for at most one window, period or lease TTL, and the
+    announced wait is kept, also if the client asked before (invariant 4).
+    """
+    longest_ms = {
+        "window": lambda q: q.window_ms + q.resolution_ms - 1,
+        "bucket": lambda q: -(-q.limit * q.weight // q.drain),
+        "period": lambda q: around(q, START_MS)[2] - START_MS,
+        "slots": lambda q: q.lease_ttl_ms,
+    }[quota.kind](quota)
+    (one,) = hits_of(rule_with(quota))
+    full = one._replace(cost=quota.limit, lease=7 if quota.kind == "slots" else 0)
+    asked = one._replace(cost=1, lease=8 if quota.kind == "slots" else 0)
+    state = STATES[quota.kind]()
+    step_ms = longest_ms + 1 if quota.kind == "period" else int(longest_ms * ahead)  # into the next period
+    assert charge([full], [state], START_MS + step_ms).admitted
+
+    first = charge([asked], [state], START_MS).tallies[0].retry_after_ms
+    again = charge([asked], [state], START_MS + 5).tallies[0].retry_after_ms
+
+    assert 0 < first <= longest_ms
+    assert first - 5 == again, "the wait runs from the first time that it was announced"
+    assert not charge([asked], [deepcopy(state)], START_MS + first - 1).admitted
+    assert charge([asked], [deepcopy(state)], START_MS + first).admitted

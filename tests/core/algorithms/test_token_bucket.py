@@ -90,15 +90,13 @@ def test_retry_is_exact(data: st.DataObject) -> None:
     steps = gaps_ms(bucket) | gaps_ms(bucket).map(lambda gap_ms: -gap_ms)
     for gap_ms, cost in data.draw(st.lists(st.tuples(steps, costs(bucket)), min_size=1, max_size=25)):
         now_ms += gap_ms
-        before = deepcopy(state)
         receipt = charge([hit(bucket, cost)], [state], now_ms)
         wait_ms = receipt.tallies[0].retry_after_ms
         if receipt.admitted:
             assert wait_ms == 0
         elif wait_ms != NEVER:
             assert wait_ms > 0
-            assert not charge([hit(bucket, cost)], [deepcopy(before)], now_ms + wait_ms - 1).admitted
-            assert charge([hit(bucket, cost)], [deepcopy(before)], now_ms + wait_ms).admitted
+            assert not charge([hit(bucket, cost)], [deepcopy(state)], now_ms + wait_ms - 1).admitted
             assert charge([hit(bucket, cost)], [deepcopy(state)], now_ms + wait_ms).admitted
 
 
@@ -163,7 +161,7 @@ def test_a_changed_rate_keeps_what_is_owed() -> None:
 
 
 def test_a_clock_that_was_wrong_locks_nobody_out() -> None:
-    """A step back is waited out for no longer than a full bucket takes to fill, twice; a longer one is forgotten."""
+    """After a step back a wait is no longer than a full bucket takes to drain; a debt from further ahead is dropped."""
     bucket = Bucket(4, 2, 1000)
     for step_ms in (1, 500, 2000, 2001, 10**9):
         state = BucketState()
@@ -171,7 +169,7 @@ def test_a_clock_that_was_wrong_locks_nobody_out() -> None:
         receipt = charge([hit(bucket, 4)], [state], START_MS - step_ms)
 
         assert receipt.admitted == (step_ms > 2000)
-        assert receipt.tallies[0].retry_after_ms <= 4000
+        assert receipt.tallies[0].retry_after_ms <= 2000
 
 
 @pytest.mark.parametrize("bucket", [Bucket(LIMIT_MAX, LIMIT_MAX, 1000), Bucket(366, 1, 86_400_000)])

@@ -346,13 +346,13 @@ def test_ttl_ends_when_the_newest_entry_leaves(client: redis.Redis) -> None:
     assert before_ms + ttl_ms <= client.pexpiretime("given") <= after_ms + ttl_ms
 
 
-def test_clock_set_back_keeps_the_ttl_below_two_windows(client: redis.Redis) -> None:
-    """An entry up to a window ahead keeps its place, so the key lives up to two windows and one resolution."""
+def test_clock_set_back_keeps_the_ttl_below_a_window(client: redis.Redis) -> None:
+    """An entry from the future counts as charged now, so the key lives for a window and one resolution at most."""
     subject, one = Script(client), rule(1000, 128_000)
     subject.charge_one([hit(one)], START_MS)
     subject.charge_one([hit(one)], START_MS - 128_000)
 
-    assert 255_000 < client.pttl(b"k") <= 256_000 + one.quota.resolution_ms
+    assert 127_000 < client.pttl(b"k") <= 128_000 + one.quota.resolution_ms
 
 
 def test_refusals_and_looks_write_nothing(client: redis.Redis) -> None:
@@ -542,15 +542,23 @@ def check_cells_end_late(subject: Script) -> None:
 def check_clock_far_ahead_is_forgotten(subject: Script) -> None:
     one = rule(1, 100_000)
     subject.charge_one([hit(one)], START_MS)
-    assert (False, (1, 200_000, 200_000)) == answer(subject, [hit(one)], START_MS - 100_000)
-    assert (True, (1, 100_000, 0)) == answer(subject, [hit(one)], START_MS - 100_001)
+    assert (False, (1, 100_000, 100_000)) == answer(subject, [hit(one)], START_MS - 100_000)
+    assert (False, (1, 99_000, 99_000)) == answer(subject, [hit(one)], START_MS - 99_000), "as it was announced"
+    assert (True, (1, 100_000, 0)) == answer(subject, [hit(one)], START_MS - 200_001)
+
+
+def check_the_future_counts_from_now(subject: Script) -> None:
+    one = rule(5, 100_000)
+    for moment_ms in (START_MS - 99_990, START_MS - 20, START_MS - 5, START_MS, START_MS - 10):
+        subject.charge_one([hit(one)], moment_ms)
+    assert {b"k": ([START_MS - 99_990, START_MS - 20, START_MS - 10], [1, 1, 3], 5)} == subject.state()
+    assert (False, (5, 10, 99_980)) == answer(subject, [hit(one, cost=2)], START_MS)
 
 
 def check_instants_never_step_back(subject: Script) -> None:
-    one = rule(5, 100_000)
-    subject.charge_one([hit(one)], START_MS)
-    subject.charge_one([hit(one)], START_MS - 10)
-    assert {b"k": ([START_MS], [2], 2)} == subject.state()
+    subject.charge_one([hit(rule(1000, 128_000))], START_MS)
+    subject.charge_one([hit(rule(1000, 89_600))], START_MS + 350)  # another cell, which ends before the last one does
+    assert {b"k": ([START_MS + 999], [2], 2)} == subject.state()
 
 
 def check_cost_zero_looks(subject: Script) -> None:
@@ -612,9 +620,10 @@ def check_leases_end_on_time(subject: Script) -> None:
     seat = leased_hit(Slots(1, 100_000), 1, 7)
     assert subject.charge_one([seat], START_MS).admitted
     assert (False, (1, 1, 1)) == answer(subject, [seat._replace(lease=8)], START_MS + 99_999)
-    assert (False, (1, 200_000, 200_000)) == answer(subject, [seat._replace(lease=8)], START_MS - 100_000)
-    assert (True, (1, 100_000, 0)) == answer(subject, [seat._replace(lease=8)], START_MS - 100_001)
-    assert (True, (1, 100_000, 0)) == answer(subject, [seat._replace(lease=9)], START_MS - 1)
+    assert (False, (1, 100_000, 100_000)) == answer(subject, [seat._replace(lease=8)], START_MS - 100_000)
+    assert (False, (1, 1, 1)) == answer(subject, [seat._replace(lease=8)], START_MS - 1), "as it was announced"
+    assert (True, (1, 100_000, 0)) == answer(subject, [seat._replace(lease=8)], START_MS - 200_001)
+    assert (True, (1, 100_000, 0)) == answer(subject, [seat._replace(lease=9)], START_MS - 100_001)
 
 
 def check_reservations_are_settled_to_what_is_there(subject: Script) -> None:
@@ -641,6 +650,13 @@ def check_buckets_give_back_what_has_not_drained(subject: Script) -> None:
     assert 4 == subject.settle([settlement_of(call, 0, START_MS)], START_MS - 400_001).tallies[0].used
 
 
+def check_buckets_drain_from_now(subject: Script) -> None:
+    call = leased_hit(Bucket(4, 1, 100_000), 4)
+    subject.charge_one([call], START_MS)
+    assert (False, (4, 100_000, 400_000)) == answer(subject, [call], START_MS - 300_000)
+    assert (False, (1, 100_000, 100_000)) == answer(subject, [call], START_MS), "as it was announced"
+
+
 def check_buckets_keep_units_when_their_rate_changes(subject: Script) -> None:
     subject.charge_one([leased_hit(Bucket(9, 1, 100_000), 5)], START_MS)
     assert (True, 5) == (True, answer(subject, [leased_hit(Bucket(9, 3, 700_000), 0)], START_MS)[1].used)
@@ -653,7 +669,8 @@ def check_periods_end_and_begin(subject: Script) -> None:
     assert (False, (2, 1, 1)) == answer(subject, [call], midnight_ms - 1)
     assert (True, (2, 86_400_000, 0)) == answer(subject, [call], midnight_ms)
     assert 2 == subject.settle([settlement_of(call, 0, midnight_ms - 1_000_000)], midnight_ms).tallies[0].used
-    assert (False, (2, 86_400_001, 86_400_001)) == answer(subject, [call], midnight_ms - 1)
+    assert (False, (2, 1, 1)) == answer(subject, [call], midnight_ms - 1), "counts in the day before, until it ends"
+    assert (True, (2, 86_400_000, 0)) == answer(subject, [call], midnight_ms)
     assert 0 == subject.settle([settlement_of(call, 0, midnight_ms)], midnight_ms).tallies[0].used
 
 
@@ -681,9 +698,15 @@ MUTATIONS: list[tuple[str, str, Callable[[Script], None]]] = [
     ("local left = now - window", "local left = now", check_entries_leave_one_by_one),
     ("state[3] = state[3] - count\n", "state[3] = state[3] - 1\n", check_entries_leave_one_by_one),
     ("        state[6] = at\n", "", check_entries_leave_one_by_one),
-    ("resolution - 1 + window or", "resolution + window or", check_clock_far_ahead_is_forgotten),
-    ("if newest > now - now % resolution + resolution - 1 + window or", "if", check_clock_far_ahead_is_forgotten),
-    ("if newest > now - now", "if newest >= now - now", check_clock_far_ahead_is_forgotten),
+    ("if newest > present + window then", "if newest >= present + window then", check_clock_far_ahead_is_forgotten),
+    ("if newest > present + window then", "if false then", check_clock_far_ahead_is_forgotten),
+    ("if newest >= now + resolution then", "if false then", check_the_future_counts_from_now),
+    ("instant >= present then", "instant > present + 9 then", check_the_future_counts_from_now),
+    ("distance < present and distance or present - instant", "distance", check_the_future_counts_from_now),
+    ("oldest or present, ahead", "present, ahead", check_the_future_counts_from_now),
+    ("elseif elapsed < 0 then", "elseif false then", check_buckets_drain_from_now),
+    ("state[2] = now\n        write_bucket(key, state, form, f)", "state[2] = now", check_buckets_drain_from_now),
+    ("lapses, ahead = last, true", "lapses = last", check_leases_end_on_time),
     (", px, expiry[key])", ")", check_ttl_is_the_newest_entrys),
     ("newest + window - px_from", "oldest + window - px_from", check_ttl_is_the_newest_entrys),
     ("newest + window - px_from", "window", check_ttl_is_the_newest_entrys),
@@ -725,13 +748,13 @@ MUTATIONS: list[tuple[str, str, Callable[[Script], None]]] = [
     ("state[1] = spent + min(due, there)", "state[1] = spent + due", check_reservations_are_settled_to_what_is_there),
     ("there = there + units\n", "\n", check_reservations_are_settled_to_what_is_there),
     ("if now < lapses and", "if now <= lapses and", check_leases_end_on_time),
-    ("if now < lapses and lapses <= far then", "if now < lapses then", check_leases_end_on_time),
+    ("if now < lapses and lapses <= last + form[f + 6] then", "if now < lapses then", check_leases_end_on_time),
     ("debt - weight + elapsed * drain)", "debt - weight)", check_buckets_give_back_what_has_not_drained),
     ("elseif at <= state[2] then", "else", check_buckets_give_back_what_has_not_drained),
     ("or -elapsed > ceil_of(limit * weight, drain)", "", check_buckets_give_back_what_has_not_drained),
     ("ceil_of(state[1], state[3]) * weight", "state[1]", check_buckets_keep_units_when_their_rate_changes),
     ("elseif at >= state[2] and (spent", "elseif (spent", check_periods_end_and_begin),
-    ("if to <= state[2] and state[2] < next_to then", "if false then", check_periods_end_and_begin),
+    ("state[2] >= next_to then", "state[2] >= to then", check_periods_end_and_begin),
 ]
 
 

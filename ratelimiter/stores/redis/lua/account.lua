@@ -23,16 +23,33 @@ local function period(form, f)
     return form[at], form[at + 1], form[at + 2]
 end
 
+local function write_account(key, state, kind)
+    local words = {format('%.0f %.0f', state[1], state[2])}
+    local ttl = kind == PERIOD and state[1] ~= 0 and state[3] - now or 0
+    for i = 1, #state[4] do
+        local lease = state[4][i]
+        words[i + 1] = format('%.0f %.0f %.0f', lease[1], lease[2], lease[3])
+        ttl = max(ttl, lease[3] - now)
+    end
+    if kind == BALANCE and (state[1] ~= 0 or #state[4] > 0) then
+        ttl = BALANCE_TTL
+    end
+    keep(key, char(ACCOUNT_VERSION) .. concat(words, ' '), ttl)
+end
+
 -- {spent, start, until, leases, leased units}; a lease is {name, units, until}
 local function read_account(key, form, f)
     local numbers = read_numbers(key, ACCOUNT_VERSION)
     if not numbers or (#numbers > 0 and #numbers % 3 ~= 2) then
         return nil
     end
-    local kind, far, leases, leased = form[f], now + 2 * form[f + 6], {}, 0
+    local kind, last, leases, leased, ahead = form[f], now + form[f + 6], {}, 0, false
     for n = 3, #numbers, 3 do
         local lapses = numbers[n + 2]
-        if now < lapses and lapses <= far then
+        if now < lapses and lapses <= last + form[f + 6] then
+            if lapses > last then
+                lapses, ahead = last, true
+            end
             leases[#leases + 1] = {numbers[n], numbers[n + 1], lapses}
             leased = leased + numbers[n + 1]
         end
@@ -40,15 +57,14 @@ local function read_account(key, form, f)
     local state = {numbers[1] or 0, numbers[2] or 0, 0, leases, leased}
     if kind == PERIOD then
         local from, to, next_to = period(form, f)
-        state[3] = to
-        if to <= state[2] and state[2] < next_to then
-            state[3] = next_to
-        else
-            if state[2] < from or state[2] >= to then
-                state[1] = 0
-            end
-            state[2] = from
+        ahead = ahead or (to <= state[2] and state[2] < next_to)
+        if state[2] < from or state[2] >= next_to then
+            state[1] = 0
         end
+        state[2], state[3] = from, to
+    end
+    if ahead then -- from the future: counts from now, which is written here, since a refusal writes nothing
+        write_account(key, state, kind)
     end
     return state
 end
@@ -103,20 +119,6 @@ local function reset_account(state, form, f)
     return 0
 end
 reset_kind[PERIOD], reset_kind[SLOTS], reset_kind[BALANCE] = reset_account, reset_account, reset_account
-
-local function write_account(key, state, kind)
-    local words = {format('%.0f %.0f', state[1], state[2])}
-    local ttl = kind == PERIOD and state[1] ~= 0 and state[3] - now or 0
-    for i = 1, #state[4] do
-        local lease = state[4][i]
-        words[i + 1] = format('%.0f %.0f %.0f', lease[1], lease[2], lease[3])
-        ttl = max(ttl, lease[3] - now)
-    end
-    if kind == BALANCE and (state[1] ~= 0 or #state[4] > 0) then
-        ttl = BALANCE_TTL
-    end
-    keep(key, char(ACCOUNT_VERSION) .. concat(words, ' '), ttl)
-end
 
 local function add_account(key, state, form, f)
     local kind, cost, lease = form[f], form[f + 2], form[f + 4]

@@ -1,6 +1,11 @@
 -- The token bucket: core/algorithms/token_bucket.py.
 local BUCKET_VERSION = 0xF2
 
+local function write_bucket(key, state, form, f)
+    local value = char(BUCKET_VERSION) .. format('%.0f %.0f %.0f', state[1], state[2], state[3])
+    keep(key, value, state[1] ~= 0 and state[2] - now + ceil_of(state[1], form[f + 7]) or 0)
+end
+
 -- {debt, since, weight}
 read_kind[BUCKET] = function(key, form, f)
     local limit, weight, drain, debt_max = form[f + 1], form[f + 6], form[f + 7], form[f + 8]
@@ -18,6 +23,9 @@ read_kind[BUCKET] = function(key, form, f)
         state[1], state[2] = 0, now
     elseif elapsed > 0 then
         state[1], state[2] = state[1] - elapsed * drain, now
+    elseif elapsed < 0 then -- from the future: drains from now, which is written here, since a refusal writes nothing
+        state[2] = now
+        write_bucket(key, state, form, f)
     end
     return state
 end
@@ -41,11 +49,6 @@ reset_kind[BUCKET] = function(state, form, f)
     end
     local last = (ceil_of(state[1], state[3]) - 1) * state[3]
     return state[2] - now + ceil_of(state[1] - last, form[f + 7])
-end
-
-local function write_bucket(key, state, form, f)
-    local value = char(BUCKET_VERSION) .. format('%.0f %.0f %.0f', state[1], state[2], state[3])
-    keep(key, value, state[1] ~= 0 and state[2] - now + ceil_of(state[1], form[f + 7]) or 0)
 end
 
 add_kind[BUCKET] = function(key, state, form, f)

@@ -27,7 +27,7 @@ for r = 1, #ARGV[3] do
             local f = h * 5 - 4
             local limit, window, resolution, cost, shadow = form[f], form[f + 1], form[f + 2], form[f + 3], form[f + 4]
             local state, retry, fits = read(KEYS[k + h]), 0, true
-            if state and state[3] ~= 0 and not forget(state, window, resolution) then
+            if state and state[3] ~= 0 and not forget(KEYS[k + h], state, window, resolution) then
                 state = nil
             end
             if state then

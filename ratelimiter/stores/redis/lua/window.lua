@@ -119,10 +119,39 @@ local function write(key, newest, oldest, used, count, body)
         (used - u2) / 256, u2, u3, u4, (count - c2) / 256, c2, c3, c4) .. body
 end
 
--- Leave out what has left the window, or everything if it comes from a clock that was far ahead.
-local function forget(state, window, resolution)
+-- Drop what has left the window. What lies in the future counts as charged now, and is written so, since a refusal would not
+-- write it; what lies more than a window ahead is dropped. False if the value contradicts itself.
+local function forget(key, state, window, resolution)
     local newest = state[1]
-    if newest > now - now % resolution + resolution - 1 + window or newest <= now - window then
+    if newest >= now + resolution then
+        local present = now - now % resolution + resolution - 1
+        if newest > present + window then
+            state[1], state[2], state[3], state[4], state[5], state[6] = 0, 0, 0, 0, '', HEADER + 1
+            return true
+        end
+        local instant, at, oldest, past, ahead = state[2], state[6], nil, '', state[4]
+        while instant < newest do
+            local count, distance, after = read_entry(state[5], at)
+            if not after then
+                return false
+            end
+            if instant <= now - window then
+                state[3] = state[3] - count
+            elseif instant >= present then
+                ahead = ahead + count
+            else
+                local gap = instant + distance < present and distance or present - instant
+                past, oldest = past .. write_entry(count, gap), oldest or instant
+            end
+            instant, at = instant + distance, after
+        end
+        state[1], state[2], state[4] = present, oldest or present, ahead
+        write(key, present, state[2], state[3], ahead, past)
+        expiry[key] = present + window - px_from
+        state[5], state[6] = packed[key], HEADER + 1
+        return true
+    end
+    if newest <= now - window then
         state[1], state[2], state[3], state[4], state[5], state[6] = 0, 0, 0, 0, '', HEADER + 1
         return true
     end

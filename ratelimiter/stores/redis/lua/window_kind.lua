@@ -2,7 +2,7 @@
 
 read_kind[WINDOW] = function(key, form, f)
     local state = read(key)
-    if state and state[3] ~= 0 and not forget(state, form[f + 6], form[f + 7]) then
+    if state and state[3] ~= 0 and not forget(key, state, form[f + 6], form[f + 7]) then
         return nil
     end
     return state
