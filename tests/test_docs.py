@@ -1,17 +1,26 @@
-"""What the README and the pages in docs/ refer to is there: links, files, command lines, fields."""
+"""Every block of code in the README and in docs/ is true, and what the pages refer to is there."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+import subprocess
+import sys
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
+from ruamel.yaml import YAML
 
-from ratelimiter.cli.main import main
+from ratelimiter.cli.main import _parser, main
+from ratelimiter.config.loader import load
+from ratelimiter.dialects import loader as dialects
+from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.testing import FakeClock
+from scripts.tables import leaves
 from tests.deploy.cli_words import commands, flags_of
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +31,10 @@ MODULE = re.compile(r"python3? -m ((?:tests|docs|deploy|ratelimiter)[\w.]*)")
 # What stands for a value on a line that shows what there is, and a value that the parser takes.
 PLACEHOLDERS = {"N": "1", "SECONDS": "1"}
 REPLACED = re.compile(r"\.\.\.|\\\|\w+")
+
+# Every kind of block has a test below: a block of a new kind would be a promise that no test keeps.
+KINDS = {"sh", "python", "console", "yaml", "yaml policy", "yaml dialect", "text"}
+KINDS_OF_README = {"http"}  # compared byte for byte in test_readme.py
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -41,6 +54,78 @@ def blocks(page: Path, kind: str) -> list[str]:
     """The blocks of code of a page that say they are *kind*."""
     found: list[str] = re.findall(rf"^ *```{kind}\n(.*?)^ *```$", text_of(page), re.MULTILINE | re.DOTALL)
     return found
+
+
+FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
+def listed(kind: str) -> list[object]:
+    """Return every block of *kind*, named by its page and its line."""
+    found: list[object] = []
+    for page in PAGES:
+        text = text_of(page)
+        for match in FENCE.finditer(text):
+            if match[2] == kind:
+                lines = [line.removeprefix(match[1]) for line in match[3].splitlines(keepends=True)]
+                line = text[: match.start()].count("\n") + 1
+                found.append(pytest.param("".join(lines), id=f"{page.relative_to(ROOT)}-{line}"))
+    return found
+
+
+@pages
+def test_every_block_is_of_a_known_kind(page: Path) -> None:
+    """A block of another kind would not be tested."""
+    known = KINDS | (KINDS_OF_README if page.name == "README.md" and page.parent == ROOT else set())
+
+    assert set() == {match[2] for match in FENCE.finditer(text_of(page))} - known
+
+
+@pytest.mark.parametrize("text", listed("python"))
+def test_python_runs(text: str) -> None:
+    """Runs as it stands, from the root of the repository."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", text], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("text", listed("yaml policy"))
+def test_policies_are_good(text: str, tmp_path: Path) -> None:
+    """Is a policy, and check-config has nothing against it."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+
+    assert load(file).rules
+    assert 0 == main(["check-config", str(file)])
+
+
+@pytest.mark.parametrize("text", listed("yaml dialect"))
+def test_dialects_are_good(text: str, tmp_path: Path) -> None:
+    """Is a dialect, and can say what it promises."""
+    file = tmp_path / "dialect.yaml"
+    file.write_text(text)
+    dialect = dialects.load(file)
+
+    assert dialect.answers
+    assert all(dialect.reply_for_status(answer.status).status == answer.status for answer in dialect.answers.values())
+
+
+@pytest.mark.parametrize("text", listed("yaml"))
+def test_parts_of_files_fit_the_schema(text: str) -> None:
+    """A part of a policy is one with a rule beside it; any other block is a key file."""
+    part = YAML(typ="safe").load(text)
+    kind = "keys" if set(part) == {"keys"} else "policy"
+    schema = "identity/keys.schema.json" if kind == "keys" else "config/policy.schema.json"
+    whole = part if kind == "keys" else {"rules": [{"limit": "60/minute"}], **part}
+
+    jsonschema.validate(whole, json.loads(resources.files("ratelimiter").joinpath(schema).read_text()))
+
+
+def test_keys_max_is_as_stated() -> None:
+    """The bound of the embedded store that the page states is the one in force."""
+    assert "100,000 keys" in text_of(ROOT / "docs" / "explanation" / "stores.md")
+    assert 100_000 == MemoryStore(clock=FakeClock()).keys_max
 
 
 def anchors(page: Path) -> set[str]:
@@ -107,10 +192,11 @@ def words_of(line: str) -> list[str]:
 
 @pages
 def test_command_lines_are_ours(page: Path) -> None:
-    """Our own parser takes every one of them; a bare `ratelimiter proxy` only names the command."""
+    """Our own parser takes every one of them; a bare `ratelimiter proxy` or `keys new` only names the command."""
+    names = {parser.prog for parser, _ in leaves(_parser())}
     for line in command_lines(page):
         words = words_of(line)
-        if len(words) > 1:
+        if len(words) > 1 and " ".join(["ratelimiter", *words]) not in names:
             flags_of(words)
 
 

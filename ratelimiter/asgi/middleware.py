@@ -51,7 +51,7 @@ class RateLimitMiddleware:
         reload: whether a changed policy file, and the files that it names, take effect while the application runs. A
             file that cannot be used does not; counters stay.
 
-    The others are fields of a policy file, by their names there (README, "The policy file"). What is given here wins
+    The others are fields of a policy file, by their names there (docs/reference/policy.md). What is given here wins
     over the file, the file over the environment (`RATELIMITER_STORE`, ...).
 
     Raises:

@@ -143,7 +143,7 @@ def test_prometheus_scrapes_the_sidecar_and_redis() -> None:
 
 
 def test_redis_never_forgets_whom_it_counted() -> None:
-    """It takes its command line, and its memory policy is one that the README asks for; nothing is saved."""
+    """It takes its command line, and its memory policy is one that the docs ask for; nothing is saved."""
     words = SERVICES["redis"]["command"]
     options = {word.lstrip("-").replace("-", "_"): value for word, value in zip(words[1::2], words[2::2], strict=True)}
     with RedisServer(**options) as server, server.client() as client:

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from ratelimiter.testing import FakeClock
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reference" / "metrics.md"
 BY_KEY = (parse_source("header:x-api-key"),)
 
 
@@ -112,10 +113,8 @@ def exposed(instruments: Instruments) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def documented(which: str) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The same, as the README has it, of the metrics whose names match *which* behind the prefix."""
-    rows = re.findall(
-        rf"^\| `(ratelimiter_{which}\w+)` \| (\w+) \|([^|]*)\|", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
+    """Return the same, as the reference has it, of the metrics whose names match *which* behind the prefix."""
+    rows = re.findall(rf"^\| `(ratelimiter_{which}\w+)` \| (\w+) \|([^|]*)\|", PAGE.read_text(), re.MULTILINE)
     return {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
@@ -403,19 +402,19 @@ class TestPolicy:
         assert [(None, None)] * 3 == shown()
 
     def test_rules_make_as_many_series_as_is_said(self) -> None:
-        """The README says how many a policy begins with, and each further rule."""
+        """The reference says how many a policy begins with, and each further rule."""
         counts = [
             len(samples(Metrics(CollectorRegistry(), Policy(rules, store="redis://h")).exposition()[0]))
             for rules in [tuple(per_minute(60, name=f"r{n}") for n in range(number)) for number in (0, 2, 3)]
         ]
-        said = re.search(r"begins with (\d+), and each rule adds up to (\d+)", (ROOT / "README.md").read_text())
+        said = re.search(r"begins with (\d+), and each rule adds up to (\d+)", PAGE.read_text())
 
         assert said is not None
         assert [counts[0], counts[2] - counts[1]] == [*map(int, said.groups())]
 
     def test_no_more_series_than_is_said(self) -> None:
-        """Whatever can happen, the number of series stays below what the README says of a policy."""
-        said = re.search(r"add (\d+) at most and (\d+) for each rule", (ROOT / "README.md").read_text())
+        """Whatever can happen, the number of series stays below what the reference says of a policy."""
+        said = re.search(r"add (\d+) at most and (\d+) for each rule", PAGE.read_text())
         assert said is not None
         rules = (per_minute(1000, name="a"), per_minute(1000, name="b"))
         registry = CollectorRegistry()
@@ -513,12 +512,12 @@ class TestExposition:
         assert (0, b"", b"") == (checked.returncode, checked.stdout, checked.stderr)
 
     def test_documented_table_is_the_exposition(self) -> None:
-        """The README names every metric, its type and its labels; and no other."""
+        """The reference names every metric, its type and its labels; and no other."""
         assert exposed(Metrics(CollectorRegistry())) == documented("(?!proxy_)")
 
     def test_documented_words_are_the_words_of_labels(self) -> None:
-        """Each value that a label can have is in the README."""
-        section = (ROOT / "README.md").read_text().split("### Metrics", 1)[1].split("\n### ", 1)[0]
+        """Each value that a label can have is in the reference."""
+        section = PAGE.read_text()
 
         for word in (*OUTCOMES, *RULE_OUTCOMES, *SOURCES, *KINDS, *RESULTS):
             assert f"`{word}`" in section, word

@@ -109,7 +109,7 @@ def test_every_status_has_a_class() -> None:
 
 
 def test_documented_table_is_the_exposition() -> None:
-    """The README names every metric of the proxy, its type and its labels; and no other."""
+    """The reference names every metric of the proxy, its type and its labels; and no other."""
     assert exposed(Proxy().metrics) == documented("proxy_")
 
 
