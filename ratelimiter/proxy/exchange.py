@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.clock import stopwatch_s
 from ratelimiter.core.request import Request
-from ratelimiter.proxy.body import chunk, last_chunk
+from ratelimiter.proxy.body import chunk, has_body, last_chunk
 from ratelimiter.proxy.eager import run
 from ratelimiter.proxy.exchange_record import JUDGE, PROXY, UPSTREAM, ExchangeRecord
 from ratelimiter.proxy.head import PLAIN_POLICY, Fields, HeadError, RequestHead
@@ -19,12 +19,10 @@ from ratelimiter.proxy.request_body import RequestBody, RequestBodyError
 from ratelimiter.proxy.response_writer import (
     CHUNKED,
     CONTINUE,
-    OPEN,
     connection_line,
     date_line,
     field_lines,
     forwarded_head,
-    framing_of,
     informational,
     switching,
 )
@@ -374,17 +372,20 @@ class Exchange:
         """Pass on the response's head and the first of its content."""
         request = self._request
         self._begin_response(head)
-        if self.state is RESPONSE:
-            self._due_s = self._asked_s + self._upstream_s + self._proxy.settings.upstream_timeout_ms / 1000
-        framing, line = framing_of(request, head)
-        self._open_ended = framing is OPEN
-        self._chunking = chunking = framing is CHUNKED
-        self._keep = keep = self._keeps() and framing is not OPEN
         self._sent = len(content)
         if content and self._body_observer is not None:
             self._observe(content)
-        if chunking:
-            content = (chunk(content) if content else b"") + (last_chunk([]) if complete else b"")
+        if self.state is RESPONSE and not complete:
+            self._due_s = self._asked_s + self._upstream_s + self._proxy.settings.upstream_timeout_ms / 1000
+        line = b""
+        if head.length is None and has_body(request.method, head.status):
+            if request.fields.http_1_0:
+                self._open_ended = True
+            else:
+                self._chunking = True
+                line = CHUNKED
+                content = (chunk(content) if content else b"") + (last_chunk([]) if complete else b"")
+        self._keep = keep = self._keeps()
         self._client.write(
             forwarded_head(head, self._verdict.headers, line, request.fields, self._proxy.via, keep=keep) + content
         )
@@ -491,6 +492,7 @@ class Exchange:
             and (upload is None or upload.done)
             and not self._proxy.draining
             and not request.upgrade
+            and not self._open_ended
         )
 
     def _finish(self) -> None:

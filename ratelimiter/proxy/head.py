@@ -129,7 +129,18 @@ class RequestHead:
 class ResponseHead:
     """A response as it is passed on."""
 
-    __slots__ = ("chunked", "http_1_0", "keep_alive", "length", "lines", "raw", "reason", "status", "upgrade")
+    __slots__ = (
+        "beginning",
+        "chunked",
+        "http_1_0",
+        "keep_alive",
+        "length",
+        "lines",
+        "raw",
+        "reason",
+        "status",
+        "upgrade",
+    )
 
     def __init__(self, status: int, reason: bytes, raw: bytes, *, http_1_0: bool) -> None:
         self.status = status
@@ -141,6 +152,7 @@ class ResponseHead:
         self.chunked = False
         self.keep_alive = not http_1_0
         self.upgrade = b""
+        self.beginning = b""  # as it is written, up to what differs between requests; empty until that is asked for
 
     @property
     def headers(self) -> list[Header]:

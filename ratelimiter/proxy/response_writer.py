@@ -7,20 +7,17 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from ratelimiter.core.reply import REASON_PHRASES
-from ratelimiter.proxy.body import has_body
 from ratelimiter.proxy.forwarded import via_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ratelimiter.proxy.head import Fields, RequestHead, ResponseHead
+    from ratelimiter.proxy.head import Fields, ResponseHead
 
     Header = tuple[bytes, bytes]
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-# How the content of a response leaves.
-SIZED, CHUNKED, OPEN = "sized", "chunked", "open"  # OPEN: it ends with the connection
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 def status_line(status: int) -> bytes:
@@ -41,17 +38,6 @@ def connection_line(fields: Fields, *, keep: bool) -> bytes:
     return b"Connection: keep-alive\r\n" if fields.http_1_0 else b""
 
 
-def framing_of(request: RequestHead, head: ResponseHead) -> tuple[str, bytes]:
-    """Return how the content of the response *head* leaves, and the line that says so (RFC 9112 section 6)."""
-    if head.length is not None:
-        return SIZED, b"Content-Length: %d\r\n" % head.length if head.status != 204 else b""
-    if not has_body(request.method, head.status):
-        return SIZED, b""
-    if request.fields.http_1_0:
-        return OPEN, b""
-    return CHUNKED, b"Transfer-Encoding: chunked\r\n"
-
-
 def forwarded_head(
     head: ResponseHead, headers: Sequence[Header], framing: bytes, fields: Fields, via: bytes, *, keep: bool
 ) -> bytes:
@@ -60,21 +46,26 @@ def forwarded_head(
     Args:
         head: of the upstream's response.
         headers: added to it.
-        framing: the line about its framing.
+        framing: the line about its framing, if it has no Content-Length.
         fields: of the request.
         via: the name of this proxy; empty for no Via.
         keep: whether the connection stays open.
     """
     if via:
         framing += via_line(via, http_1_0=head.http_1_0)
-    return b"HTTP/1.1 %d %s%s%s%s%s\r\n" % (
-        head.status,
-        head.reason,
-        head.lines,
-        field_lines(headers),
-        framing,
-        connection_line(fields, keep=keep),
-    )
+    if not keep or fields.http_1_0:
+        framing += connection_line(fields, keep=keep)
+    # An upstream says much the same again and again, so what is written of its head is kept with it.
+    beginning = head.beginning or _beginning(head)
+    return b"%s%s%s\r\n" % (beginning, b"".join([b"%s: %s\r\n" % header for header in headers]), framing)
+
+
+def _beginning(head: ResponseHead) -> bytes:
+    beginning = b"HTTP/1.1 %d %s%s" % (head.status, head.reason, head.lines)
+    if head.length is not None and head.status != 204:  # RFC 9110 section 8.6
+        beginning += b"Content-Length: %d\r\n" % head.length
+    head.beginning = beginning
+    return beginning
 
 
 def informational(head: ResponseHead) -> bytes:
