@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.algorithms import STATES, settle
-from ratelimiter.core.algorithms.sliding_window import charge
+from ratelimiter.core.algorithms.sliding_window import Window, charge
 from ratelimiter.core.cost import due_of, priced
 from ratelimiter.core.decision import decide
 from ratelimiter.core.policy import REQUEST_HEADER, RESPONSE_HEADER, Hit, Planner
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from ratelimiter.core.settlement import Settlement
     from ratelimiter.replay.record import Record
 
-ENTRIES_MAX = 32_768  # distinct (request line, caller) whose states are at hand
-SWEEP = 200_000  # requests between two looks at which states still matter
+ENTRIES_MAX = 65_536  # pairs of rules and caller whose states are at hand, about 1 kB each
+PLANS_MAX = 32_768  # request lines whose rules are remembered
+SOURCES_REMEMBERED = {"header", "bearer", "cookie", "org", "client", "everyone"}
+STATES_MAX = 200_000  # states after whose making those in which nothing counts are let go of, about 0.6 kB each
 SECOND_MS = 1000
 WAIT_DIGITS = 3  # waits are told to so many digits, which bounds their number
 
@@ -47,17 +49,60 @@ class Caller:
 
 
 class _Entry:
-    """What is at hand for requests with the same hits."""
+    """The states that requests of one caller meet under one set of rules."""
 
-    __slots__ = ("caller", "compared", "hits", "states", "tracked", "variants")
+    __slots__ = ("caller", "compared", "hits", "requests", "states", "tracked", "unattributed", "variants", "windows")
 
-    def __init__(self, hits: Sequence[Hit], caller: Caller, tracked: list[Tracked]) -> None:
+    def __init__(self, hits: Sequence[Hit], caller: Caller | None, tracked: list[Tracked]) -> None:
         self.hits = hits
         self.caller = caller
         self.tracked = tracked
+        self.requests = 0  # not yet passed on to *caller* and *tracked*
+        self.unattributed = False
         self.states = [each.state for each in tracked]
-        self.variants: list[tuple[list[Hit], list[Any]]] = []
+        self.windows = _windows(hits, self.states, tracked)
+        # The same under windows of other lengths, ready for `charge_fitting` and for `charge`.
+        self.variants: list[_Variant] = []
         self.compared: list[list[Any]] = []
+
+
+# A window ready to be charged: state, quota, limit, window_ms, resolution_ms, cost, and what is tracked of it.
+_Window = tuple[Window, Quota, int, int, int, int, Tracked]
+_Variant = tuple[list[Hit], list[Any], "list[_Window] | None"]
+
+
+def _windows(hits: Sequence[Hit], states: Sequence[Any], tracked: Sequence[Tracked]) -> list[_Window] | None:
+    """Return *hits* ready for `charge_fitting`; None if one is no window, or costs nothing."""
+    found: list[_Window] = []
+    for hit, state, each in zip(hits, states, tracked, strict=True):
+        quota = hit.quota
+        if not isinstance(quota, Quota) or not hit.cost:
+            return None
+        found.append((state, quota, quota.limit, quota.window_ms, quota.resolution_ms, hit.cost, each))
+    return found
+
+
+def charge_fitting(windows: Sequence[_Window], now_ms: int) -> bool:
+    """Charge all *windows* if all have room, and return True; else charge none.
+
+    Most requests fit everywhere, and this is `core.algorithms.sliding_window.charge` for these, at a third of its cost.
+    """
+    for window, quota, limit, window_ms, _, cost, _ in windows:
+        instants = window.instants
+        if instants and (instants[0] <= now_ms - window_ms or instants[-1] > now_ms + window_ms):
+            window.forget(quota, now_ms)
+        if window.used + cost > limit:
+            return False
+    for window, _, _, _, resolution_ms, cost, _ in windows:
+        instant = now_ms if resolution_ms == 1 else now_ms - now_ms % resolution_ms + resolution_ms - 1
+        instants = window.instants
+        if instants and instants[-1] >= instant:
+            window.counts[-1] += cost
+        else:
+            instants.append(instant)
+            window.counts.append(cost)
+        window.used += cost
+    return True
 
 
 class Judge:
@@ -95,7 +140,6 @@ class Judge:
         self.waits: Counter[int | None] = Counter()
         self.rule_waits: dict[str, Counter[int | None]] = {rule.name: Counter() for rule in policy.rules}
         self.rule_refused: Counter[str] = Counter()
-        self.rule_requests: Counter[str] = Counter()
         self.callers: dict[bytes, Caller] = {}
         self.tracked: dict[tuple[str, int], dict[bytes, Tracked]] = {}
         self.first_refusal: tuple[int, str, Caller] | None = None
@@ -107,14 +151,21 @@ class Judge:
         self._names = names
         self._planner = Planner(policy)
         self._make = request_maker(policy, self._wanted(), named=named)
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[tuple[object, object], _Entry] = {}
         self._now_ms = 0
         self._leases = 0
+        self._made = 0  # states since the last look at which still matter
         self._pending: list[tuple[int, int, Settlement, Any]] = []  # when, number, what is due, of which state
         self._prices = any(rule.cost_from and rule.cost_from.where == REQUEST_HEADER for rule in policy.rules)
         self._by_client = any(str(source) == "client" for rule in policy.rules for source in rule.principal)
         self._nobody = self._planner.reader.principal("client", b"local").digest.encode()
-        self._variants: dict[tuple[Any, int], Any] = {}
+        self._variants: dict[tuple[Quota, int], Quota] = {}
+        # Who is charged depends on more than headers and peer with sources such as `path:`: nothing is remembered then.
+        kinds = {getattr(source, "kind", "") for rule in policy.rules for source in rule.principal}
+        self._memorable = kinds <= SOURCES_REMEMBERED and not self._prices
+        self._plain = self._memorable and not self._wanted() and not named and not policy.method_override
+        self._paths_only = not any(getattr(rule.match, "query", None) for rule in policy.rules)
+        self._plans: dict[tuple[str, str], Any] = {}
 
     def _wanted(self) -> set[str]:
         """Return the headers that the policy reads."""
@@ -132,57 +183,114 @@ class Judge:
                 wanted.add("host")
         return wanted
 
-    def judge(self, record: Record) -> tuple[bool, Caller | None]:  # noqa: PLR0912  # the hot loop: calls cost as much
+    def judge(self, record: Record) -> tuple[bool, Caller | None]:  # noqa: PLR0912  # a call costs as much
         """Return True if *record* is admitted, and its caller; None if no rule is charged for it."""
-        now_ms = self._now_ms = max(self._now_ms, record[0])
+        now_ms = self._now_ms
+        if record[0] > now_ms:
+            now_ms = self._now_ms = record[0]
         self.requests += 1
+        # Targets are the client's to choose: where only paths matter, those that differ in the query share an entry.
+        target = record[2]
+        place = (record[1], target.partition("?")[0] if self._paths_only and "?" in target else target)
+        plan = self._plans.get(place) if self._plain else None
+        entry = None if plan is None else self._entries.get((plan, record[4]))
+        if entry is None:
+            entry = self._found(record, place)
+            if entry is None:
+                self.malformed += 1  # answered with 400, which is no refusal for want of room
+                return True, None
+        if entry.caller is None or entry.unattributed:
+            self.unattributed += entry.unattributed
+            if entry.caller is None:
+                self.unmatched += 1
+                return True, None
+        entry.requests += 1
+        if entry.windows is not None and not self._settles:
+            admitted = charge_fitting(entry.windows, now_ms)
+            if admitted:
+                for window, _, _, _, _, cost, each in entry.windows:
+                    used = window.used
+                    if each.peak is None:
+                        each.most = max(each.most, used)
+                    elif each.clean_tells:
+                        each.count_clean(used, cost, now_ms, now_ms)
+                    else:
+                        each.most = max(each.most, used)
+                        each.refused_since_ms = 0
+                        each.peak.add(cost, now_ms, now_ms)
+            else:
+                admitted = self._judge_general(record, entry, now_ms)
+        else:
+            admitted = self._judge_general(record, entry, now_ms)
+        for variant in entry.variants:
+            if variant[2] is None or not charge_fitting(variant[2], now_ms):
+                self._judge_variant(entry, variant, now_ms)
+        for comparison, states in zip(self.comparisons, entry.compared):  # noqa: B905  # of equal length
+            comparison.judge(entry.hits, states, now_ms)
+        return admitted, entry.caller
+
+    def _judge_general(self, record: Record, entry: _Entry, now_ms: int) -> bool:
+        """Judge a request that some rule may refuse, or that is not of windows only."""
+        if self._settles:
+            return self._judge_settled(record, entry, now_ms)
+        hits = entry.hits
+        receipt = charge(hits, entry.states, now_ms)
+        tallies = receipt.tallies
+        if not receipt.admitted or any(tally.retry_after_ms for tally in tallies):
+            self._count_unclean(entry, hits, receipt, record, now_ms)
+        else:
+            for each, tally, hit in zip(entry.tracked, tallies, hits, strict=True):
+                each.count_clean(tally.used, hit.cost, now_ms, now_ms)
+        return receipt.admitted
+
+    def _found(self, record: Record, place: tuple[str, str]) -> _Entry | None:
+        """Return the entry of *record*, made if need be; None if its path or a header can be read in two ways."""
         request = self._make(record)
         try:
-            hits = self._planner.hits(request)
-            if self._prices:
-                hits = tuple(priced(hits, request, self.policy.trust))
+            plan: object = None
+            if self._memorable:
+                rules = self._planner.plan(request)
+                plan = rules if self._plain else (rules, request.headers)
+                entry = self._entries.get((plan, request.peer))
+                if self._plain:
+                    if len(self._plans) >= PLANS_MAX:
+                        self._plans.clear()
+                    self._plans[place] = rules
+                if entry is not None:
+                    return entry
+                hits: Sequence[Hit] = rules.hits(request)
+            else:
+                hits = priced(self._planner.hits(request), request, self.policy.trust)
         except MalformedRequest:
-            self.malformed += 1  # answered with 400, which is no refusal for want of room
-            return True, None
-        if record[4] is None and self._by_client:
+            return None
+        unattributed = False
+        if request.peer is None and self._by_client:
             kept = tuple(hit for hit in hits if self._nobody not in hit.key)
-            self.unattributed += len(kept) < len(hits)
-            hits = kept
-        if not hits:
-            self.unmatched += 1
-            return True, None
-        if self._pending:
-            self._settle_until(now_ms)
-        entry = self._entries.get(id(hits))
-        if entry is None:
-            entry = self._entry(hits, request)
-        caller = entry.caller
-        caller.requests += 1
-        if self._settles:
-            return self._judge_settled(record, request, entry, now_ms), caller
-        receipt = charge(hits, entry.states, now_ms)
-        tallies = receipt[2]
-        clean = receipt[1]
-        for each, tally in zip(entry.tracked, tallies):  # noqa: B905  # of equal length, and for every request
-            each.requests += 1
-            if tally[2]:
-                clean = False
-        if clean:
-            for each, tally, hit in zip(entry.tracked, tallies, hits):  # noqa: B905
-                if each.peak is not None:
-                    each.count_clean(tally[0], hit[2], now_ms, now_ms)
-                elif tally[0] > each.most:
-                    each.most = tally[0]
-        else:
-            self._count_unclean(entry, hits, receipt, request, now_ms)
-        if entry.variants or entry.compared:
-            self._judge_otherwise(entry, now_ms)
-        if not self.requests % SWEEP:
-            self._sweep(now_ms)
-        return receipt[1], caller
+            unattributed, hits = len(kept) < len(hits), kept
+        entry = self._entry(hits, request) if hits else _Entry((), None, [])
+        entry.unattributed = unattributed
+        if self._made > STATES_MAX:
+            self._made = 0
+            self._sweep(self._now_ms)
+            entry = self._entry(hits, request) if hits else _Entry((), None, [])
+            entry.unattributed = unattributed
+        if len(self._entries) >= ENTRIES_MAX:
+            self.flush()
+        # An entry that is not found again is kept until its counts are passed on.
+        self._entries[(plan, request.peer) if self._memorable else (entry, None)] = entry
+        return entry
+
+    def flush(self) -> None:
+        """Pass on what entries have counted, and forget them."""
+        for entry in self._entries.values():
+            if entry.caller is not None:
+                entry.caller.requests += entry.requests
+                for each in entry.tracked:
+                    each.requests += entry.requests
+        self._entries.clear()
 
     def _entry(self, hits: Sequence[Hit], request: Request) -> _Entry:
-        """Return what is at hand for *hits*, and remember it."""
+        """Return the entry of *hits*."""
         digest = _digest(hits[0].key)
         caller = self.callers.get(digest)
         if caller is None:
@@ -199,61 +307,59 @@ class Judge:
             each = among.get(digest)
             if each is None:
                 each = among[digest] = Tracked(hit.quota, settles=hit.rule.settles)
+                self._made += 1
             elif each.state is None:
                 each.state = STATES[hit.quota.kind]()
+                self._made += 1
             each.quota = hit.quota
             tracked.append(each)
         entry = _Entry(hits, caller, tracked)
         for number in range(len(self._bounds_ms)):
             others = [self._other(hit, number) for hit in hits]
-            entry.variants.append((others, [_variant(each, number) for each in tracked]))
+            states = [_variant(each, number) for each in tracked]
+            entry.variants.append((others, states, _windows(others, states, tracked)))
         for number in range(len(self.comparisons)):
-            states = []
+            compared = []
             for each in tracked:
                 if each.compared is None:
                     made = isinstance(each.quota, Quota)
                     each.compared = [ALGORITHMS[one.name]() if made else None for one in self.comparisons]
-                states.append(each.compared[number])
-            entry.compared.append(states)
-        if isinstance(hits, tuple) and not self._prices:
-            if len(self._entries) >= ENTRIES_MAX:
-                self._entries.clear()
-            self._entries[id(hits)] = entry  # `entry` holds *hits*, so no other object gets that id
+                compared.append(each.compared[number])
+            entry.compared.append(compared)
         return entry
 
     def _other(self, hit: Hit, number: int) -> Hit:
         """Return *hit* on a window that is as much shorter or longer as the times are uncertain."""
-        if not isinstance(hit.quota, Quota):
-            return hit
-        key = (hit.quota, number)
-        quota = self._variants.get(key)
-        if quota is None:
-            longer_ms = self._bounds_ms[number]
-            rounding_ms = hit.quota.resolution_ms - 1
-            window_ms = hit.quota.window_ms + longer_ms + (rounding_ms if longer_ms > 0 else -rounding_ms)
-            quota = self._variants[key] = replace(hit.quota, window_ms=max(1, window_ms))
-        return hit._replace(quota=quota)
+        return hit._replace(quota=self._longer(hit.quota, number)) if isinstance(hit.quota, Quota) else hit
 
-    def _judge_otherwise(self, entry: _Entry, now_ms: int) -> None:
-        """Judge the same request with other windows and by other algorithms."""
-        for number, (hits, states) in enumerate(entry.variants):
-            receipt = charge(hits, states, now_ms)
-            if not receipt.admitted:
-                self.bounds_refused[number] += 1
-            for each, tally in zip(entry.tracked, receipt.tallies, strict=True):
-                if tally.retry_after_ms:
-                    if each.bounds is None:
-                        each.bounds = [0] * len(entry.variants)
-                    each.bounds[number] += 1
-        for comparison, states in zip(self.comparisons, entry.compared, strict=True):
-            comparison.judge(entry.hits, states, now_ms)
+    def _longer(self, quota: Quota, number: int) -> Quota:
+        found = self._variants.get((quota, number))
+        if found is None:
+            longer_ms = self._bounds_ms[number]
+            rounding_ms = quota.resolution_ms - 1
+            window_ms = quota.window_ms + longer_ms + (rounding_ms if longer_ms > 0 else -rounding_ms)
+            found = self._variants[quota, number] = replace(quota, window_ms=max(1, window_ms))
+        return found
+
+    def _judge_variant(self, entry: _Entry, variant: _Variant, now_ms: int) -> None:
+        """Judge a request with other windows, where it does not fit them all."""
+        hits, states, _ = variant
+        number = entry.variants.index(variant)
+        receipt = charge(hits, states, now_ms)
+        if not receipt.admitted:
+            self.bounds_refused[number] += 1
+        for each, tally in zip(entry.tracked, receipt.tallies, strict=True):
+            if tally.retry_after_ms:
+                if each.bounds is None:
+                    each.bounds = [0] * len(entry.variants)
+                each.bounds[number] += 1
 
     def _count_unclean(  # noqa: PLR0917  # of one request
         self,
         entry: _Entry,
         hits: Sequence[Hit],
         receipt: Receipt,
-        request: Request,
+        record: Record,
         end_ms: int,
         dues: Sequence[int] = (),
     ) -> None:
@@ -275,19 +381,22 @@ class Judge:
                 self.rule_refused[name] += 1
                 self.rule_waits[name][_rounded(refusing[name].retry_after_ms)] += 1
                 if self._names and each.name is None:
-                    each.name = self._planner.names([hit], request).get(hit.key, "")
+                    each.name = self._planner.names([hit], self._make(record)).get(hit.key, "")
             last = name
         if not receipt.admitted:
             self.refused += 1
             self.waits[_rounded(decision.retry_after_ms)] += 1
-            entry.caller.refused += 1
-            if self.first_refusal is None:
-                self.first_refusal = (now_ms, next(iter(refusing)), entry.caller)
+            if entry.caller is not None:
+                entry.caller.refused += 1
+                if self.first_refusal is None:
+                    enforced = next(name for name, each in refusing.items() if not each.rule.shadow)
+                    self.first_refusal = (now_ms, enforced, entry.caller)
 
     # --- Rules that are settled by the response
 
-    def _judge_settled(self, record: Record, request: Request, entry: _Entry, now_ms: int) -> bool:
+    def _judge_settled(self, record: Record, entry: _Entry, now_ms: int) -> bool:
         """Judge a request with rules whose charge ends, or changes, with the response."""
+        self._settle_until(now_ms)
         end_ms = now_ms + max(0, round(record.duration_ms or 0))
         hits: Sequence[Hit] = entry.hits
         if any(hit.rule.leased for hit in hits):
@@ -297,15 +406,13 @@ class Judge:
         clean = receipt.admitted and not any(tally.retry_after_ms for tally in receipt.tallies)
         headers = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in record.responded]
         dues = [_due(hit, record.status, headers) for hit in hits]
-        for each in entry.tracked:
-            each.requests += 1
         if clean:
             for hit, each, tally, due in zip(hits, entry.tracked, receipt.tallies, dues, strict=True):
                 each.most = max(each.most, tally.used)
                 if each.peak is not None:
                     each.peak.add(hit.cost if isinstance(hit.quota, Slots) else due, now_ms, end_ms)
         else:
-            self._count_unclean(entry, hits, receipt, request, end_ms, dues)
+            self._count_unclean(entry, hits, receipt, record, end_ms, dues)
         if receipt.admitted:
             for hit, each, tally, due in zip(hits, entry.tracked, receipt.tallies, dues, strict=True):
                 if hit.rule.settles and not tally.retry_after_ms:
@@ -337,7 +444,7 @@ class Judge:
         """Let go of states in which nothing counts."""
         if self._pending:
             return
-        self._entries.clear()
+        self.flush()
         for among in self.tracked.values():
             for each in among.values():
                 state = each.state
@@ -345,8 +452,14 @@ class Judge:
                     state.forget(each.quota, now_ms)
                     if not state.used and state.reset_ms(each.quota, now_ms) == 0:
                         each.state = None
-                if each.variants and all(not variant.used for variant in each.variants if variant is not None):
-                    each.variants = []
+                    each.variants = [] if each.state is None and self._expired(each, now_ms) else each.variants
+
+    def _expired(self, tracked: Tracked, now_ms: int) -> bool:
+        """Return True if nothing counts under the longer windows either."""
+        for number, state in enumerate(tracked.variants):
+            if isinstance(tracked.quota, Quota):
+                state.forget(self._longer(tracked.quota, number), now_ms)
+        return not any(state.used for state in tracked.variants)
 
 
 def _due(hit: Hit, status: int, headers: Sequence[tuple[bytes, bytes]]) -> int:

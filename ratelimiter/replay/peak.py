@@ -49,13 +49,17 @@ class WindowPeak:
 
     def add(self, cost: int, now_ms: int, _end_ms: int) -> None:
         """Count a request."""
-        window = self._window
-        window.forget(self._quota, now_ms)
-        window.add(self._quota, cost, now_ms)
-        if window.used > PRECISION and self._quota.resolution_ms == 1:
-            self._widen(now_ms)
-            window = self._window
-        self.most = max(self.most, window.used)
+        window, quota = self._window, self._quota
+        instants = window.instants
+        if instants and instants[0] <= now_ms - quota.window_ms:
+            window.forget(quota, now_ms)
+        window.add(quota, cost, now_ms)
+        used = window.used
+        if used > self.most:  # a call of max would be a tenth of all this
+            if used > PRECISION and quota.resolution_ms == 1:
+                self._widen(now_ms)
+                used = self._window.used
+            self.most = used
 
     def _widen(self, now_ms: int) -> None:
         """Go on in cells: a limit above `PRECISION` is judged in these."""

@@ -160,10 +160,10 @@ class Replay:
 
     def run(self, progress: Callable[[Replay], None] | None = None) -> None:
         """Read and judge everything; *progress* is told now and then."""
-        judge, other, count = self.judge.judge, self.other, self.timeline.count
+        judge, other, count = self.judge, self.other, self.timeline.count
         for records in self._records():
             for record in records:
-                admitted, caller = judge(record)
+                admitted, caller = judge.judge(record)
                 count(record[0], admitted=admitted)
                 if other is not None:
                     also, _ = other.judge(record)
@@ -172,6 +172,7 @@ class Replay:
                         caller.other_refused += 1
             if progress is not None:
                 progress(self)
+        judge.flush()
 
     def _records(self) -> Iterator[list[Record]]:
         streams = [Stream(self._first_ms(log), partial(self._ordered, log)) for log in self.logs]

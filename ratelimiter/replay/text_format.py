@@ -49,6 +49,8 @@ _ESCAPES = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|([\"\\nt]))", re.ASCII)
 _PLAIN = {"n": "\n", "t": "\t"}
 _FORWARDED = "x-forwarded-for"
 
+new = tuple.__new__  # half of the cost of calling the class, for every line
+
 
 class Field(NamedTuple):
     """A variable of a format string."""
@@ -330,22 +332,27 @@ def _reader(
                 told, addresses = first_of(told)
         code, length, name = values[status], values[size], values[user]
         agent_, referer_, host_ = values[agent], values[referer], values[host]
-        return Record(
-            start_us // 1000,
-            verb,
-            where,
-            int(code) if code is not None and code.isdigit() else 0,
-            told,
-            value_or_none(values[forwarded]) if forwarded >= 0 else addresses,
-            took_ms,
-            int(length) if length is not None and length.isdigit() else None,
-            None if name is None or name in ABSENT else name,
-            None if agent_ is None or agent_ == "-" else unescaped(agent_),
-            None if referer_ is None or referer_ == "-" else unescaped(referer_),
-            None if host_ is None or host_ == "-" else host_,
-            _named(others, values) if others else (),
-            _named(responses, values) if responses else (),
-            value_or_none(values[principal]),
+        return new(
+            Record,
+            (
+                start_us // 1000,
+                verb,
+                where,
+                int(code) if code is not None and code.isdigit() else 0,
+                told,
+                value_or_none(values[forwarded]) if forwarded >= 0 else addresses,
+                took_ms,
+                int(length) if length is not None and length.isdigit() else None,
+                None if name is None or name in ABSENT else name,
+                None if agent_ is None or agent_ == "-" else unescaped(agent_),
+                None if referer_ is None or referer_ == "-" else unescaped(referer_),
+                None if host_ is None or host_ == "-" else host_,
+                _named(others, values) if others else (),
+                _named(responses, values) if responses else (),
+                value_or_none(values[principal]),
+                0,
+                False,
+            ),
         )
 
     return read
