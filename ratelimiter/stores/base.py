@@ -81,6 +81,13 @@ class Store(ABC):
         """Return the store that keeps the tallies, behind every store that stands in front of it."""
         return self
 
+    def charge_without_store(self, hits: Sequence[Hit]) -> Receipt | None:  # noqa: ARG002  # for those that can
+        """Return the decision of this process alone, for a caller whose deadline is shorter than that of the store.
+
+        None if the store is in this process, or if nothing stands in for it.
+        """
+        return None
+
     def observe(self, observer: StoreObserver) -> None:  # noqa: B027
         """Report round trips to *observer*; to be called before the first charge. An embedded store has none."""
 

@@ -89,6 +89,10 @@ class FallbackStore(Store):
         """Drop the cached refusals of the store behind."""
         self._store.forget_refusals()
 
+    def charge_without_store(self, hits: Sequence[Hit]) -> Receipt:
+        """Return what each rule says should happen without the store."""
+        return self._without_store(hits)
+
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none, with the store or without; `Receipt.source` says how."""
         probing = self._breaker.open

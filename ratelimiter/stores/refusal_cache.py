@@ -76,6 +76,10 @@ class RefusalCache(Store):
         """Return the store that keeps the tallies."""
         return self._store.unwrap()
 
+    def charge_without_store(self, hits: Sequence[Hit]) -> Receipt | None:
+        """Return what stands in for the store behind."""
+        return self._store.charge_without_store(hits)
+
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none; a refusal from memory has `source` "remembered".
 

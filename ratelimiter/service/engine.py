@@ -1,0 +1,110 @@
+"""The engine as the doors of the service ask it: requests by way of a proxy's judge, descriptors by their hits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ratelimiter.core.descriptors import DescriptorPlanner
+from ratelimiter.core.headers import renderer
+from ratelimiter.core.policy import reader_for
+from ratelimiter.dialects import loader, request_id
+from ratelimiter.engine.observer import NULL_OBSERVER
+from ratelimiter.service.deadlines import Deadlines
+from ratelimiter.sidecar.judge import Gate
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from ratelimiter.core.algorithms.sliding_window import Receipt
+    from ratelimiter.core.decision import Decision
+    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.reply import Reply
+    from ratelimiter.core.request import Request
+    from ratelimiter.core.settlement import Settlement
+    from ratelimiter.engine.observer import Observer
+    from ratelimiter.proxy.interfaces import Verdict
+    from ratelimiter.stores.base import Store
+
+    Header = tuple[bytes, bytes]
+
+
+class Charged(NamedTuple):
+    """The result of a charge of descriptors."""
+
+    decision: Decision
+    receipt: Receipt
+
+
+class Engine:
+    """A limiter, its words, and the descriptors of its policy.
+
+    Args:
+        policy: what is admitted, and how refusals are written.
+        store: where it is counted.
+        loop: that all of it runs on.
+        observer: is told every decision.
+
+    Attributes:
+        gate: judges requests.
+        descriptors: the rules on descriptors, ready to be asked; another object after each change of the policy.
+    """
+
+    def __init__(
+        self, policy: Policy, store: Store, loop: asyncio.AbstractEventLoop, *, observer: Observer | None = None
+    ) -> None:
+        self.gate = Gate(policy, store, observer=observer or NULL_OBSERVER)
+        self._observer = observer
+        self._loop = loop
+        self._deadlines = Deadlines(store, loop, policy.decision_timeout_ms / 1000)
+        self._read(policy)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self.gate.policy
+
+    def swap(self, policy: Policy) -> None:
+        """Judge and answer under *policy* from now on.
+
+        Raises:
+            ConfigError: it cannot be used; then nothing has changed.
+        """
+        self.gate.swap(policy)
+        self._read(policy)
+
+    def _read(self, policy: Policy) -> None:
+        self.descriptors = DescriptorPlanner(policy, reader_for(policy))
+        self._dialect = loader.load(policy.dialect)
+        self._render = renderer(policy.headers, expose=policy.expose_headers)
+        self._ids = self._dialect.request_ids
+
+    async def judge(self, request: Request) -> Verdict:
+        """Return the verdict on *request*."""
+        return await self.gate.judge(request)
+
+    async def charge(self, hits: Sequence[Hit], due_s: float | None) -> Charged:
+        """Charge *hits* or none, with an answer before *due_s* on the event loop's clock."""
+        receipt = await self._deadlines.charge(hits, due_s)
+        return Charged(self.gate.limiter._conclude(hits, receipt), receipt)  # the kill switch is in there
+
+    def tell(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
+        """Tell the observer of *decision*."""
+        if self._observer is not None:
+            self._observer.decided(decision, hits, seconds)
+
+    async def settle(self, settlements: Sequence[Settlement], source: str) -> None:
+        """Give back, or charge more, of what was charged."""
+        await self.gate.limiter.store.settle(settlements, source)
+
+    def headers(self, decision: Decision) -> list[Header]:
+        """Return the rate limit headers of *decision*."""
+        return self._render(decision)
+
+    def refusal(self, decision: Decision) -> Reply:
+        """Return the dialect's reply to what *decision* refuses."""
+        return self._dialect.refusal(decision, "" if self._ids is None else request_id.choose(self._ids, ()))
+
+    async def close(self) -> None:
+        """Send what is settled, and close the store."""
+        await self.gate.limiter.close()
