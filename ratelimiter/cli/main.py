@@ -110,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     proxy.add_argument("--tls-cert", metavar="FILE", help="a certificate: listen with TLS")
     proxy.add_argument("--tls-key", metavar="FILE", help="its key, if it is in a file of its own")
 
+    _add_serve(command("serve", _serve, "answer proxies that ask for decisions: Envoy, nginx, Traefik, Caddy, HAProxy"))
+
     check = command("check-config", _check_config, "say every problem of a policy file; exit 2 if any")
     check.add_argument("file", metavar="FILE", help="the policy file")
     check.add_argument(
@@ -154,6 +156,30 @@ def _parser() -> argparse.ArgumentParser:
         "kind", choices=["policy", "dialect", "keys"], nargs="?", default="policy", help="default: %(default)s"
     )
     return parser
+
+
+def _add_serve(command: argparse.ArgumentParser) -> None:
+    listen = "HOST:PORT, unix:PATH or none; default: %(default)s"
+    command.add_argument(
+        "--grpc", metavar="HOST:PORT", default="127.0.0.1:8081", help=f"rate limit service and ext_authz: {listen}"
+    )
+    command.add_argument(
+        "--http", metavar="HOST:PORT", default="127.0.0.1:8082", help=f"/check, /check/nginx and /v1/decide: {listen}"
+    )
+    command.add_argument(
+        "--admin",
+        metavar="HOST:PORT",
+        default="127.0.0.1:9090",
+        help="health, readiness and metrics, or none; default: %(default)s",
+    )
+    _add_settings(command)
+    command.add_argument("--workers", metavar="N", type=_count, default=1, help="processes; default: %(default)s")
+    command.add_argument(
+        "--access-log", metavar="FILE", help="append a JSON line for each call, or - for standard output"
+    )
+    command.add_argument("--tls-cert", metavar="FILE", help="a certificate: listen with TLS")
+    command.add_argument("--tls-key", metavar="FILE", help="its key, if it is in a file of its own")
+    command.add_argument("--tls-client-ca", metavar="FILE", help="serve only clients that these authorities vouch for")
 
 
 def _add_keys(command: argparse.ArgumentParser) -> None:
@@ -203,6 +229,14 @@ def _demo(listen: str, **settings: Any) -> None:
 
 def _proxy(**settings: Any) -> None:
     from ratelimiter.sidecar import app
+
+    status = app.run(**{name: value for name, value in settings.items() if value is not None})
+    if status:
+        sys.exit(status)
+
+
+def _serve(**settings: Any) -> None:
+    from ratelimiter.service import app
 
     status = app.run(**{name: value for name, value in settings.items() if value is not None})
     if status:

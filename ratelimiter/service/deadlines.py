@@ -26,12 +26,16 @@ class Deadlines:
         store: that is asked.
         loop: that callers run on.
         timeout_s: within which the store answers or fails by itself.
+        in_task: True if the store uses asyncio's timeouts, which are for tasks.
     """
 
-    def __init__(self, store: Store, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+    def __init__(
+        self, store: Store, loop: asyncio.AbstractEventLoop, timeout_s: float, *, in_task: bool = False
+    ) -> None:
         self._store = store
         self._loop = loop
         self._timeout_s = timeout_s
+        self._in_task = in_task
         self._waiting: dict[asyncio.Future[Receipt], tuple[float, Sequence[Hit]]] = {}
         self._ticking = False
         self.missed = 0  # decisions made without the store for want of time
@@ -39,7 +43,7 @@ class Deadlines:
     async def charge(self, hits: Sequence[Hit], due_s: float | None) -> Receipt:
         """Charge *hits*, with an answer before *due_s* on the event loop's clock; None for whenever it is there."""
         if due_s is None or due_s - MARGIN_S - self._loop.time() > self._timeout_s:
-            return await self._store.charge(hits)
+            return await self._charging(hits)
         answers: list[Receipt | BaseException] = []
         future: asyncio.Future[Receipt] | None = None
 
@@ -52,7 +56,7 @@ class Deadlines:
                 else:
                     future.set_result(answer)
 
-        eager.run(self._store.charge(hits), answered)
+        eager.run(self._charging(hits), answered)
         if answers:
             answer = answers[0]
             if isinstance(answer, BaseException):
@@ -67,6 +71,10 @@ class Deadlines:
             return await future
         finally:
             self._waiting.pop(future, None)
+
+    async def _charging(self, hits: Sequence[Hit]) -> Receipt:
+        charging = self._store.charge(hits)
+        return await (self._loop.create_task(charging) if self._in_task else charging)
 
     def _tick(self) -> None:
         now_s = self._loop.time()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ratelimiter.clock import unix_ms
+from ratelimiter.core.decision import unmatched
 from ratelimiter.core.descriptors import DescriptorPlanner
 from ratelimiter.core.headers import renderer
+from ratelimiter.core.identity import NOBODY
 from ratelimiter.core.policy import reader_for
 from ratelimiter.dialects import loader, request_id
 from ratelimiter.engine.observer import NULL_OBSERVER
 from ratelimiter.service.deadlines import Deadlines
-from ratelimiter.sidecar.judge import Gate
+from ratelimiter.sidecar.judge import NEEDING_NO_TASK, Gate
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,6 +30,16 @@ if TYPE_CHECKING:
     from ratelimiter.stores.base import Store
 
     Header = tuple[bytes, bytes]
+
+
+class Decided(NamedTuple):
+    """The result of a request, with everything that a caller may want to know of it."""
+
+    decision: Decision
+    hits: Sequence[Hit]
+    reply: Reply | None  # to send in place of the application's; None if the request is admitted
+    headers: Sequence[Header]  # for the response, whoever gives it
+    sent_on: Sequence[Header]  # for the request, if it is admitted
 
 
 class Charged(NamedTuple):
@@ -55,9 +68,17 @@ class Engine:
     ) -> None:
         self.gate = Gate(policy, store, observer=observer or NULL_OBSERVER)
         self._observer = observer
+        scheme = policy.store.partition("://")[0].lower()
         self._loop = loop
-        self._deadlines = Deadlines(store, loop, policy.decision_timeout_ms / 1000)
+        self._deadlines = Deadlines(
+            store, loop, policy.decision_timeout_ms / 1000, in_task=scheme not in NEEDING_NO_TASK
+        )
         self._read(policy)
+
+    @property
+    def missed(self) -> int:
+        """The number of decisions made without the store for want of time."""
+        return self._deadlines.missed
 
     @property
     def policy(self) -> Policy:
@@ -82,6 +103,23 @@ class Engine:
     async def judge(self, request: Request) -> Verdict:
         """Return the verdict on *request*."""
         return await self.gate.judge(request)
+
+    async def decide(self, request: Request, cost: int | None = None) -> Decided:
+        """Return the decision on *request*; *cost* units, if given, are charged in place of what the rules say.
+
+        The caller settles what is settled: leases that it does not renew lapse by themselves.
+        """
+        gate, limiter = self.gate, self.gate.limiter
+        identity = await limiter.identified(request) if limiter.identifies else NOBODY
+        if cost is None:
+            decision, hits = await limiter.decide(request, (), identity)
+        else:
+            planned = limiter._planner.plan(request).hits_of(request, identity)
+            hits = [hit._replace(cost=cost) for hit in planned if hit.cost]
+            decision = (await self.charge(hits, None)).decision if hits else unmatched(unix_ms())
+            self.tell(decision, hits, 0.0)
+        verdict = gate._verdict(request, decision, identity)
+        return Decided(decision, hits, verdict.reply, verdict.headers, verdict.sent_on)
 
     async def charge(self, hits: Sequence[Hit], due_s: float | None) -> Charged:
         """Charge *hits* or none, with an answer before *due_s* on the event loop's clock."""

@@ -70,6 +70,11 @@ class RateLimitService:
         self._refunds = Refunds()
         self.renew()
 
+    @property
+    def refunds_unknown(self) -> int:
+        """The number of units given back that were no charge of this process."""
+        return self._refunds.unknown
+
     def renew(self) -> None:
         """Forget what was worked out for the policy that is no longer in force."""
         self._plans: dict[bytes, _Plan] = {}

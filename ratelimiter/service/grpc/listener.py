@@ -62,14 +62,16 @@ class Listener:
             connection.tick(now_s)
         self._ticking = self._loop.call_later(TICK_S, self._tick)
 
-    async def drain(self, timeout_s: float) -> None:
-        """Accept nothing more, let clients finish what they began, and close what is open after *timeout_s*."""
+    async def drain(self, timeout_s: float, at_once: asyncio.Event | None = None) -> None:
+        """Accept nothing more, let clients finish what they began, and close what is open after *timeout_s*, or when
+        *at_once* is set."""
         for server in self._servers:
             server.close()
         for connection in list(self._connections):
             connection.drain()
         end_s = self._loop.time() + timeout_s
-        while self._connections and self._loop.time() < end_s:  # noqa: ASYNC110  # no event for each connection that ends
+        at_once = at_once or asyncio.Event()
+        while self._connections and not at_once.is_set() and self._loop.time() < end_s:  # noqa: ASYNC110  # no event for each connection that ends
             await asyncio.sleep(POLL_S)
         for connection in list(self._connections):
             connection.abort()
