@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ratelimiter.core.policy import Policy
+    from ratelimiter.metrics.heavy_hitters import Top
+    from ratelimiter.metrics.limiter_metrics import Metrics
     from ratelimiter.metrics.service_metrics import ServiceMetrics
     from ratelimiter.proxy.exchange_record import ExchangeRecord
     from ratelimiter.service.grpc.calls import Status
@@ -238,7 +240,6 @@ class _Serving(lifecycle.Server):
 
 
 async def _serve(plan: _Plan, sockets: _Sockets, beat: Callable[[], None] | None = None) -> None:
-    from ratelimiter.config.reload import Reloader  # noqa: PLC0415
     from ratelimiter.engine.fan_out import FanOut  # noqa: PLC0415
     from ratelimiter.engine.observer import NULL_OBSERVER  # noqa: PLC0415
     from ratelimiter.metrics.heavy_hitters import Top  # noqa: PLC0415
@@ -271,6 +272,28 @@ async def _serve(plan: _Plan, sockets: _Sockets, beat: Callable[[], None] | None
         engine.swap(policy)
         calls.renew()
 
+    await _live(plan, engine, serving, _Watched(metrics, top), swap, beat)
+
+
+class _Watched(NamedTuple):
+    """The observers that the admin listener shows."""
+
+    metrics: Metrics
+    top: Top
+
+
+async def _live(  # noqa: PLR0917  # each is there once
+    plan: _Plan,
+    engine: Engine,
+    serving: _Serving,
+    observers: _Watched,
+    swap: Callable[[Policy], None],
+    beat: Callable[[], None] | None,
+) -> None:
+    """Serve until the process is told to stop, then drain."""
+    from ratelimiter.config.reload import Reloader  # noqa: PLC0415
+
+    metrics, top = observers
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.close)
         reloader = None

@@ -1,4 +1,4 @@
-"""The HTTP doors: `/check` for proxies that pass on what they are told, `/check/nginx`, and `/v1` for everything else."""
+"""The HTTP doors: `/check` for proxies that pass on what they get, `/check/nginx`, and `/v1` for everything else."""
 
 from __future__ import annotations
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.clock import unix_ms
-from ratelimiter.core.decision import unmatched
 from ratelimiter.core.descriptors import DescriptorPlanner
-from ratelimiter.core.headers import renderer
 from ratelimiter.core.identity import NOBODY
+from ratelimiter.core.overrides import BlockedError
 from ratelimiter.core.policy import reader_for
-from ratelimiter.dialects import loader, request_id
+from ratelimiter.core.request import MalformedRequest
 from ratelimiter.engine.observer import NULL_OBSERVER
 from ratelimiter.service.deadlines import Deadlines
 from ratelimiter.sidecar.judge import NEEDING_NO_TASK, Gate
@@ -96,9 +94,6 @@ class Engine:
 
     def _read(self, policy: Policy) -> None:
         self.descriptors = DescriptorPlanner(policy, reader_for(policy))
-        self._dialect = loader.load(policy.dialect)
-        self._render = renderer(policy.headers, expose=policy.expose_headers)
-        self._ids = self._dialect.request_ids
 
     async def judge(self, request: Request) -> Verdict:
         """Return the verdict on *request*."""
@@ -107,19 +102,34 @@ class Engine:
     async def decide(self, request: Request, cost: int | None = None) -> Decided:
         """Return the decision on *request*; *cost* units, if given, are charged in place of what the rules say.
 
-        The caller settles what is settled: leases that it does not renew lapse by themselves.
+        The caller settles what is settled: leases that it does not settle lapse by themselves.
         """
-        gate, limiter = self.gate, self.gate.limiter
-        identity = await limiter.identified(request) if limiter.identifies else NOBODY
-        if cost is None:
-            decision, hits = await limiter.decide(request, (), identity)
-        else:
-            planned = limiter._planner.plan(request).hits_of(request, identity)
-            hits = [hit._replace(cost=cost) for hit in planned if hit.cost]
-            decision = (await self.charge(hits, None)).decision if hits else unmatched(unix_ms())
+        limiter, presenter = self.gate.limiter, self.gate.presenter
+        hits: Sequence[Hit] = () if cost is None else await self._priced(request, cost)
+        if hits:
+            decision, identity = (await self.charge(hits, None)).decision, NOBODY
             self.tell(decision, hits, 0.0)
-        verdict = gate._verdict(request, decision, identity)
-        return Decided(decision, hits, verdict.reply, verdict.headers, verdict.sent_on)
+        else:
+            decision, hits, identity, pending = await limiter.judge(request)
+            if pending is not None:
+                pending.forget()  # the caller has a token instead
+        identifier = presenter.request_id(request.headers)
+        of_id = presenter.id_headers(identifier)
+        if decision.allowed:
+            told = [*of_id, *presenter.upstream_headers(identity)]
+            return Decided(decision, hits, None, [*presenter.headers(decision), *of_id], told)
+        reply, headers = presenter.refused(decision, identifier)
+        return Decided(decision, hits, reply, [*headers, *of_id], of_id)
+
+    async def _priced(self, request: Request, cost: int) -> Sequence[Hit]:
+        """Return what *request* is charged at *cost* units; nothing if it is for the limiter to say what is wrong."""
+        limiter = self.gate.limiter
+        try:
+            identity = NOBODY if limiter._authenticator is None else await limiter._authenticator.identity(request)
+            hits, requirements = limiter._met(request, identity)
+        except (MalformedRequest, BlockedError):
+            return ()
+        return () if requirements else [hit._replace(cost=cost) if hit.cost else hit for hit in hits]
 
     async def charge(self, hits: Sequence[Hit], due_s: float | None) -> Charged:
         """Charge *hits* or none, with an answer before *due_s* on the event loop's clock."""
@@ -137,11 +147,14 @@ class Engine:
 
     def headers(self, decision: Decision) -> list[Header]:
         """Return the rate limit headers of *decision*."""
-        return self._render(decision)
+        return self.gate.presenter.headers(decision)
 
-    def refusal(self, decision: Decision) -> Reply:
-        """Return the dialect's reply to what *decision* refuses."""
-        return self._dialect.refusal(decision, "" if self._ids is None else request_id.choose(self._ids, ()))
+    def refusal(self, decision: Decision) -> tuple[Reply, Sequence[Header]]:
+        """Return the dialect's reply to what *decision* refuses, and the headers that go with it."""
+        presenter = self.gate.presenter
+        identifier = presenter.request_id(())
+        reply, headers = presenter.refused(decision, identifier)
+        return reply, [*headers, *presenter.id_headers(identifier)] if identifier else headers
 
     async def close(self) -> None:
         """Send what is settled, and close the store."""

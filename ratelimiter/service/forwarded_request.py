@@ -24,9 +24,9 @@ OF_THE_QUESTION = frozenset({b"content-length", b"transfer-encoding", b"connecti
 def described(request: Request, prefix: bytes, *, by_nginx: bool = False) -> Request:
     """Return the request that *request*, to a door at *prefix*, asks about.
 
-    Proxies pass on what their clients send, so a client may send a field that the proxy's own configuration does not set.
-    Whoever is asked about two different requests can only answer that they are malformed; nginx alone is told apart, as it
-    has a door for itself.
+    Proxies pass on what their clients send, so a client may send a field that the configuration of its proxy does not
+    set. A question about two different requests has one answer, that it is malformed. nginx has a door for itself, at
+    which only its own fields count.
 
     Raises:
         MalformedRequest: it is described in two ways.
@@ -65,8 +65,8 @@ def _peer(
 ) -> tuple[str | None, list[Header]]:
     """Return the address that connected to the proxy, and the headers as the proxy has them.
 
-    Proxies append the address to X-Forwarded-For, so it is the last there, and what stands before it is for the policy's
-    `trusted_proxies` to judge.
+    Proxies append the address to X-Forwarded-For, so it is the last there, and what stands before it is for the
+    `trusted_proxies` of the policy to judge.
     """
     real = found.get(ADDRESS, [])
     nodes = [node.strip() for line in found.get(ADDRESSES, []) for node in line.split(b",") if node.strip()]

@@ -1,4 +1,4 @@
-"""Decisions in JSON for anything that can send HTTP: `/v1/decide`, `/v1/settle`, and the `/json` of the Go reference."""
+"""Decisions in JSON for anything that sends HTTP: `/v1/decide`, `/v1/settle`, and the `/json` of the Go reference."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class JsonApi:
         if len(self._settled) >= SETTLED_MAX:
             del self._settled[next(iter(self._settled))]
         self._settled[str(token)] = None
-        settlements = self._settlements(charged, 0 if release else cost)
+        settlements = self._settlements(charged, cost or 0)
         if settlements:
             await self._engine.settle(settlements, charged["source"])
         return 200, {"settled": len(settlements)}
@@ -283,5 +283,5 @@ def _read_status(message: bytes) -> dict[str, Any]:
         elif field == 3:
             status["limitRemaining"] = value
         elif field == 4 and isinstance(value, bytes):
-            status["durationUntilReset"] = f"{dict(fields(value)).get(1, 0)}s"
+            status["durationUntilReset"] = f"{int(dict(fields(value)).get(1, 0))}s"
     return status

@@ -12,7 +12,6 @@ from ratelimiter.core.algorithms.sliding_window import NEVER, STORE
 from ratelimiter.core.decision import OVER_LIMIT as REASON_OVER_LIMIT
 from ratelimiter.core.decision import SUSPENDED, Decision, Outcome, unmatched
 from ratelimiter.core.descriptors import BLOCKED
-from ratelimiter.core.headers import ceil_s
 from ratelimiter.core.policy import Mode, Rule
 from ratelimiter.core.quota import LIMIT_MAX
 from ratelimiter.core.settlement import Settlement
@@ -249,8 +248,8 @@ class RateLimitService:
         if allowed:
             headers, body = engine.headers(decision), b""
         else:
-            reply = engine.refusal(decision)
-            headers = [header for header in reply.headers if header[0] != b"content-length"] + engine.headers(decision)
+            reply, figured = engine.refusal(decision)
+            headers = [header for header in (*reply.headers, *figured) if header[0] != b"content-length"]
             body = delimited(5, reply.body)
         return b"".join(
             (
@@ -290,7 +289,7 @@ class RateLimitService:
             wait_ms = tally.retry_after_ms if tally.retry_after_ms > 0 else tally.reset_ms
             if tally.retry_after_ms == NEVER:
                 wait_ms = max(tally.reset_ms, hit.quota.window_ms)
-            told, named = self._status(rule, code, remaining, ceil_s(wait_ms))
+            told, named = self._status(rule, code, remaining, -(-wait_ms // 1000))
             figures |= named
             rank = (-code, remaining, -wait_ms)
             if tightest is None or rank < tightest:

@@ -64,7 +64,8 @@ class Listener:
 
     async def drain(self, timeout_s: float, at_once: asyncio.Event | None = None) -> None:
         """Accept nothing more, let clients finish what they began, and close what is open after *timeout_s*, or when
-        *at_once* is set."""
+        *at_once* is set.
+        """
         for server in self._servers:
             server.close()
         for connection in list(self._connections):
