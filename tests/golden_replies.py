@@ -21,7 +21,6 @@ from ratelimiter.core.decision import (
     refused_for,
 )
 from ratelimiter.core.identity import FAULTS, ApiKeys, Identity, IdentityPolicy, JwtPolicy
-from ratelimiter.core.policy import Rule
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Balance, Quota
 from ratelimiter.core.reply import REASON_PHRASES, Reply
@@ -35,6 +34,7 @@ from ratelimiter.core.requirement import (
     Requirement,
     unmet,
 )
+from ratelimiter.core.rule import Rule
 from ratelimiter.dialects import loader
 from ratelimiter.dialects.words import Finding
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from ratelimiter.core.algorithms import STATES, settle
-from ratelimiter.core.algorithms.sliding_window import Receipt, Tally, Window, charge
+from ratelimiter.core.algorithms.sliding_window import Window
 from ratelimiter.core.algorithms.token_bucket import BucketState
-from ratelimiter.core.policy import Hit, Mode, OnStoreError, Rule
+from ratelimiter.core.charge import charge
 from ratelimiter.core.quota import (
     PERIOD_UNITS,
     PRECISION,
@@ -21,10 +21,13 @@ from ratelimiter.core.quota import (
     Quota,
     Slots,
 )
+from ratelimiter.core.rule import Hit, Mode, OnStoreError, Rule
 from ratelimiter.core.settlement import RENEW, Settlement, settlement_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ratelimiter.core.receipt import Receipt, Tally
 
 START_MS = 1_800_000_000_000
 

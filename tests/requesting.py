@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.policy import Policy, Rule
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.quota import Quota
 from ratelimiter.core.request import Request
+from ratelimiter.core.rule import Rule
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock

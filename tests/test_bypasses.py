@@ -21,11 +21,13 @@ import ipaddress
 
 import pytest
 
+from ratelimiter.core.client_address import Trust
 from ratelimiter.core.decision import MALFORMED, OVER_LIMIT, UNMATCHED, WITHIN_LIMIT
 from ratelimiter.core.match import Match
-from ratelimiter.core.policy import Mode, Policy, Rule
-from ratelimiter.core.principal import CLIENT, EVERYONE, Trust, parse_source
+from ratelimiter.core.policy import Policy
+from ratelimiter.core.principal import CLIENT, EVERYONE, parse_source
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.rule import Mode, Rule
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import PEER, Gate, per_minute, request

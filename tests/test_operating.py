@@ -132,7 +132,9 @@ class Scene:
         begun_s = time.monotonic()
         for place in self.places:
             wait_until(
-                lambda place=place: condition(place), "it is obeyed", max(0.01, begun_s + WITHIN_S - time.monotonic())
+                lambda place=place: condition(place),
+                "it is applied",
+                max(0.01, begun_s + WITHIN_S - time.monotonic()),
             )
 
 

@@ -11,12 +11,14 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.core.decision import decide
-from ratelimiter.core.overrides import FOR_EVER, NO_ORDERS, Orders, Override
-from ratelimiter.core.policy import Hit, key_of, reader_for
+from ratelimiter.core.overrides import FOR_EVER, NO_OVERRIDES, Override, RuntimeOverrides
+from ratelimiter.core.planner import reader_for
+from ratelimiter.core.policy import key_of, override_fault, plans_of
 from ratelimiter.core.principal import CLIENT, Principal
 from ratelimiter.core.quota import Balance
+from ratelimiter.core.rule import Hit
 from ratelimiter.core.settlement import topup
-from ratelimiter.core.tiers import Terms, override_fault, plans_of
+from ratelimiter.core.tiers import Tiers
 from ratelimiter.engine.override_watcher import SHADOW, field_of_block, field_of_override, orders_of, override_from
 from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.parsing.principal_notation import Named, digests_of, parse_named, pattern_digest, sources_of, value_of
@@ -26,7 +28,8 @@ from ratelimiter.stores.overrides import OverridesFullError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.rule import Rule
     from ratelimiter.stores.base import Store
     from ratelimiter.stores.overrides import OverrideStore
 
@@ -127,7 +130,7 @@ class Operator:
             msg = f"plan: {plan!r} is no plan; write {' or '.join(plans_of(policy)) or 'none'}"
             raise ConfigError(msg)
         orders, now_ms = await self._orders(policy)
-        terms = Terms(policy, orders, reader_for(policy), now_ms, lambda _: None)
+        terms = Tiers(policy, orders, reader_for(policy), now_ms, lambda _: None)
         found = Principal(named.source, digest)
         value = value_of(named, policy)
         plan = plan or ("" if policy.plan is None else policy.plan.default)
@@ -398,9 +401,9 @@ class Operator:
             raise ConfigError(msg)
         return found
 
-    async def _orders(self, policy: Policy) -> tuple[Orders, int]:
+    async def _orders(self, policy: Policy) -> tuple[RuntimeOverrides, int]:
         page = await self._book.read()
-        return orders_of(page, policy, 0, lambda *_: None) if page.fields else NO_ORDERS, page.now_ms
+        return orders_of(page, policy, 0, lambda *_: None) if page.fields else NO_OVERRIDES, page.now_ms
 
     async def _until_ms(self, wanted: Wanted) -> int:
         """When what is *wanted* ends, by the store's clock."""

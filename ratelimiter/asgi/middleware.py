@@ -11,7 +11,7 @@ from ratelimiter.asgi.request_state import SCOPE_KEY, RequestState
 from ratelimiter.asgi.response_hook import settling
 from ratelimiter.config import loader as configuration
 from ratelimiter.config.reload import Reloader, Reloading
-from ratelimiter.core.algorithms.sliding_window import new
+from ratelimiter.core.receipt import new
 from ratelimiter.core.request import Request
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.engine.observer import observer_of

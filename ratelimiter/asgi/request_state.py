@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
     from ratelimiter.engine.limiter import Judgement, Limiter
     from ratelimiter.engine.presenter import Presenter
 

@@ -8,7 +8,8 @@ from ratelimiter.core.decision import refused_for, unmatched
 from ratelimiter.core.identity import UNAVAILABLE, Identity, IdentityPolicy
 from ratelimiter.core.json_body import read_fields
 from ratelimiter.core.overrides import FOR_EVER
-from ratelimiter.core.policy import Planner, key_of
+from ratelimiter.core.planner import Planner
+from ratelimiter.core.policy import key_of
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
 from ratelimiter.dialects import loader
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ratelimiter.core.overrides import Override
-    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.core.policy import Policy
     from ratelimiter.core.request import Request
+    from ratelimiter.core.rule import Rule
 
 WIDTH = 10  # of the labels
 
@@ -41,11 +43,11 @@ def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
     headers = tuple(request.headers)
     try:
         paths = planner.paths(request)
-        rules = planner.plan(request).rules
+        rules = planner.rule_set(request).rules
         identity = Authenticator(policy, offline=True).identify(request, waited=True)
         find = planner.reader.find
         found = [find(rule.principal, headers, request.peer, identity.verified) for rule in rules]
-        plan = "" if planner.terms is None else planner.terms.plan(headers, request.peer, identity.plan)
+        plan = "" if planner.tiers is None else planner.tiers.plan(headers, request.peer, identity.plan)
     except MalformedRequest as fault:
         yield _line("refused", f"400, {fault}")
         return
@@ -68,9 +70,9 @@ def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
         principal = planner.reader.principal(source, value)
         rule: Rule | None = stated
         override = None
-        if planner.terms is not None:
-            rule = planner.terms.rule(stated, principal, value, plan)
-            override = planner.terms.override(stated, principal, value)
+        if planner.tiers is not None:
+            rule = planner.tiers.rule(stated, principal, value, plan)
+            override = planner.tiers.override(stated, principal, value)
         yield ""
         yield f"{stated.name}: {UNLIMITED}" if rule is None else _rule(rule)
         yield _line("  charged", f"{principal.source} {principal.digest}")
@@ -101,7 +103,7 @@ def _identity(identity: Identity, identified: IdentityPolicy) -> str:
 
 def _required(policy: Policy, planner: Planner, request: Request, identity: Identity) -> str:
     """What becomes of the requirements that a request meets."""
-    requirements = planner.plan(request).requirements
+    requirements = planner.rule_set(request).requirements
     if not requirements:
         return "nothing"
     lacking = unmet(requirements, identity, request.headers, policy.identity or IdentityPolicy(), policy.name)

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.config import overrides
-from ratelimiter.core.policy import Policy, Rule
-from ratelimiter.core.principal import Trust
+from ratelimiter.core.client_address import Trust
+from ratelimiter.core.policy import Policy
+from ratelimiter.core.rule import Rule
 from ratelimiter.errors import ConfigError
 from ratelimiter.parsing.units import name_of
 

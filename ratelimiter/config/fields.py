@@ -13,7 +13,8 @@ from ratelimiter.config.identity import Reader as IdentityReader
 from ratelimiter.config.layers import DraftRule
 from ratelimiter.config.principal import read_principal
 from ratelimiter.config.rules import check_plans, read_rules
-from ratelimiter.core.policy import AmbiguousPaths, Mode, OnStoreError
+from ratelimiter.core.policy import AmbiguousPaths
+from ratelimiter.core.rule import Mode, OnStoreError
 from ratelimiter.errors import ConfigError
 from ratelimiter.parsing import schema, values
 from ratelimiter.parsing.document import shown
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ratelimiter.config.layers import Layer
-    from ratelimiter.core.principal import Network
+    from ratelimiter.core.client_address import Network
 
     Reader = Callable[[Layer, Any], Any]  # raises ValueError, or notes the problem itself and returns None
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ratelimiter.config.identity import unsafe_url
-from ratelimiter.core.policy import REQUEST_HEADER, OnStoreError
+from ratelimiter.core.policy import with_quota
 from ratelimiter.core.principal import CLIENT, ORG
-from ratelimiter.core.tiers import with_quota
+from ratelimiter.core.rule import REQUEST_HEADER, OnStoreError
 from ratelimiter.parsing.document import problem_lines
 from ratelimiter.parsing.units import spell_limit
 from ratelimiter.stores.fallback import local_limit, outage_limit
@@ -17,9 +17,10 @@ from ratelimiter.stores.limits_bridge import PREFIX, WEAKNESS
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.core.policy import Policy
     from ratelimiter.core.principal import Source
     from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.rule import Rule
     from ratelimiter.parsing.document import Document, Path
 
 _FORWARDING = frozenset(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ratelimiter.config.layers import Layer
-    from ratelimiter.core.json_body import Field
+    from ratelimiter.core.json_body import JsonField
     from ratelimiter.parsing.document import Path
 
 
@@ -35,8 +35,8 @@ def read_match(layer: Layer, path: Path, value: Mapping[str, Any]) -> Match | No
     return Match(frozenset(value.get("methods", ())), value.get("path"), excepted, json=json_fields)
 
 
-def _read_json_fields(layer: Layer, path: Path, value: Mapping[str, Any]) -> tuple[Field, ...]:
-    fields: dict[str, Field] = {}
+def _read_json_fields(layer: Layer, path: Path, value: Mapping[str, Any]) -> tuple[JsonField, ...]:
+    fields: dict[str, JsonField] = {}
     for name, wanted in value.items():
         same = fields.get(name.casefold())
         if same is not None:

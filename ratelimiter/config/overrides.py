@@ -9,7 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.core.overrides import FOR_EVER, Override, PlanChoice
-from ratelimiter.core.tiers import override_fault
+from ratelimiter.core.policy import override_fault
 from ratelimiter.parsing import schema, values, yaml
 from ratelimiter.parsing.document import problem_lines, shown, shown_path
 from ratelimiter.parsing.principal_notation import Named, digests_of, parse_named, pattern_digest

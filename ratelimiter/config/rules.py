@@ -9,9 +9,9 @@ from ratelimiter.config import descriptors
 from ratelimiter.config.layers import DraftRule
 from ratelimiter.config.match import read_match
 from ratelimiter.config.principal import read_principal
-from ratelimiter.core.policy import LONG_WINDOWS, RESPONSE_HEADER, Mode, OnStoreError, Rule
 from ratelimiter.core.principal import EVERYONE
 from ratelimiter.core.quota import LEASE_TTL_MS, WINDOW_MS_MAX, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.rule import LONG_WINDOWS, RESPONSE_HEADER, Mode, OnStoreError, Rule
 from ratelimiter.parsing import values
 from ratelimiter.parsing.document import Path, shown
 from ratelimiter.parsing.units import CALENDAR, TOKEN_BUCKET, UNLIMITED, LimitOptions, parse_limit, spell_limit
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ratelimiter.config.layers import Layer
-    from ratelimiter.core.policy import CostFrom
     from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.rule import CostFrom
 
     Reader = Callable[[Layer, Path, Any], Any]  # raises ValueError, or notes the problem itself and returns None
     Limits = tuple[AnyQuota, tuple[tuple[str, AnyQuota | None], ...]]  # the rule's own, and those of its plans

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.policy import REQUEST_HEADER, RESPONSE_HEADER
 from ratelimiter.core.quota import LIMIT_MAX
 from ratelimiter.core.request import MalformedRequest
+from ratelimiter.core.rule import REQUEST_HEADER, RESPONSE_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ratelimiter.core.policy import Hit, Rule
-    from ratelimiter.core.principal import Trust
+    from ratelimiter.core.client_address import Trust
     from ratelimiter.core.request import Request
+    from ratelimiter.core.rule import Hit, Rule
 
     Header = tuple[bytes, bytes]
 

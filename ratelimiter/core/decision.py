@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, NEVER, STORE, new
 from ratelimiter.core.quota import Slots
+from ratelimiter.core.receipt import FAIL_CLOSED, FAIL_OPEN, NEVER, STORE, new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt, Tally
-    from ratelimiter.core.policy import Hit, Rule
     from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.receipt import Receipt, Tally
     from ratelimiter.core.requirement import Unmet
+    from ratelimiter.core.rule import Hit, Rule
 
 # Why a decision fell as it did. A closed set: it becomes a metric label.
 WITHIN_LIMIT = "within_limit"

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.core.policy import Hit, Rule, key_of
+from ratelimiter.core.policy import key_of
 from ratelimiter.core.quota import LIMIT_MAX, Quota
+from ratelimiter.core.rule import Hit, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

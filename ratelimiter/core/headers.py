@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ratelimiter.core.decision import Decision, Outcome
-    from ratelimiter.core.policy import Rule
+    from ratelimiter.core.rule import Rule
 
     Header = tuple[bytes, bytes]
     Renderer = Callable[[Decision], list[Header]]

@@ -20,17 +20,17 @@ ANYTHING = ""  # among the spellings of values: may be read as any of them
 _UNCERTAIN = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-class Field(NamedTuple):
+class JsonField(NamedTuple):
     """What a rule wants of one field: that it equals one of *values*."""
 
     name: str  # as the operator wrote it; compared without regard to case
     values: tuple[str, ...]  # as `spelled` spells them
 
 
-class Fields(dict[str, set[str]]):
+class JsonFields(dict[str, set[str]]):
     """The fields of a JSON object: by name, without regard to case, the spellings of every value that it has."""
 
-    def meet(self, wanted: tuple[Field, ...]) -> bool:
+    def meet(self, wanted: tuple[JsonField, ...]) -> bool:
         """Whether each field of *wanted* has one of its values, in some reader's eyes."""
         for name, values in wanted:
             have = self.get(name.casefold())
@@ -61,7 +61,7 @@ def spelled(value: Scalar) -> str:
     return json.dumps(value)
 
 
-def read_fields(body: bytes) -> Fields | None:
+def read_fields(body: bytes) -> JsonFields | None:
     """The top-level fields of *body*; none if it is another value than an object.
 
     Returns:
@@ -73,7 +73,7 @@ def read_fields(body: bytes) -> Fields | None:
         value = json.loads(body.decode(), object_pairs_hook=_Pairs, parse_int=float, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
-    fields = Fields()
+    fields = JsonFields()
     if isinstance(value, _Pairs):
         for name, item in value:
             if _UNCERTAIN.search(name):

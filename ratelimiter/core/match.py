@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
 
-from ratelimiter.core.request import PLAIN_CHARACTERS
+from ratelimiter.core.path import PLAIN_CHARACTERS
 
 if TYPE_CHECKING:
-    from ratelimiter.core.json_body import Field
+    from ratelimiter.core.json_body import JsonField
 
 # HEAD is GET without the body (RFC 9110 section 9.3.2), so it spends what GET spends.
 ALSO_MEANT = {"GET": "HEAD"}
@@ -36,7 +36,7 @@ class Match:
     path: str | None = None
     excepted: tuple[str, ...] = ()
     ignore_case: bool = False
-    json: tuple[Field, ...] = ()
+    json: tuple[JsonField, ...] = ()
     _methods: frozenset[str] = field(init=False, repr=False, compare=False)
     _wanted: _Template = field(init=False, repr=False, compare=False)
     _unwanted: tuple[_Template, ...] = field(init=False, repr=False, compare=False)

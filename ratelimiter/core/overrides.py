@@ -88,7 +88,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class RuntimeOverrides:
     """What operators have ordered at run time.
 
     Args:
@@ -105,7 +105,7 @@ class Orders:
     shadow: bool = False
     shadow_until_ms: int = FOR_EVER
 
-    def at(self, now_ms: int) -> Orders:
+    def at(self, now_ms: int) -> RuntimeOverrides:
         """Those of them that are in force at *now_ms*."""
         return replace(
             self,
@@ -121,7 +121,7 @@ class Orders:
         return tuple(ms for ms in (*moments, self.shadow_until_ms if self.shadow else FOR_EVER) if ms)
 
 
-NO_ORDERS = Orders()
+NO_OVERRIDES = RuntimeOverrides()
 
 
 def in_force(overrides: Iterable[Override], now_ms: int) -> tuple[Override, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.core.policy import Hit
 from ratelimiter.core.quota import LIMIT_MAX, Balance
+from ratelimiter.core.rule import Hit
 
 if TYPE_CHECKING:
-    from ratelimiter.core.policy import Rule
     from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.rule import Rule
 
 RENEW = -1  # instead of what is due: it is not known yet, so the lease is to hold for another `lease_ttl_ms`
 

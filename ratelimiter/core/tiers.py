@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ratelimiter.core.overrides import BlockedError, Override, in_force
+from ratelimiter.core.policy import adapted, plans_of, with_quota
 from ratelimiter.core.principal import CLIENT, credential
-from ratelimiter.core.quota import Bucket, Period, Quota
 from ratelimiter.core.request import MalformedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ratelimiter.core.overrides import Orders
-    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.core.overrides import RuntimeOverrides
+    from ratelimiter.core.policy import Policy
     from ratelimiter.core.principal import Principal, PrincipalReader
     from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.rule import Rule
 
     Header = tuple[bytes, bytes]
 
 PRINCIPALS_MAX = 8192  # whose overrides are remembered, with their digest and nothing else of them
 UNKNOWN_MAX = 32  # plans that nobody knows and that were told of
-HOUR_MS = 3_600_000
-UNITS_MS = {"hour": HOUR_MS, "day": 24 * HOUR_MS, "week": 7 * 24 * HOUR_MS}  # of periods that have one length
 
 
-def terms_needed(policy: Policy, orders: Orders) -> bool:
+def tiers_needed(policy: Policy, orders: RuntimeOverrides) -> bool:
     """Whether one principal may meet other rules than the next: the hot path of others knows nothing of this."""
     return bool(policy.plan or policy.overrides or orders.overrides or orders.blocks)
 
 
-class Terms:
+class Tiers:
     """What each principal's rules are under one policy and the orders in force.
 
     Args:
@@ -43,7 +41,12 @@ class Terms:
     """
 
     def __init__(
-        self, policy: Policy, orders: Orders, reader: PrincipalReader, now_ms: int, noted: Callable[[str], None]
+        self,
+        policy: Policy,
+        orders: RuntimeOverrides,
+        reader: PrincipalReader,
+        now_ms: int,
+        noted: Callable[[str], None],
     ) -> None:
         self._choice = policy.plan
         self._trust = policy.trust
@@ -173,86 +176,3 @@ class Terms:
         if variant is None:
             variant = self._variants[rule.name, quota] = with_quota(rule, quota)
         return variant
-
-
-def plans_of(policy: Policy) -> tuple[str, ...]:
-    """Every plan that *policy* knows, the default first."""
-    default = () if policy.plan is None else (policy.plan.default,)
-    return tuple(dict.fromkeys((*default, *(plan for rule in policy.rules for plan, _ in rule.plans))))
-
-
-def plan_fault(policy: Policy) -> str:
-    """Why the plans of *policy* cannot be; empty when they can."""
-    known = plans_of(policy)
-    for rule in policy.rules:
-        if rule.plans and policy.plan is None:
-            return f"rule {rule.name} has limits by plan, and plan does not say what a request's is; write its default"
-        missing = [plan for plan in known if rule.plans and plan not in dict(rule.plans)]
-        if missing:
-            return f"rule {rule.name} has no limit for plan {missing[0]}; write it, or unlimited"
-        for plan, quota in rule.plans:
-            fault = quota and _quota_fault(rule, quota)
-            if fault:
-                return f"rule {rule.name}, plan {plan}: {fault}"
-    return ""
-
-
-def override_fault(policy: Policy, override: Override) -> str:
-    """Why *override* means nothing to *policy*; empty when it means something."""
-    rules = [rule for rule in policy.rules if override.rule in ("", rule.name)]
-    if not rules:
-        return f"{override.rule!r} is no rule; write {' or '.join(rule.name for rule in policy.rules)}"
-    if override.plan and override.plan not in plans_of(policy):
-        known = " or ".join(plans_of(policy)) or "limits by plan into the rules first"
-        return f"{override.plan!r} is no plan; write {known}"
-    if override.quota is None:
-        return ""
-    fitting = [(rule, adapted(rule, override.quota, named=bool(override.rule))) for rule in rules]
-    if not any(quota for _, quota in fitting):
-        what = f"{override.rule} limits something else" if override.rule else "no rule has this kind and window"
-        return f"{what}; write a limit like the rule's own, and name the rule"
-    return next(filter(None, (_quota_fault(rule, quota) for rule, quota in fitting if quota is not None)), "")
-
-
-def _quota_fault(rule: Rule, quota: AnyQuota) -> str:
-    try:
-        variant = with_quota(rule, quota)
-    except ValueError as fault:
-        return str(fault)
-    most = variant.quotas[0].limit
-    return (
-        f"the cost of {rule.cost} never fits a limit of {most}; write at least {rule.cost}" if rule.cost > most else ""
-    )
-
-
-def with_quota(rule: Rule, quota: AnyQuota) -> Rule:
-    """*rule* with another limit and all else its own: its name too, so that what is counted stays.
-
-    Raises:
-        ValueError: its burst does not go with that limit.
-    """
-    return replace(rule, quota=quota, plans=())
-
-
-def adapted(rule: Rule, quota: AnyQuota, *, named: bool) -> AnyQuota | None:
-    """*quota*, as an override gives it, as a limit of *rule*; None when it is none.
-
-    The number is the override's, everything else the rule's: its calendar, its time zone, its burst. Only a window may
-    have another length, and only if the override names the rule.
-
-    Args:
-        rule: any rule.
-        quota: the limit of an override.
-        named: whether the override is for this rule by name, and not for all.
-    """
-    own = rule.quota
-    if not isinstance(quota, Quota):
-        same = quota.kind == own.kind and getattr(quota, "unit", "") == getattr(own, "unit", "")
-        return replace(own, limit=quota.limit) if same else None
-    if isinstance(own, Period):
-        return replace(own, limit=quota.limit) if UNITS_MS.get(own.unit) == quota.window_ms else None
-    if not isinstance(own, Quota | Bucket) or not (named or quota.window_ms == own.window_ms):
-        return None
-    if isinstance(own, Bucket):
-        return Bucket(max(own.limit, quota.limit), quota.limit, quota.window_ms)
-    return quota

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
 
     Told = tuple[Decision, Sequence[Hit], float]
 

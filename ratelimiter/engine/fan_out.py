@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.overrides import Orders
-    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.overrides import RuntimeOverrides
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.rule import Hit
     from ratelimiter.engine.batched_observer import Told
     from ratelimiter.engine.observer import DecisionObserver, Observer
 
@@ -54,10 +55,10 @@ class FanOut(Decisions):
         for observer in self._all:
             observer.loaded(policy)
 
-    def obeyed(self, orders: Orders) -> None:
+    def overridden(self, overrides: RuntimeOverrides) -> None:
         """Pass on the runtime overrides in force."""
         for observer in self._all:
-            observer.obeyed(orders)
+            observer.overridden(overrides)
 
     def checked(self) -> None:
         """Pass on that the policy file was read."""

@@ -10,14 +10,15 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
-from ratelimiter.core.algorithms.sliding_window import REMEMBERED, STORE, new
 from ratelimiter.core.cost import priced
 from ratelimiter.core.decision import SUSPENDED, Decision, blocked, decide, malformed, refused_for, suspended, unmatched
 from ratelimiter.core.identity import NOBODY, Identity, IdentityPolicy
-from ratelimiter.core.overrides import NO_ORDERS, BlockedError
-from ratelimiter.core.policy import REQUEST_HEADER, Mode, Planner
+from ratelimiter.core.overrides import NO_OVERRIDES, BlockedError
+from ratelimiter.core.planner import Planner
+from ratelimiter.core.receipt import REMEMBERED, STORE, new
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
+from ratelimiter.core.rule import REQUEST_HEADER, Mode
 from ratelimiter.engine.observer import NULL_OBSERVER, observer_of
 from ratelimiter.engine.settlements import Settlements
 from ratelimiter.errors import ConfigError, StoreError
@@ -26,11 +27,12 @@ from ratelimiter.identity.authenticator import Authenticator
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
-    from ratelimiter.core.overrides import Orders
-    from ratelimiter.core.policy import Hit, Policy, Rule
+    from ratelimiter.core.overrides import RuntimeOverrides
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.receipt import Receipt
     from ratelimiter.core.request import Request
     from ratelimiter.core.requirement import Requirement
+    from ratelimiter.core.rule import Hit, Rule
     from ratelimiter.engine.observer import DecisionObserver, Observer
     from ratelimiter.engine.settlements import PendingRequest
     from ratelimiter.stores.base import Store
@@ -68,7 +70,7 @@ class Limiter:
 
     Attributes:
         policy: the one in force.
-        orders: of operators, those in force, beside it.
+        overrides: of operators, those in force beside it.
         store: where requests are counted.
     """
 
@@ -87,7 +89,7 @@ class Limiter:
         self._stopwatch = stopwatch
         self._authenticator: Authenticator | None = None
         self._settlements = Settlements(store, self._observer)
-        self.orders = NO_ORDERS
+        self.overrides = NO_OVERRIDES
         self._load(policy)
 
     def swap(self, policy: Policy) -> None:
@@ -102,29 +104,29 @@ class Limiter:
             raise ConfigError(msg)
         self._load(policy)
 
-    def obey(self, orders: Orders) -> None:
-        """Judge under *orders*, too, from the next request on. What is counted stays; cached refusals do not.
+    def apply(self, overrides: RuntimeOverrides) -> None:
+        """Judge under the runtime *overrides*, too, from the next request on. Tallies stay; cached refusals do not.
 
         Args:
-            orders: those in force now, their moments by this limiter's clock.
+            overrides: in force now, their moments by this limiter's clock.
         """
-        self.orders = orders
-        self._plan(self.policy)
+        self.overrides = overrides
+        self._make_ready(self.policy)
         self.store.forget_refusals()
-        self._observer.obeyed(orders)
+        self._observer.overridden(overrides)
 
-    def _plan(self, policy: Policy) -> None:
-        self._planner = Planner(policy, self.orders, now_ms=self._clock(), noted=_note_unknown_plan)
+    def _make_ready(self, policy: Policy) -> None:
+        self._planner = Planner(policy, self.overrides, now_ms=self._clock(), noted=_note_unknown_plan)
         self._looks_at_bodies = self._planner.looks_at_bodies
         self._prices = any(rule.cost_from and rule.cost_from.where == REQUEST_HEADER for rule in policy.rules)
         # Bound here, so that a policy without kill switch does not pay for the question.
         self._conclude: Callable[[Sequence[Hit], Receipt], Decision] = decide
-        if self.orders.shadow:
+        if self.overrides.shadow:
             self._conclude = partial(suspended, shadowed=lru_cache(SHADOWS_MAX)(_shadowed))
 
     def _load(self, policy: Policy) -> None:
         self.policy = policy
-        self._plan(policy)
+        self._make_ready(policy)
         identifies = policy.identity is not None or bool(policy.requirements)
         self._authenticator = Authenticator(policy, self._authenticator, clock=self._clock) if identifies else None
         self._settles = any(rule.settles for rule in policy.rules)
@@ -223,18 +225,18 @@ class Limiter:
 
     def _placed(self, request: Request, identity: Identity) -> Identity:
         """Return *identity* with the plan that applies to *request*."""
-        terms = self._planner.terms
-        if terms is None:
+        tiers = self._planner.tiers
+        if tiers is None:
             return identity
         watched = self._planner.reader.watched
         headers = [header for header in request.headers if header[0].lower() in watched]
-        return identity._replace(plan=terms.plan_of(headers, request.peer, identity.verified, identity.plan))
+        return identity._replace(plan=tiers.plan_of(headers, request.peer, identity.verified, identity.plan))
 
     def _met(self, request: Request, identity: Identity) -> tuple[Sequence[Hit], Sequence[Requirement]]:
         """Return what *request* of *identity* is charged, and what it must bring."""
-        plan = self._planner.plan(request)
-        hits = plan.hits_of(request, identity)
-        return (priced(hits, request, self.policy.trust) if self._prices else hits), plan.requirements
+        rule_set = self._planner.rule_set(request)
+        hits = rule_set.hits_of(request, identity)
+        return (priced(hits, request, self.policy.trust) if self._prices else hits), rule_set.requirements
 
     def _required(
         self, decision: Decision, request: Request, requirements: Sequence[Requirement], identity: Identity

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.overrides import Orders
-    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.overrides import RuntimeOverrides
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.rule import Hit
     from ratelimiter.engine.batched_observer import Decisions
 
 
@@ -36,8 +37,8 @@ class Observer(StoreObserver):
     def loaded(self, policy: Policy) -> None:
         """Note that requests are judged under *policy* from now on."""
 
-    def obeyed(self, orders: Orders) -> None:
-        """Note that requests are judged under *orders*, too, from now on."""
+    def overridden(self, overrides: RuntimeOverrides) -> None:
+        """Note that requests are judged under the runtime *overrides*, too, from now on."""
 
     def checked(self) -> None:
         """Note that the policy file was read."""

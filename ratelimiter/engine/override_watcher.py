@@ -10,8 +10,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.clock import Clock, unix_ms
-from ratelimiter.core.overrides import FOR_EVER, NO_ORDERS, Block, Orders, Override, parse_pattern
-from ratelimiter.core.tiers import override_fault
+from ratelimiter.core.overrides import FOR_EVER, NO_OVERRIDES, Block, Override, RuntimeOverrides, parse_pattern
+from ratelimiter.core.policy import override_fault
 from ratelimiter.errors import Kind, StoreError
 from ratelimiter.parsing.units import UNLIMITED, parse_limit
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ratelimiter.engine.limiter import Limiter
     from ratelimiter.stores.overrides import OverrideStore, Snapshot
 
-POLL_S = 0.5  # what is ordered is obeyed everywhere within a second
+POLL_S = 0.5  # what is ordered is applied everywhere within a second
 READ_AGAIN_MS = 60_000  # though nothing has changed: our clock may have, against the store's
 DRIFT_MS = 100  # of a clock, that is of no account
 NOTED_MAX = 100  # orders that make no sense here, each told of once
@@ -61,7 +61,7 @@ def override_from(entry: dict[str, Any], until_ms: int) -> Override:
     return Override(frozenset({who}), pattern, str(entry.get("source", "")), rule, quota, plan, until_ms)
 
 
-def orders_of(page: Snapshot, policy: Policy, ahead_ms: int, noted: Callable[[str, str], None]) -> Orders:
+def orders_of(page: Snapshot, policy: Policy, ahead_ms: int, noted: Callable[[str, str], None]) -> RuntimeOverrides:
     """What *page* orders under *policy*.
 
     Args:
@@ -88,7 +88,7 @@ def orders_of(page: Snapshot, policy: Policy, ahead_ms: int, noted: Callable[[st
                 noted(field, fault)
             else:
                 overrides.append(override)
-    return Orders(page.version, tuple(overrides), tuple(blocks), shadow, shadow_until_ms)
+    return RuntimeOverrides(page.version, tuple(overrides), tuple(blocks), shadow, shadow_until_ms)
 
 
 class OverrideWatcher:
@@ -108,7 +108,7 @@ class OverrideWatcher:
         self._limiter = weakref.ref(limiter)
         self._clock = clock
         self._poll_s = poll_s
-        self._orders = NO_ORDERS
+        self._orders = NO_OVERRIDES
         self._policy = limiter.policy
         self._name = ""
         self._page: Snapshot | None = None
@@ -124,7 +124,7 @@ class OverrideWatcher:
         self._open(limiter)
 
     def _open(self, limiter: Limiter) -> None:
-        self._page, self._orders, self._name = None, NO_ORDERS, limiter.policy.name
+        self._page, self._orders, self._name = None, NO_OVERRIDES, limiter.policy.name
         self._book = limiter.store.override_store(self._name)
         if self._book is not None:
             self._book.listen(self._written)
@@ -206,18 +206,18 @@ class OverrideWatcher:
         ahead_ms = page.now_ms - self._read_ms
         if abs(ahead_ms - self._ahead_ms) > DRIFT_MS:  # else each look would move every end by how long it took
             self._ahead_ms = ahead_ms
-        self._orders = NO_ORDERS  # to be made of the page
+        self._orders = NO_OVERRIDES  # to be made of the page
 
     def _obey(self, limiter: Limiter, *, changed: bool) -> None:
         now_ms = self._clock()
         if limiter.policy is not self._policy:
-            self._policy, self._orders, changed = limiter.policy, NO_ORDERS, True
-        if self._orders is NO_ORDERS and self._page is not None:
+            self._policy, self._orders, changed = limiter.policy, NO_OVERRIDES, True
+        if self._orders is NO_OVERRIDES and self._page is not None:
             self._orders = orders_of(self._page, limiter.policy, self._ahead_ms, self._note_senseless)
         ended = bool(self._next_end_ms) and now_ms >= self._next_end_ms
         orders = self._orders.at(now_ms)
-        if changed or ended or orders != limiter.orders:
-            limiter.obey(orders)
+        if changed or ended or orders != limiter.overrides:
+            limiter.apply(orders)
         self._set_next_end(limiter)
 
     def _set_next_end(self, limiter: Limiter) -> None:
@@ -228,7 +228,7 @@ class OverrideWatcher:
     def _note_senseless(self, field: str, fault: str) -> None:
         if field not in self._noted and len(self._noted) < NOTED_MAX:
             self._noted.add(field)
-            log.error("an order is not obeyed here: %s: %s", field[:100], " ".join(fault.split())[:200])
+            log.error("an order is not applied here: %s: %s", field[:100], " ".join(fault.split())[:200])
 
     def _note_failure(self, error: StoreError) -> None:
         if error.kind != self._failing:

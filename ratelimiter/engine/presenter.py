@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.core.decision import malformed
 from ratelimiter.core.headers import renderer, replaced
-from ratelimiter.core.identity import Teller
+from ratelimiter.core.identity_headers import UpstreamIdentityHeaders
 from ratelimiter.dialects import loader, request_id
 from ratelimiter.engine.refusals import Refusals
 
@@ -46,7 +46,9 @@ class Presenter:
         self.headers = renderer(policy.headers, expose=policy.expose_headers)
         self._ids = self.dialect.request_ids
         self.id_header = None if self._ids is None else self._ids.header
-        self.identity_headers = Teller(() if policy.identity is None else policy.identity.tell_upstream)
+        self.identity_headers = UpstreamIdentityHeaders(
+            () if policy.identity is None else policy.identity.tell_upstream
+        )
         of_id = frozenset() if self.id_header is None else frozenset({self.id_header})
         self.reserved_request = of_id | self.identity_headers.names
         self.reserved_response = replaced(policy.headers) | of_id

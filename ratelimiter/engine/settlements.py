@@ -11,11 +11,11 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.algorithms.sliding_window import LOCAL, STORE
 from ratelimiter.core.cost import counts, due_of
-from ratelimiter.core.policy import RESPONSE_HEADER
 from ratelimiter.core.quota import Slots
+from ratelimiter.core.receipt import LOCAL, STORE
 from ratelimiter.core.requirement import Unmet
+from ratelimiter.core.rule import RESPONSE_HEADER
 from ratelimiter.core.settlement import RENEW, Settlement, settlement_of
 from ratelimiter.errors import StoreError
 from ratelimiter.stores.base import SILENT, StoreObserver
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
     from ratelimiter.stores.base import Store
 
     Header = tuple[bytes, bytes]

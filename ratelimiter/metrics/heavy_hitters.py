@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.rule import Hit
     from ratelimiter.engine.batched_observer import Told
 
 KEYS_MAX = 1000  # counted at a time, about 300 bytes each

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.config.redact import fingerprint
 from ratelimiter.config.reload import FAILED, RESULTS
-from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.core.decision import (
     BLOCKED,
     CREDIT_EXHAUSTED,
@@ -25,8 +24,9 @@ from ratelimiter.core.decision import (
     UNMATCHED,
     WITHIN_LIMIT,
 )
-from ratelimiter.core.policy import OnStoreError
+from ratelimiter.core.receipt import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.core.requirement import REASONS
+from ratelimiter.core.rule import OnStoreError
 from ratelimiter.engine.batched_observer import Decisions
 from ratelimiter.errors import Kind
 from ratelimiter.metrics.prometheus import Instruments, Noted, Observed
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.overrides import Orders
-    from ratelimiter.core.policy import Hit, Policy, Rule
+    from ratelimiter.core.overrides import RuntimeOverrides
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.rule import Hit, Rule
     from ratelimiter.engine.batched_observer import Told
     from ratelimiter.metrics.prometheus import CollectorRegistry
 
@@ -284,9 +285,11 @@ class Metrics(Instruments, Decisions):
         self._reload_ok.set(1)
         self._shown_rules, self._shown_hash = rules, hash_
 
-    def obeyed(self, orders: Orders) -> None:
-        """Show how many *orders* are in force; see `ratelimiter.engine.observer.Observer`."""
-        for kind, number in zip(ORDERS, (len(orders.overrides), len(orders.blocks), int(orders.shadow)), strict=True):
+    def overridden(self, overrides: RuntimeOverrides) -> None:
+        """Show how many runtime *overrides* are in force; see `ratelimiter.engine.observer.Observer`."""
+        for kind, number in zip(
+            ORDERS, (len(overrides.overrides), len(overrides.blocks), int(overrides.shadow)), strict=True
+        ):
             self._orders.labels(kind).set(number)
 
     # --- What is told

@@ -6,9 +6,10 @@ import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
+from ratelimiter.core.client_address import client_id, parse_address
 from ratelimiter.core.overrides import parse_pattern
-from ratelimiter.core.policy import reader_for
-from ratelimiter.core.principal import CLIENT, DIGEST_BYTES, client_id, parse_address
+from ratelimiter.core.planner import reader_for
+from ratelimiter.core.principal import CLIENT, DIGEST_BYTES
 from ratelimiter.core.request import PRINCIPAL_BYTES_MAX
 from ratelimiter.parsing.values import read_source
 

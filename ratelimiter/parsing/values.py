@@ -14,17 +14,19 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.algorithms.calendar import known, names
-from ratelimiter.core.json_body import Field, spelled
+from ratelimiter.core.json_body import JsonField, spelled
 from ratelimiter.core.match import Match
-from ratelimiter.core.policy import CostFrom
-from ratelimiter.core.principal import Network, Source, parse_source
+from ratelimiter.core.principal import Source, parse_source
 from ratelimiter.core.quota import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
+from ratelimiter.core.rule import CostFrom
 from ratelimiter.parsing.document import shown
 from ratelimiter.parsing.schema import listed, suggestion
 from ratelimiter.parsing.units import read_duration_ms
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ratelimiter.core.client_address import Network
 
 SECRET_BYTES_MAX = 64  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
 TIMEOUT_MS_MAX = 10_000
@@ -139,7 +141,7 @@ def read_count(statuses: list[int | str]) -> frozenset[str]:
     return frozenset(map(str, statuses))
 
 
-def read_json_field(name: str, value: Any) -> Field:
+def read_json_field(name: str, value: Any) -> JsonField:
     """One field of a JSON body and its value, or the values of which it may have any."""
     values = []
     for item in value if isinstance(value, list) else [value]:
@@ -148,7 +150,7 @@ def read_json_field(name: str, value: Any) -> Field:
         except ValueError:
             msg = f"{shown(item)} is not a number that every JSON parser can read; write a smaller one, or text"
             raise ValueError(msg) from None
-    return Field(name, tuple(values))
+    return JsonField(name, tuple(values))
 
 
 def read_template(template: str) -> None:

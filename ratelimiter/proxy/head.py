@@ -11,7 +11,8 @@ import re
 from copy import copy
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.request import MalformedRequest, canonical_path
+from ratelimiter.core.path import canonical_path
+from ratelimiter.core.request import MalformedRequest
 from ratelimiter.proxy.header_policy import OF_CONNECTION, OF_FRAMING, UPGRADES, HeaderPolicy, options_of, without
 
 if TYPE_CHECKING:

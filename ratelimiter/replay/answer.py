@@ -17,7 +17,8 @@ from ratelimiter.replay.limits import SHARES, needs_of, quantile, smallest_limit
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.rule import Rule
     from ratelimiter.replay.judge import Caller, Judge
     from ratelimiter.replay.run import Log, Replay
     from ratelimiter.replay.tracked import Tracked

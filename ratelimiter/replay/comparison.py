@@ -10,7 +10,7 @@ from ratelimiter.core.quota import Quota
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
 
 
 class _Compared:

@@ -8,12 +8,14 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.algorithms import STATES, settle
-from ratelimiter.core.algorithms.sliding_window import Window, charge
+from ratelimiter.core.algorithms.sliding_window import Window
+from ratelimiter.core.charge import charge
 from ratelimiter.core.cost import due_of, priced
 from ratelimiter.core.decision import decide
-from ratelimiter.core.policy import REQUEST_HEADER, RESPONSE_HEADER, Hit, Planner
+from ratelimiter.core.planner import Planner
 from ratelimiter.core.quota import Quota, Slots
 from ratelimiter.core.request import MalformedRequest
+from ratelimiter.core.rule import REQUEST_HEADER, RESPONSE_HEADER, Hit
 from ratelimiter.core.settlement import RENEW, settlement_of
 from ratelimiter.replay.comparison import ALGORITHMS, Comparison
 from ratelimiter.replay.requests import request_maker
@@ -22,9 +24,10 @@ from ratelimiter.replay.tracked import Tracked
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
-    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.receipt import Receipt
     from ratelimiter.core.request import Request
+    from ratelimiter.core.rule import Rule
     from ratelimiter.core.settlement import Settlement
     from ratelimiter.replay.record import Record
 
@@ -249,7 +252,7 @@ class Judge:
         try:
             plan: object = None
             if self._memorable:
-                rules = self._planner.plan(request)
+                rules = self._planner.rule_set(request)
                 plan = rules if self._plain else (rules, request.headers)
                 entry = self._entries.get((plan, request.peer))
                 if self._plain:

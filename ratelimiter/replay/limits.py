@@ -10,8 +10,8 @@ from ratelimiter.core.quota import Bucket, Quota
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ratelimiter.core.policy import Rule
     from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.rule import Rule
     from ratelimiter.replay.tracked import Tracked
 
 SHARES = (0.0, 0.001, 0.01, 0.05)  # of callers that may be touched

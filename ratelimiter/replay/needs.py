@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.core.policy import REQUEST_HEADER
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Slots
+from ratelimiter.core.rule import REQUEST_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.rule import Rule
     from ratelimiter.replay.format import Format
 
 PRINCIPAL_HEADER = "x-replay-principal"  # carries the value of `--principal` where a rule names no header

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ratelimiter.core.descriptors import DescriptorPlanner
 from ratelimiter.core.identity import NOBODY
 from ratelimiter.core.overrides import BlockedError
-from ratelimiter.core.policy import reader_for
+from ratelimiter.core.planner import reader_for
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.engine.observer import NULL_OBSERVER
 from ratelimiter.service.deadlines import Deadlines
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.receipt import Receipt
     from ratelimiter.core.reply import Reply
     from ratelimiter.core.request import Request
+    from ratelimiter.core.rule import Hit
     from ratelimiter.core.settlement import Settlement
     from ratelimiter.engine.observer import Observer
     from ratelimiter.proxy.interfaces import Verdict

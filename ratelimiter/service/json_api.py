@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.policy import Hit, Rule
     from ratelimiter.core.reply import Reply
+    from ratelimiter.core.rule import Hit, Rule
     from ratelimiter.service.engine import Engine
     from ratelimiter.service.rls import RateLimitService
 

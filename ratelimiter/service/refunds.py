@@ -10,7 +10,7 @@ from ratelimiter.core.settlement import Settlement
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
 
 CHARGES_MAX = 65_536  # remembered charges, about 300 bytes each; the oldest go first
 

@@ -8,12 +8,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimiter.clock import stopwatch_s, unix_ms
-from ratelimiter.core.algorithms.sliding_window import NEVER, STORE
 from ratelimiter.core.decision import OVER_LIMIT as REASON_OVER_LIMIT
 from ratelimiter.core.decision import SUSPENDED, Decision, Outcome, unmatched
 from ratelimiter.core.descriptors import BLOCKED
-from ratelimiter.core.policy import Mode, Rule
 from ratelimiter.core.quota import LIMIT_MAX
+from ratelimiter.core.receipt import NEVER, STORE
+from ratelimiter.core.rule import Mode, Rule
 from ratelimiter.core.settlement import Settlement
 from ratelimiter.service import rls_messages as messages
 from ratelimiter.service.grpc.calls import CallError, Status
@@ -23,9 +23,9 @@ from ratelimiter.service.refunds import Refunds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Tally
     from ratelimiter.core.descriptors import Entry
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.receipt import Tally
+    from ratelimiter.core.rule import Hit
     from ratelimiter.service.engine import Engine
     from ratelimiter.service.grpc.calls import Call
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.algorithms.sliding_window import new
+from ratelimiter.core.receipt import new
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.engine.observer import NULL_OBSERVER
 from ratelimiter.engine.presenter import Presenter

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from ratelimiter.core.algorithms.sliding_window import STORE
+from ratelimiter.core.receipt import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
-    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.receipt import Receipt
+    from ratelimiter.core.rule import Hit
     from ratelimiter.core.settlement import Settlement
     from ratelimiter.stores.overrides import OverrideStore
 

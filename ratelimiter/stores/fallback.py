@@ -10,9 +10,9 @@ from fractions import Fraction
 from math import ceil
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, STORE, Receipt, Tally
-from ratelimiter.core.policy import Hit, OnStoreError
 from ratelimiter.core.quota import Bucket, Quota
+from ratelimiter.core.receipt import FAIL_CLOSED, FAIL_OPEN, LOCAL, STORE, Receipt, Tally
+from ratelimiter.core.rule import Hit, OnStoreError
 from ratelimiter.errors import StoreError, StoreFault, StoreOverloaded
 from ratelimiter.stores.base import SILENT, Store, StoreObserver
 from ratelimiter.stores.circuit_breaker import CircuitBreaker
@@ -21,8 +21,8 @@ from ratelimiter.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.policy import Rule
     from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.rule import Rule
     from ratelimiter.core.settlement import Settlement
     from ratelimiter.stores.overrides import OverrideStore
 

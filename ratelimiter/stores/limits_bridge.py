@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlunsplit
 
 from ratelimiter.clock import unix_ms
-from ratelimiter.core.algorithms.sliding_window import NEVER, STORE, Receipt, Tally
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.receipt import NEVER, STORE, Receipt, Tally
 from ratelimiter.errors import (
     ConfigError,
     Kind,
@@ -51,8 +51,9 @@ from ratelimiter.stores.base import Store
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.policy import Policy
     from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.core.rule import Hit
     from ratelimiter.core.settlement import Settlement
 
 # `limits` is imported where it is used: it takes long, and most have no use for it here.

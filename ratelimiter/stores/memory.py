@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ratelimiter.clock import Clock, unix_ms
 from ratelimiter.core.algorithms import STATES, settle
 from ratelimiter.core.algorithms.account import Account
-from ratelimiter.core.algorithms.sliding_window import STORE, Receipt, State, Window, charge, charge_one
-from ratelimiter.core.policy import Hit
+from ratelimiter.core.algorithms.sliding_window import Window
+from ratelimiter.core.charge import KeyState, charge, charge_one
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.receipt import STORE, Receipt
+from ratelimiter.core.rule import Hit
 from ratelimiter.stores.base import Store
 from ratelimiter.stores.overrides import MemoryOverrideStore
 
@@ -306,7 +308,7 @@ class MemoryStore(Store):
         return True
 
 
-def _state_of(entry: _Entry | _Kept) -> State:
+def _state_of(entry: _Entry | _Kept) -> KeyState:
     return entry if isinstance(entry, _Entry) else entry.state
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ratelimiter.clock import Clock, monotonic_ms
-from ratelimiter.core.algorithms.sliding_window import NEVER, REMEMBERED, STORE, Receipt, Tally
 from ratelimiter.core.quota import Balance, Slots
+from ratelimiter.core.receipt import NEVER, REMEMBERED, STORE, Receipt, Tally
 from ratelimiter.stores.base import Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
     from ratelimiter.core.settlement import Settlement
     from ratelimiter.stores.overrides import OverrideStore
 

@@ -30,8 +30,8 @@ from tests.requesting import per_minute, request
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.receipt import Receipt
+    from ratelimiter.core.rule import Hit
 
 POLICY = Policy((per_minute(2),), store="redis://user:hunter2@redis:6379/0", secret=b"horse battery staple")
 

@@ -12,9 +12,11 @@ import pytest
 
 from ratelimiter.admin.operator import Operator, Wanted, read_wanted
 from ratelimiter.core.overrides import PlanChoice
-from ratelimiter.core.policy import Policy, Rule, reader_for
+from ratelimiter.core.planner import reader_for
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.rule import Rule
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.errors import ConfigError, StoreError

@@ -12,9 +12,10 @@ import pytest
 from ratelimiter.admin.operator import Operator
 from ratelimiter.admin.operator_http import BODY_MAX, operator_app
 from ratelimiter.admin.operator_tokens import Tokens
-from ratelimiter.core.policy import Policy, Rule
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Balance, Quota
+from ratelimiter.core.rule import Rule
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.stores.factory import open_store

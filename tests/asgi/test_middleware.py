@@ -386,8 +386,9 @@ class TestScopes:
 
 def _path_policy() -> Any:
     from ratelimiter.core.match import Match
-    from ratelimiter.core.policy import Policy, Rule
+    from ratelimiter.core.policy import Policy
     from ratelimiter.core.quota import Quota
+    from ratelimiter.core.rule import Rule
 
     return Policy((Rule("deep", Quota(1, 60_000), match=Match(path="/v1/deep")),))
 

@@ -21,10 +21,11 @@ from throttled.asyncio import MemoryStore as ThrottledStore
 from throttled.asyncio import Throttled
 
 from ratelimiter.core.decision import decide
-from ratelimiter.core.policy import Policy, Rule
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import parse_source
 from ratelimiter.core.quota import Quota
 from ratelimiter.core.request import Request
+from ratelimiter.core.rule import Rule
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from tests.benchmarks.table import compare

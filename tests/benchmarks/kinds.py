@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.rule import Hit, Rule
 from ratelimiter.core.settlement import settlement_of
 from ratelimiter.stores.redis import script
 from tests.stores.redis_server import RedisServer

@@ -14,9 +14,10 @@ import limits
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
-from ratelimiter.core.policy import Hit, Policy, Rule, key_of
+from ratelimiter.core.policy import Policy, key_of
 from ratelimiter.core.principal import Principal
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.rule import Hit, Rule
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 

@@ -28,8 +28,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ratelimiter import RateLimitMiddleware
-from ratelimiter.core.algorithms.sliding_window import REMEMBERED, STORE
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.receipt import REMEMBERED, STORE
 from ratelimiter.stores.fallback import local_limit
 from tests.history import History, Record
 from tests.stores.redis.test_sentinel import Watched
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
     from tests.stores.redis_server import SentinelServer
 
 PROCESSES = 2

@@ -126,8 +126,8 @@ def ours_in_memory(framework: str) -> Any:
 
 def one_evalsha(framework: str) -> Any:
     """Our script, one redis-py call each: the floor of what asks Redis for every request."""
-    from ratelimiter.core.policy import Hit, Rule
     from ratelimiter.core.quota import Quota
+    from ratelimiter.core.rule import Hit, Rule
     from ratelimiter.stores.redis import script
 
     client = redis.asyncio.Redis(connection_pool=_pool())

@@ -26,8 +26,8 @@ from limits.aio.strategies import MovingWindowRateLimiter, RateLimiter, SlidingW
 from throttled.asyncio import RedisStore as ThrottledStore
 from throttled.asyncio import Throttled, per_sec
 
-from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.rule import Hit, Rule
 from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.redis import script
 from ratelimiter.stores.redis.store import RedisStore

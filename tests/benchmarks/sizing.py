@@ -17,8 +17,9 @@ import limits
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
-from ratelimiter.core.policy import Hit, Policy, Rule, key_of
+from ratelimiter.core.policy import Policy, key_of
 from ratelimiter.core.principal import Principal
+from ratelimiter.core.rule import Hit, Rule
 from ratelimiter.parsing.units import parse_limit
 from ratelimiter.stores.factory import open_store
 from ratelimiter.stores.redis.store import RedisStore

@@ -233,12 +233,12 @@ def test_explain_says_who_is_charged_what(policy: str, capsys: pytest.CaptureFix
 def test_explain_charges_as_the_limiter_does(policy: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The keys are those that the limiter would charge, forwarded addresses and all."""
     from ratelimiter.config.loader import load
-    from ratelimiter.core.policy import Planner
+    from ratelimiter.core.planner import Planner
     from ratelimiter.core.request import Request
 
     headers = ((b"x-forwarded-for", b"198.51.100.9"),)
     request = Request("GET", b"/", headers, "10.0.0.1")
-    hits = Planner(load(policy)).plan(request).hits(request)
+    hits = Planner(load(policy)).rule_set(request).hits(request)
     lines = explained(policy, "GET", "/", "-H", "X-Forwarded-For: 198.51.100.9", "--peer", "10.0.0.1", capsys=capsys)
 
     assert [hit.key.decode() for hit in hits] == [line.split()[1] for line in lines if line.startswith("  key")]

@@ -19,9 +19,10 @@ from ratelimiter.asgi.request_state import SCOPE_KEY
 from ratelimiter.config import loader
 from ratelimiter.core.identity import UNAVAILABLE
 from ratelimiter.core.overrides import Override, PlanChoice
-from ratelimiter.core.policy import Planner, Policy, Rule
+from ratelimiter.core.planner import Planner
 from ratelimiter.core.quota import Quota, Slots
 from ratelimiter.core.requirement import REASONS
+from ratelimiter.core.rule import Rule
 from ratelimiter.identity.api_keys import hash_key
 from ratelimiter.stores.factory import store_for
 from tests.asgi_client import http_scope, send_request
@@ -32,6 +33,8 @@ from tests.stores.redis_server import RedisServer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
+
+    from ratelimiter.core.policy import Policy
 
 KEYS = {
     "user-key": {"principal": "ulla", "plan": "gold", "scopes": ["lookup"], "kind": "user", "org": "acme"},

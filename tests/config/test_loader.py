@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from ratelimiter.config.layers import policy_schema
 from ratelimiter.config.lint import warnings
 from ratelimiter.config.loader import build, load, load_file
+from ratelimiter.core.client_address import Trust
 from ratelimiter.core.match import Match
-from ratelimiter.core.policy import AmbiguousPaths, Mode, OnStoreError, Policy, Rule
-from ratelimiter.core.principal import CLIENT, EVERYONE, Source, Trust
+from ratelimiter.core.policy import AmbiguousPaths, Policy
+from ratelimiter.core.principal import CLIENT, EVERYONE, Source
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.rule import Mode, OnStoreError, Rule
 from ratelimiter.errors import ConfigError
 from ratelimiter.stores.factory import OPENERS, open_store
 from ratelimiter.stores.memory import MemoryStore

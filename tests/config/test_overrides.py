@@ -12,7 +12,7 @@ from ratelimiter.config import loader
 from ratelimiter.config.lint import outage, warnings
 from ratelimiter.config.redact import disclosed, fingerprint
 from ratelimiter.config.reload import LOADED, Reloader
-from ratelimiter.core.policy import Planner, Policy, reader_for
+from ratelimiter.core.planner import Planner, reader_for
 from ratelimiter.core.quota import Bucket, Period, Quota, Slots
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
@@ -21,6 +21,7 @@ from tests.requesting import request
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ratelimiter.core.policy import Policy
     from ratelimiter.core.request import Request
 
 # Sentinel's table, the plan by a header of a trusted peer and by overrides for each tenant.

@@ -6,10 +6,10 @@ from ipaddress import ip_network
 
 import pytest
 
+from ratelimiter.core.client_address import Trust
 from ratelimiter.core.cost import due_of, priced, requested_cost
-from ratelimiter.core.policy import REQUEST_HEADER, RESPONSE_HEADER, CostFrom, Hit
-from ratelimiter.core.principal import Trust
 from ratelimiter.core.request import MalformedRequest
+from ratelimiter.core.rule import REQUEST_HEADER, RESPONSE_HEADER, CostFrom, Hit
 from tests.requesting import PEER, per_minute, request
 
 ASKED = CostFrom(REQUEST_HEADER, "x-cost")

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Tally
 from ratelimiter.core.decision import (
     CREDIT_EXHAUSTED,
     MALFORMED,
@@ -20,8 +19,9 @@ from ratelimiter.core.decision import (
     malformed,
     unmatched,
 )
-from ratelimiter.core.policy import Hit, Mode, Rule
 from ratelimiter.core.quota import Balance, Period
+from ratelimiter.core.receipt import NEVER, Receipt, Tally
+from ratelimiter.core.rule import Hit, Mode, Rule
 from tests.reference_store import START_MS, hits_of, rule_of
 
 TIGHT = rule_of(3, 1000, name="tight")

@@ -17,8 +17,10 @@ from ratelimiter.core.descriptors import (
     EntryMatch,
     Override,
 )
-from ratelimiter.core.policy import Policy, Rule, reader_for
+from ratelimiter.core.planner import reader_for
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.rule import Rule
 
 MINUTE = Quota(5, 60_000)
 
@@ -171,7 +173,7 @@ def test_a_limit_of_the_caller_stands_alone() -> None:
 
 def test_rules_with_descriptors_mean_no_requests() -> None:
     """A request meets none of them, and a policy of nothing else does not cover requests."""
-    from ratelimiter.core.policy import Planner
+    from ratelimiter.core.planner import Planner
     from ratelimiter.core.request import Request
 
     policy = Policy((Rule("r", MINUTE, descriptors=LOGIN),))

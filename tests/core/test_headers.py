@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Tally
 from ratelimiter.core.decision import Decision, decide, malformed, unmatched
 from ratelimiter.core.headers import EXPOSED, FAMILIES, SINGLE, Seconds, retry_after_s, seconds_of
-from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.receipt import NEVER, Receipt, Tally
+from ratelimiter.core.rule import Hit, Rule
 from tests.reference_store import START_MS, ReferenceStore, gaps_ms, hits_of, rule_of
 
 NOW_S = START_MS // 1000

@@ -7,20 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.identity import (
-    BEARER,
-    NOBODY,
-    TELLABLE,
-    ApiKeys,
-    Identity,
-    IdentityPolicy,
-    JwtPolicy,
-    Teller,
-)
-from ratelimiter.core.principal import CLIENT, ORG, PrincipalReader, Source, Trust
+from ratelimiter.core.client_address import Trust
+from ratelimiter.core.identity import BEARER, NOBODY, TELLABLE, ApiKeys, Identity, IdentityPolicy, JwtPolicy
+from ratelimiter.core.identity_headers import UpstreamIdentityHeaders
+from ratelimiter.core.principal import CLIENT, ORG, PrincipalReader, Source
 
 KEY = Source("header", "X-API-Key")
-TELLER = Teller([(what, f"X-Auth-{what.title()}") for what in TELLABLE])
+TELLER = UpstreamIdentityHeaders([(what, f"X-Auth-{what.title()}") for what in TELLABLE])
 printable = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
@@ -38,7 +31,7 @@ def test_what_is_told_is_visible_and_can_be_read_back(principal: str, plan: str,
 @given(st.lists(st.tuples(st.text("xXaAuUtThH-_pPlLnN", max_size=12), st.binary(max_size=3)), max_size=8))
 def test_nothing_of_a_client_is_left_under_our_names(sent: list[tuple[str, bytes]]) -> None:
     """In no case and with no hyphens as underscores; all else stays as it was, in its order."""
-    teller = Teller([("plan", "X-Auth-Plan")])
+    teller = UpstreamIdentityHeaders([("plan", "X-Auth-Plan")])
     headers = [*((name.encode(), value) for name, value in sent), (b"X-AUTH_pLAN", b"forged")]
     replaced = teller.replaced(headers, NOBODY)
 

@@ -12,23 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.json_body import Field, Scalar, read_fields, spelled
+from ratelimiter.core.json_body import JsonField, Scalar, read_fields, spelled
 from ratelimiter.core.match import Match
-from ratelimiter.core.policy import BODIES_MAX, Planner, Policy
+from ratelimiter.core.planner import BODIES_MAX, Planner
+from ratelimiter.core.policy import Policy
 from tests.requesting import per_minute, request
 
-DEEP = (Field("depth", (spelled("deep"),)),)
+DEEP = (JsonField("depth", (spelled("deep"),)),)
 MEBIBYTE = 1 << 20
 
 
-def wanting(**fields: Any) -> tuple[Field, ...]:
+def wanting(**fields: Any) -> tuple[JsonField, ...]:
     return tuple(
-        Field(name, tuple(map(spelled, value if isinstance(value, list) else [value])))
+        JsonField(name, tuple(map(spelled, value if isinstance(value, list) else [value])))
         for name, value in fields.items()
     )
 
 
-def meets(body: bytes, wanted: tuple[Field, ...] = DEEP) -> bool:
+def meets(body: bytes, wanted: tuple[JsonField, ...] = DEEP) -> bool:
     """Whether a rule that wants this is met, by whatever can be made of the body."""
     fields = read_fields(body)
     return fields is None or fields.meet(wanted)

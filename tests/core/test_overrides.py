@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.overrides import FOR_EVER, NO_ORDERS, Block, Orders, Override, parse_pattern
+from ratelimiter.core.overrides import FOR_EVER, NO_OVERRIDES, Block, Override, RuntimeOverrides, parse_pattern
 
 letters = st.text("ab*", max_size=6)
 
@@ -55,7 +55,7 @@ def test_patterns_have_bounds(text: str) -> None:
 def test_orders_end_by_themselves() -> None:
     """At its moment an order no longer holds; one without never ends."""
     lasting = Override(frozenset({"a"}), plan="x")
-    orders = Orders(
+    orders = RuntimeOverrides(
         "v",
         (Override(frozenset({"b"}), plan="x", until_ms=100), lasting),
         (Block("c", 200), Block("d", FOR_EVER)),
@@ -67,4 +67,4 @@ def test_orders_end_by_themselves() -> None:
     assert (lasting,) == orders.at(100).overrides
     assert (Block("d", FOR_EVER),) == orders.at(200).blocks
     assert [True, False] == [orders.at(299).shadow, orders.at(300).shadow]
-    assert NO_ORDERS == NO_ORDERS.at(10**15)
+    assert NO_OVERRIDES == NO_OVERRIDES.at(10**15)

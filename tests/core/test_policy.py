@@ -11,25 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimiter.core.client_address import Trust
 from ratelimiter.core.match import Match
-from ratelimiter.core.policy import (
+from ratelimiter.core.planner import Planner
+from ratelimiter.core.policy import AmbiguousPaths, Policy, key_of
+from ratelimiter.core.principal import CLIENT, EVERYONE, PrincipalReader, Source, parse_source
+from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota, Slots
+from ratelimiter.core.request import MalformedRequest, Request
+from ratelimiter.core.rule import (
     LONG_WINDOWS,
     NAME_CHARACTERS,
     NAME_CHARACTERS_MAX,
     REQUEST_HEADER,
     RESPONSE_HEADER,
-    AmbiguousPaths,
     CostFrom,
     Mode,
     OnStoreError,
-    Planner,
-    Policy,
     Rule,
-    key_of,
 )
-from ratelimiter.core.principal import CLIENT, EVERYONE, PrincipalReader, Source, Trust, parse_source
-from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota, Slots
-from ratelimiter.core.request import MalformedRequest, Request
 from tests.requesting import PEER, per_minute, request
 
 KEY = parse_source("header:X-API-Key")
@@ -39,11 +38,11 @@ names = st.text(st.sampled_from(sorted(NAME_CHARACTERS)), min_size=1, max_size=N
 def planned(policy: Policy, *requests: Request) -> list[tuple[str, ...]]:
     """The names of the rules that each request meets."""
     planner = Planner(policy)
-    return [tuple(rule.name for rule in planner.plan(each).rules) for each in requests]
+    return [tuple(rule.name for rule in planner.rule_set(each).rules) for each in requests]
 
 
 def keys(policy: Policy, each: Request) -> list[bytes]:
-    return [hit.key for hit in Planner(policy).plan(each).hits(each)]
+    return [hit.key for hit in Planner(policy).rule_set(each).hits(each)]
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -250,7 +249,7 @@ def test_a_client_cannot_fill_the_memory(noise: Any) -> None:
     try:
         for number in range(400):  # 24 MB of requests
             each = noise(number)
-            planner.plan(each).hits(each)
+            planner.rule_set(each).hits(each)
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

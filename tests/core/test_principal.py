@@ -9,21 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimiter.core.client_address import HOPS_MAX, Trust, client_id, forwarded_for, parse_address, resolve_client
 from ratelimiter.core.principal import (
     CLIENT,
     EVERYONE,
-    HOPS_MAX,
     NAME_CHARACTERS_MAX,
     ORG,
     Principal,
     PrincipalReader,
     Source,
-    Trust,
-    client_id,
-    forwarded_for,
-    parse_address,
     parse_source,
-    resolve_client,
 )
 from ratelimiter.core.request import PRINCIPAL_BYTES_MAX, TOKEN_BYTES_MAX, MalformedRequest
 

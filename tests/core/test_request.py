@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.request import PLAIN_CHARACTERS, MalformedRequest, canonical_path
+from ratelimiter.core.path import PLAIN_CHARACTERS, canonical_path
+from ratelimiter.core.request import MalformedRequest
 
 # Rows of the bad-input matrix: number and id, target, canonical path.
 CANONICAL = [

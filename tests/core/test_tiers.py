@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ratelimiter.core.client_address import Trust
 from ratelimiter.core.decision import BLOCKED, BLOCKED_WAIT_MS, MALFORMED, OVER_LIMIT, UNMATCHED, WITHIN_LIMIT
 from ratelimiter.core.headers import x_ratelimit
 from ratelimiter.core.identity import Identity
 from ratelimiter.core.match import Match
-from ratelimiter.core.overrides import Block, Orders, Override, PlanChoice, parse_pattern
-from ratelimiter.core.policy import Planner, Policy, Rule, reader_for
-from ratelimiter.core.principal import Source, Trust
+from ratelimiter.core.overrides import Block, Override, PlanChoice, RuntimeOverrides, parse_pattern
+from ratelimiter.core.planner import Planner, reader_for
+from ratelimiter.core.policy import Policy, adapted, override_fault
+from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
-from ratelimiter.core.tiers import adapted, override_fault
+from ratelimiter.core.rule import Rule
 from tests.requesting import Gate, request
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class TestPlans:
         """What is verified wins over what a peer says."""
         planner = Planner(Policy((by_plan(),), plan=PLANS, trust=TRUSTED))
         asked = of("a", "basic")
-        plan = planner.plan(asked)
+        plan = planner.rule_set(asked)
 
         assert 3 == plan.hits_of(asked, Identity(plan="pro"))[0].quota.limit
         assert 1 == plan.hits_of(asked, Identity(plan=""))[0].quota.limit
@@ -121,8 +123,8 @@ class TestPlans:
 
 def test_plain_policies_take_the_plain_way() -> None:
     """Where all principals meet the same rules nothing is asked: that is decided when the policy is loaded."""
-    assert Planner(Policy((Rule("rule", Quota(1, MINUTE)),))).terms is None
-    assert Planner(Policy((by_plan(),), plan=PLANS)).terms is not None
+    assert Planner(Policy((Rule("rule", Quota(1, MINUTE)),))).tiers is None
+    assert Planner(Policy((by_plan(),), plan=PLANS)).tiers is not None
 
 
 @pytest.mark.parametrize(
@@ -149,9 +151,9 @@ class TestOverrides:
         return Policy(rules, plan=PLANS, trust=TRUSTED, overrides=overrides, **more)
 
     def limits(
-        self, policy: Policy, key: str, *, orders: Orders | None = None, now_ms: int = 0, plan: str = ""
+        self, policy: Policy, key: str, *, orders: RuntimeOverrides | None = None, now_ms: int = 0, plan: str = ""
     ) -> list[int]:
-        planner = Planner(policy, orders or Orders(), now_ms=now_ms)
+        planner = Planner(policy, orders or RuntimeOverrides(), now_ms=now_ms)
         return [hit.quota.limit for hit in planner.hits(of(key, plan))]
 
     def exact(self, key: str, **more: Any) -> Override:
@@ -196,7 +198,7 @@ class TestOverrides:
     def test_run_time_before_the_file(self) -> None:
         """Equally exact, what an operator has just ordered prevails."""
         policy = self.policy(self.exact("a", rule="rule", quota=Quota(7, MINUTE)))
-        orders = Orders(overrides=(self.exact("a", rule="rule", quota=Quota(8, MINUTE)),))
+        orders = RuntimeOverrides(overrides=(self.exact("a", rule="rule", quota=Quota(8, MINUTE)),))
 
         assert [8, 100] == self.limits(policy, "a", orders=orders)
         assert [7, 100] == self.limits(policy, "a")
@@ -222,8 +224,8 @@ class TestOverrides:
         for _ in range(2):
             for number in range(30):
                 assert (7 if number % 10 == 7 else 1) == planner.hits(of(f"k{number}"))[0].quota.limit
-        assert planner.terms is not None
-        assert len(planner.terms._applying) <= 3
+        assert planner.tiers is not None
+        assert len(planner.tiers._applying) <= 3
 
     def test_a_principal_s_value_is_nowhere_shown(self) -> None:
         """Neither in the representation of a policy nor in that of its overrides (8)."""
@@ -282,19 +284,19 @@ class TestBlocks:
         """Retry-After is what is left of it, to the millisecond here; others go on."""
         gate = Gate(by_plan(), plan=PLANS)
         until_ms = gate.clock() + 5000
-        gate.limiter.obey(Orders("v", blocks=(Block(digest(gate.policy, "a"), until_ms),)))
+        gate.limiter.apply(RuntimeOverrides("v", blocks=(Block(digest(gate.policy, "a"), until_ms),)))
         gate.clock.advance(1500)
         refused, admitted = await gate.decide(of("a"), of("b"))
 
         assert (False, BLOCKED, 3500) == (refused.allowed, refused.reason, refused.retry_after_ms)
         assert admitted.allowed
-        gate.limiter.obey(Orders("w"))
+        gate.limiter.apply(RuntimeOverrides("w"))
         assert [WITHIN_LIMIT] == await gate.reasons(of("a"))
 
     async def test_until_further_notice(self) -> None:
         """Then a client is told to ask again in an hour."""
         gate = Gate(by_plan(), plan=PLANS)
-        gate.limiter.obey(Orders("v", blocks=(Block(digest(gate.policy, "a"), 0),)))
+        gate.limiter.apply(RuntimeOverrides("v", blocks=(Block(digest(gate.policy, "a"), 0),)))
 
         assert [BLOCKED_WAIT_MS] == [decision.retry_after_ms for decision in await gate.decide(of("a"))]
 
@@ -302,7 +304,7 @@ class TestBlocks:
         """A blocked address gets in with no key, and a request that no rule matches is refused, too."""
         gate = Gate(by_plan(match=Match(path="/v1/**")), plan=PLANS)
         blocked = reader_for(gate.policy).principal("client", b"192.0.2.1").digest
-        gate.limiter.obey(Orders("v", blocks=(Block(blocked, 0),)))
+        gate.limiter.apply(RuntimeOverrides("v", blocks=(Block(blocked, 0),)))
         elsewhere = request("/elsewhere", peer="192.0.2.1")
 
         assert [BLOCKED, BLOCKED, UNMATCHED] == await gate.reasons(
@@ -312,7 +314,7 @@ class TestBlocks:
     async def test_a_header_that_no_rule_looks_at_here(self) -> None:
         """That somebody is blocked makes nobody else's request malformed."""
         gate = Gate(by_plan(match=Match(path="/v1/**")), plan=PLANS)
-        gate.limiter.obey(Orders("v", blocks=(Block(digest(gate.policy, "a"), 0),)))
+        gate.limiter.apply(RuntimeOverrides("v", blocks=(Block(digest(gate.policy, "a"), 0),)))
         twice = request("/elsewhere", headers=[("x-api-key", "b"), ("X-Api-Key", "c")])
 
         assert [UNMATCHED, MALFORMED] == await gate.reasons(twice, twice._replace(target=b"/v1/x"))
@@ -320,7 +322,7 @@ class TestBlocks:
     async def test_no_store_is_asked(self) -> None:
         """A flood of a blocked principal costs the store nothing."""
         gate = Gate(by_plan(), plan=PLANS)
-        gate.limiter.obey(Orders("v", blocks=(Block(digest(gate.policy, "a"), 0),)))
+        gate.limiter.apply(RuntimeOverrides("v", blocks=(Block(digest(gate.policy, "a"), 0),)))
         await gate.decide(*[of("a")] * 10)
 
         assert 0 == len(gate.limiter.store)  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.core.decision import MALFORMED, OVER_LIMIT, Decision, Outcome, unmatched
-from ratelimiter.core.policy import Rule
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.rule import Rule
 from ratelimiter.dialects import dialect as module
 from ratelimiter.dialects import loader, words
 from ratelimiter.dialects.dialect import Dialect, InvalidDialectError

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt, Tally
+from ratelimiter.core.client_address import Trust
 from ratelimiter.core.decision import MALFORMED
-from ratelimiter.core.policy import REQUEST_HEADER, CostFrom, Policy
-from ratelimiter.core.principal import Trust
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.quota import Slots
+from ratelimiter.core.receipt import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt, Tally
+from ratelimiter.core.rule import REQUEST_HEADER, CostFrom
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.engine.observer import Observer
 from ratelimiter.errors import ConfigError, StoreTimeout
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
     from ratelimiter.core.settlement import Settlement
 
 

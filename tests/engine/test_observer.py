@@ -113,7 +113,17 @@ def test_an_observer_does_nothing_by_default() -> None:
     methods = {name for name in (*vars(Observer), *vars(Observer.__base__)) if not name.startswith("_")}
     own = Observer()
 
-    assert {"decided", "named", "loaded", "obeyed", "called", "failed", "degraded", "checked", "reloaded"} <= methods
+    assert {
+        "decided",
+        "named",
+        "loaded",
+        "overridden",
+        "called",
+        "failed",
+        "degraded",
+        "checked",
+        "reloaded",
+    } <= methods
     assert NULL_OBSERVER is observer_of(None)
     assert own is observer_of(own)
 

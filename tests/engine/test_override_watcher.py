@@ -1,4 +1,4 @@
-"""Goal: what is ordered is obeyed everywhere within a second, and stands while the store is out. Method: limiters on
+"""Goal: what is ordered is applied everywhere within a second, and stands while the store is out. Method: limiters on
 the embedded store with a clock as argument, and on real servers.
 """
 
@@ -17,9 +17,10 @@ import pytest
 from ratelimiter.admin.operator import Operator, Wanted
 from ratelimiter.core.decision import BLOCKED, OVER_LIMIT, SUSPENDED, WITHIN_LIMIT
 from ratelimiter.core.overrides import Override
-from ratelimiter.core.policy import Policy, Rule
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.rule import Rule
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.stores.factory import open_store, store_for
@@ -63,7 +64,7 @@ def redis_server(shared_redis: RedisServer) -> RedisServer:
 
 
 class TestInOneProcess:
-    """On the embedded store, obeyed at once."""
+    """On the embedded store, applied at once."""
 
     @pytest.fixture
     def clock(self) -> FakeClock:
@@ -179,7 +180,7 @@ class TestInOneProcess:
 
 
 def _digest(key: str) -> str:
-    from ratelimiter.core.policy import reader_for
+    from ratelimiter.core.planner import reader_for
 
     return reader_for(Policy((RULE,))).principal("header:x-api-key", key.encode()).digest
 
@@ -198,7 +199,7 @@ async def until(condition: Any, within_s: float) -> float:
 
 
 async def test_within_a_second_elsewhere(redis_server: RedisServer) -> None:
-    """Orders given over one connection are obeyed over another, and taken back; a remembered refusal does not outlive a
+    """Orders given over one connection are applied over another, and taken back; a cached refusal does not outlive a
     reset.
     """
     policy = policy_at(redis_server.url)

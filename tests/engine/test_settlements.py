@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.core.algorithms.sliding_window import FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.core.decision import Decision, Outcome, malformed, refused_for
-from ratelimiter.core.policy import RESPONSE_HEADER, CostFrom, Hit, Mode, Rule
 from ratelimiter.core.quota import Balance, Period, Quota, Slots
+from ratelimiter.core.receipt import FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.core.requirement import Unmet
+from ratelimiter.core.rule import RESPONSE_HEADER, CostFrom, Hit, Mode, Rule
 from ratelimiter.core.settlement import RENEW
 from ratelimiter.engine.settlements import TOGETHER_MAX, UNDER_WAY_MAX, Settlements
 from ratelimiter.errors import StoreTimeout
@@ -21,7 +21,7 @@ from tests.turning_loop import turn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
+    from ratelimiter.core.receipt import Receipt
     from ratelimiter.core.settlement import Settlement
 
 NOW_MS = 1_800_000_000_000

@@ -10,10 +10,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.overrides import Orders
-from ratelimiter.core.policy import CostFrom, Policy, Rule
+from ratelimiter.core.overrides import RuntimeOverrides
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.rule import CostFrom, Rule
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
@@ -29,7 +30,7 @@ class Twin:
     def __init__(self, policy: Policy, *, shadow: bool) -> None:
         self.clock = FakeClock()
         self.limiter = Limiter(policy, MemoryStore(clock=self.clock), clock=self.clock)
-        self.limiter.obey(Orders("v", shadow=shadow))
+        self.limiter.apply(RuntimeOverrides("v", shadow=shadow))
         self.open: list[Any] = []
 
     async def ask(self, key: str, status: int, cost: int, *, ends: bool) -> tuple[Any, ...]:
@@ -108,7 +109,7 @@ def test_rules_stay_what_they_are() -> None:
         limiter = Limiter(policy, MemoryStore())
         asked = []
         for shadow in (False, True, False):
-            limiter.obey(Orders("v", shadow=shadow))
+            limiter.apply(RuntimeOverrides("v", shadow=shadow))
             asked += [(await limiter.judge(request("/"))).decision.allowed for _ in range(2)]
         return asked
 

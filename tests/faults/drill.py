@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ratelimiter.asgi.middleware import RateLimitMiddleware
-from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.core.match import Match
-from ratelimiter.core.policy import OnStoreError, Policy, Rule
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import parse_source
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.receipt import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
+from ratelimiter.core.rule import OnStoreError, Rule
 from ratelimiter.stores.factory import store_for
 from ratelimiter.stores.fallback import FallbackStore
 from ratelimiter.stores.refusal_cache import RefusalCache
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
     from ratelimiter.stores.base import Store
 
 DEADLINE_MS = 50

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.core.algorithms.sliding_window import STORE
+from ratelimiter.core.receipt import STORE
 from tests.faults.drill import TIGHT, Drill
 from tests.faults.server import Server
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.core.algorithms.sliding_window import STORE
+from ratelimiter.core.receipt import STORE
 from ratelimiter.errors import Kind
 from ratelimiter.stores.redis.cluster import slot_of
 from tests.faults.drill import Drill

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.core.algorithms.sliding_window import STORE
+from ratelimiter.core.receipt import STORE
 from tests.faults.drill import Drill
 from tests.faults.proxy import Fault, FaultProxy
 from tests.faults.server import PASSWORD, Server

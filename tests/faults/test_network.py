@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.core.algorithms.sliding_window import STORE
+from ratelimiter.core.receipt import STORE
 from ratelimiter.errors import Kind
 from tests.faults.drill import HEALTHY, Drill, Service
 from tests.faults.proxy import FIN, RST, Fault, FaultProxy

@@ -14,9 +14,9 @@ import pytest
 
 from ratelimiter import clock
 from ratelimiter.asgi.middleware import RateLimitMiddleware
-from ratelimiter.core.algorithms.sliding_window import LOCAL, STORE
-from ratelimiter.core.policy import OnStoreError
+from ratelimiter.core.receipt import LOCAL, STORE
 from ratelimiter.core.request import Request
+from ratelimiter.core.rule import OnStoreError
 from ratelimiter.errors import Kind
 from ratelimiter.stores.circuit_breaker import PROBE_MS
 from ratelimiter.stores.factory import open_store

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from ratelimiter.core.algorithms.sliding_window import STORE
-from ratelimiter.core.policy import LONG_WINDOWS, OnStoreError, Policy, Rule
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.receipt import STORE
 from ratelimiter.core.request import Request
+from ratelimiter.core.rule import LONG_WINDOWS, OnStoreError, Rule
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.errors import Kind
 from ratelimiter.stores.factory import open_store

@@ -8,7 +8,8 @@ from urllib.parse import unquote_to_bytes
 
 import ada_url
 
-from ratelimiter.core.request import MalformedRequest, canonical_path
+from ratelimiter.core.path import canonical_path
+from ratelimiter.core.request import MalformedRequest
 from tests.core.test_request import CANONICAL, REFUSED
 
 SEEDS = [row[1] for row in CANONICAL + REFUSED] + [b"/a/b;c=d/.../%F0%9F%98%80", b"/a//../b/%7e", b"/a/b/../../..//c"]

@@ -17,7 +17,7 @@ from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import per_minute, request
 
 if TYPE_CHECKING:
-    from ratelimiter.core.policy import Rule
+    from ratelimiter.core.rule import Rule
     from ratelimiter.testing import FakeClock
 
 BY_KEY = (parse_source("header:x-api-key"),)

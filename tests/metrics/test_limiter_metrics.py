@@ -19,7 +19,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ratelimiter.config.redact import fingerprint
 from ratelimiter.config.reload import RESULTS
-from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.core.decision import (
     CREDIT_EXHAUSTED,
     OVER_LIMIT,
@@ -31,11 +30,13 @@ from ratelimiter.core.decision import (
 )
 from ratelimiter.core.identity import FAULTS
 from ratelimiter.core.match import Match
-from ratelimiter.core.overrides import Block, Orders, PlanChoice
-from ratelimiter.core.policy import Mode, OnStoreError, Policy
+from ratelimiter.core.overrides import Block, PlanChoice, RuntimeOverrides
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import parse_source
 from ratelimiter.core.quota import Balance, Quota
+from ratelimiter.core.receipt import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.core.requirement import REASONS, Requirement
+from ratelimiter.core.rule import Mode, OnStoreError
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.engine.observer import Observer
 from ratelimiter.errors import Kind, StoreUnavailable
@@ -58,8 +59,8 @@ from tests.requesting import per_minute, request
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
-    from ratelimiter.core.policy import Hit, Rule
+    from ratelimiter.core.receipt import Receipt
+    from ratelimiter.core.rule import Hit, Rule
     from ratelimiter.testing import FakeClock
 
 ROOT = Path(__file__).parents[2]
@@ -158,10 +159,10 @@ class TestDecisions:
         """
         observed = Observed(per_minute(2, name="tight"), *others)
         before = observed.requests("shadow_refused"), observed.requests("blocked", "none")
-        observed.limiter.obey(Orders("1", blocks=(Block("0" * 32, 0), Block("1" * 32, 0)), shadow=True))
+        observed.limiter.apply(RuntimeOverrides("1", blocks=(Block("0" * 32, 0), Block("1" * 32, 0)), shadow=True))
         await observed.ask(5)
         during = [observed.value("orders", kind=kind) for kind in ("override", "block", "shadow")]
-        observed.limiter.obey(Orders("2"))
+        observed.limiter.apply(RuntimeOverrides("2"))
         await observed.ask(1)
 
         assert (0, 0) == before
@@ -462,7 +463,7 @@ class TestExposition:
         """One object is the observer of decisions, of the store and of the policy."""
         overridden = {name for name in vars(Observer) if not name.startswith("_")} & set(vars(Metrics))
 
-        assert {"loaded", "obeyed", "checked", "reloaded"} <= overridden
+        assert {"loaded", "overridden", "checked", "reloaded"} <= overridden
         assert isinstance(Metrics(CollectorRegistry()), Observer)
 
     @pytest.mark.parametrize(

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from ratelimiter.core.policy import Policy, Rule, reader_for
+from ratelimiter.core.planner import reader_for
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.rule import Rule
 from ratelimiter.parsing.principal_notation import Named, digests_of, parse_named, pattern_digest, value_of
 from tests.requesting import request
 

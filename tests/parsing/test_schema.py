@@ -6,7 +6,8 @@ import pytest
 
 from ratelimiter.config.layers import policy_schema
 from ratelimiter.core.headers import FAMILIES
-from ratelimiter.core.policy import AmbiguousPaths, Mode, OnStoreError
+from ratelimiter.core.policy import AmbiguousPaths
+from ratelimiter.core.rule import Mode, OnStoreError
 from ratelimiter.parsing.schema import differences, problems
 from ratelimiter.parsing.yaml import examine, read_text
 

@@ -204,7 +204,7 @@ def test_states_that_no_longer_count_are_let_go_of(tmp_path: Path, monkeypatch) 
 def test_the_store_of_the_sidecar_says_the_same(tmp_path: Path) -> None:
     """The embedded store, on the clock of the log, gives every request the verdict that the replay gives it."""
     from ratelimiter.config.loader import load
-    from ratelimiter.core.policy import Planner
+    from ratelimiter.core.planner import Planner
     from ratelimiter.core.request import Request
     from ratelimiter.stores.memory import MemoryStore
 

@@ -25,8 +25,8 @@ from tests.stores.redis_server import RedisServer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.receipt import Receipt
+    from ratelimiter.core.rule import Hit
     from ratelimiter.proxy.interfaces import Verdict
 
 

@@ -11,9 +11,10 @@ import sys
 import time
 from urllib.parse import urlsplit
 
-from ratelimiter.core.policy import Hit, Policy, Rule, key_of
+from ratelimiter.core.policy import Policy, key_of
 from ratelimiter.core.principal import Principal
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.rule import Hit, Rule
 from ratelimiter.stores.redis.store import open_redis
 
 CALLERS = 8

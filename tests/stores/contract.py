@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Tally
-from ratelimiter.core.policy import LONG_WINDOWS, Hit
 from ratelimiter.core.quota import PRECISION, Balance, Quota, Slots
+from ratelimiter.core.receipt import NEVER, Receipt, Tally
+from ratelimiter.core.rule import LONG_WINDOWS, Hit
 from ratelimiter.core.settlement import Settlement, settlement_of, topup
 from ratelimiter.testing import FakeClock
 from tests.exact_log import ExactLog
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from ratelimiter.clock import Clock
-    from ratelimiter.core.policy import Rule
+    from ratelimiter.core.rule import Rule
     from ratelimiter.stores.base import Store
 
 _principals = itertools.count()

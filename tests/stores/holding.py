@@ -13,8 +13,8 @@ import sys
 import time
 from urllib.parse import urlsplit
 
-from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Balance, Slots
+from ratelimiter.core.rule import Hit, Rule
 from ratelimiter.core.settlement import settlement_of
 from ratelimiter.stores.redis.store import open_redis
 

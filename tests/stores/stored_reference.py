@@ -14,8 +14,8 @@ from tests.reference_store import ReferenceStore, facts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt, Tally
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.receipt import Receipt, Tally
+    from ratelimiter.core.rule import Hit
     from ratelimiter.core.settlement import Settlement
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ratelimiter.asgi.middleware import RateLimitMiddleware
-from ratelimiter.core.algorithms.sliding_window import LOCAL, STORE
 from ratelimiter.core.policy import Policy
+from ratelimiter.core.receipt import LOCAL, STORE
 from ratelimiter.errors import ConfigError
 from ratelimiter.stores import factory
 from ratelimiter.stores.base import Store
@@ -23,8 +23,8 @@ from tests.stores.redis_server import free_port
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.receipt import Receipt
+    from ratelimiter.core.rule import Hit
 
 RULE = rule_of(10, 60_000)
 

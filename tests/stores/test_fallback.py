@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.asgi.middleware import RateLimitMiddleware
-from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt
 from ratelimiter.core.decision import OVER_CAPACITY, OVER_LIMIT, STORE_ERROR, WITHIN_LIMIT, Decision, decide
-from ratelimiter.core.policy import Hit, OnStoreError, Policy, Rule
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.receipt import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt
+from ratelimiter.core.rule import Hit, OnStoreError, Rule
 from ratelimiter.core.settlement import Settlement, settlement_of, topup
 from ratelimiter.errors import (
     Kind,

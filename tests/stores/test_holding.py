@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ratelimiter.core.policy import Hit
+from ratelimiter.core.rule import Hit
 from ratelimiter.stores.redis.store import open_redis
 from tests.stores.holding import BALANCE, CREDITS, KEYS, SEATS, SLOTS
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratelimiter.core.algorithms.sliding_window import LOCAL, NEVER, REMEMBERED, STORE
 from ratelimiter.core.decision import OVER_CAPACITY, OVER_LIMIT, decide
-from ratelimiter.core.policy import OnStoreError, Policy, Rule
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.receipt import LOCAL, NEVER, REMEMBERED, STORE
+from ratelimiter.core.rule import OnStoreError, Rule
 from ratelimiter.errors import ConfigError, Kind, StoreError, StoreFault, StoreTimeout, StoreUnavailable
 from ratelimiter.stores import limits_bridge
 from ratelimiter.stores.factory import open_store, store_for
@@ -27,7 +28,7 @@ from tests.stores.redis_server import RedisServer, free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
 
 HOUR_MS = 3_600_000  # so long that its end does not come while a test runs
 TIMEOUT_MS = 2000  # generous, where it is not what the test is about: the machine may be busy

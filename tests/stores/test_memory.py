@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ratelimiter.core.policy import Hit
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.rule import Hit
 from ratelimiter.core.settlement import settlement_of
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.policy import OnStoreError, Policy
+from ratelimiter.core.policy import Policy
+from ratelimiter.core.rule import OnStoreError
 from ratelimiter.errors import Kind, StoreTimeout
 from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, CircuitBreaker
 from ratelimiter.stores.factory import store_for
@@ -17,8 +18,8 @@ from tests.requesting import per_minute
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.receipt import Receipt
+    from ratelimiter.core.rule import Hit
     from ratelimiter.testing import FakeClock
     from tests.stores.redis_server import RedisServer
 

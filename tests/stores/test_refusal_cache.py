@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratelimiter.core.algorithms.sliding_window import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt, Tally
 from ratelimiter.core.decision import decide
-from ratelimiter.core.policy import Hit
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Slots
+from ratelimiter.core.receipt import FAIL_CLOSED, FAIL_OPEN, LOCAL, REMEMBERED, STORE, Receipt, Tally
+from ratelimiter.core.rule import Hit
 from ratelimiter.core.settlement import Settlement, settlement_of
 from ratelimiter.errors import StoreTimeout
 from ratelimiter.stores.base import Store

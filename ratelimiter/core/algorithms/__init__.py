@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratelimiter.core.algorithms.account import Account
-from ratelimiter.core.algorithms.sliding_window import Tally, Window
+from ratelimiter.core.algorithms.sliding_window import Window
 from ratelimiter.core.algorithms.token_bucket import BucketState
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.receipt import Tally
 
 if TYPE_CHECKING:
-    from ratelimiter.core.algorithms.sliding_window import State
+    from ratelimiter.core.charge import KeyState
     from ratelimiter.core.settlement import Settlement
 
 STATES: dict[str, type[Window | BucketState | Account]] = {
@@ -22,7 +23,7 @@ STATES: dict[str, type[Window | BucketState | Account]] = {
 }
 
 
-def settle(settlement: Settlement, state: State, now_ms: int) -> Tally:
+def settle(settlement: Settlement, state: KeyState, now_ms: int) -> Tally:
     """Have *state*, that of the settlement's key, take note of what a charge came to; what it says after that."""
     quota = settlement.quota
     state.forget(quota, now_ms)

@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimiter.core.algorithms.calendar import around
-from ratelimiter.core.algorithms.sliding_window import NEVER
 from ratelimiter.core.quota import LEASES_MAX, Balance, Period, Slots
+from ratelimiter.core.receipt import NEVER
 from ratelimiter.core.settlement import RENEW
 
 if TYPE_CHECKING:

@@ -1,18 +1,5 @@
 """The strict sliding window as arithmetic: the reference that every store agrees with.
 
-Invariants, cited by number in the tests:
-
- 1. A request is charged to all the rules it matched, or to none.
- 2. In every half-open window (t - W, t] a key admits at most its limit.
- 3. A refusal changes no tally.
- 4. `retry_after_ms` is exact absent other traffic: one ms earlier is refused, at it is admitted.
- 5. One decision uses one clock: the store's.
- 6. Every key written carries a TTL, no longer than it is useful.
- 7. Different (rule, principal) never share a key; changing a limit keeps its counters.
- 8. No principal's value leaves in headers, bodies, logs, metric labels, or as a readable Redis key.
- 9. Equal decisions in equal dialects are equal bytes.
-10. The policy in force was loaded whole.
-
 Theory of operation. A key's state is a short sorted list of (instant, count). A charge at `now` is remembered under the
 *last* instant of the `resolution_ms`-wide cell that holds `now`; it counts until that instant has left the window. So a
 charge may count up to `resolution_ms - 1` too long and never a millisecond too short, which is how (2) holds with
@@ -29,76 +16,18 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
-from ratelimiter.core.quota import Quota
+from ratelimiter.core.receipt import NEVER
 from ratelimiter.core.settlement import RENEW
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.quota import Quota
     from ratelimiter.core.settlement import Settlement
 
 
-# What is built per request is a named tuple, which costs a third of a frozen dataclass; and where most requests pass
-# it is built by `new`, which costs half of calling its class (tests/benchmarks/decisions.py).
-new = tuple.__new__
-
 # Units that a window can hold: settlements may exceed the limit, and a packed window has 32 bits for them.
 USED_MAX = 4 * 10**9
-
-NEVER = -1  # instead of a wait: the cost exceeds the limit, or a balance does not cover it
-
-# Who answered. A closed set: it becomes a metric label.
-STORE = "store"
-REMEMBERED = "remembered"  # the store refused these hits a moment ago, and the refusal still holds
-LOCAL = "local"  # the store is out: windows of this process
-FAIL_OPEN = "fail_open"  # the store is out, and the rules say allow
-FAIL_CLOSED = "fail_closed"  # the store is out, and a rule says deny
-
-
-class Tally(NamedTuple):
-    """What the store saw of one hit, after the decision was carried out."""
-
-    used: int  # units that count now, this hit's included if it was charged
-    reset_ms: int  # until the oldest counted entry leaves: the next moment `used` falls; 0 when nothing counts
-    retry_after_ms: int  # until this hit would fit; 0 when it fits; NEVER when no wait is known to help
-
-
-class Receipt(NamedTuple):
-    """The store's reply to one request."""
-
-    now_ms: int  # the store's clock, Unix time
-    admitted: bool  # every enforced hit fitted, and all were charged
-    tallies: Sequence[Tally]  # one per hit, in order
-    source: str = STORE  # who answered
-
-
-class State(Protocol):
-    """What a store keeps of one key: of each kind of quota a class, each method as `Window` has it."""
-
-    def forget(self, quota: Any, now_ms: int) -> None:
-        """Drop what no longer counts."""
-
-    def wait_ms(self, quota: Any, cost: int, now_ms: int, lease: int = 0) -> int:
-        """How long until *cost* more units fit; 0 when they do, NEVER when no wait is known to help."""
-
-    def add(self, quota: Any, cost: int, now_ms: int, lease: int = 0) -> None:
-        """Charge *cost* units now; where there are leases as the one named *lease*, unless that is 0."""
-
-    def settle(self, settlement: Any, now_ms: int) -> None:
-        """Take note of what a charge came to."""
-
-    def reset_ms(self, quota: Any, now_ms: int) -> int:
-        """How long until less counts; 0 when nothing does."""
-
-    def ttl_ms(self, quota: Any, now_ms: int) -> int:
-        """How long until nothing of this counts any more (6)."""
-
-    @property
-    def used(self) -> int:
-        """Units that count."""
 
 
 class Window:
@@ -191,70 +120,3 @@ class Window:
 def last_instant(quota: Quota, now_ms: int) -> int:
     """The last millisecond of the cell that holds *now_ms*; *now_ms* itself at resolution 1."""
     return now_ms - now_ms % quota.resolution_ms + quota.resolution_ms - 1
-
-
-def charge(hits: Sequence[Hit], states: Sequence[State], now_ms: int) -> Receipt:
-    """Look at every hit, then charge all of them or none (1, 3).
-
-    A rule in shadow never refuses the request. It is charged if the request is admitted and all its own hits fit, so
-    its numbers are those of its enforcing twin.
-
-    Args:
-        hits: the charges of one request; no two share a key.
-        states: what is kept of each hit's key, in the same order; changed in place.
-        now_ms: the store's clock, Unix time.
-    """
-    if len(hits) == 1 and hits[0].quota.kind == Quota.kind:
-        return charge_one(hits[0], cast("Window", states[0]), now_ms)
-    admitted = True
-    waits: list[int] = []
-    withheld: set[str] = set()  # shadow rules that would have refused
-    for hit, state in zip(hits, states, strict=True):
-        state.forget(hit.quota, now_ms)
-        wait_ms = state.wait_ms(hit.quota, hit.cost, now_ms, hit.lease)
-        waits.append(wait_ms)
-        if wait_ms:
-            if hit.rule.shadow:
-                withheld.add(hit.rule.name)
-            else:
-                admitted = False
-    tallies: list[Tally] = []
-    for hit, state, wait_ms in zip(hits, states, waits, strict=True):
-        if admitted and hit.cost and hit.rule.name not in withheld:
-            state.add(hit.quota, hit.cost, now_ms, hit.lease)
-        tallies.append(Tally(state.used, state.reset_ms(hit.quota, now_ms), wait_ms))
-    return Receipt(now_ms, admitted, tallies)
-
-
-def charge_one(hit: Hit, window: Window, now_ms: int) -> Receipt:
-    """Do what `charge` does, for a request of one hit on a window, at a third of the cost
-    (tests/benchmarks/decisions.py).
-
-    Most requests are that. The steps of `Window` are written out, as four calls would cost as much as their work.
-    """
-    quota: Any  # a Quota
-    _, quota, cost, rule, _ = hit
-    limit, window_ms, resolution_ms = quota.limit, quota.window_ms, quota.resolution_ms
-    instants = window.instants
-    if instants and (instants[0] <= now_ms - window_ms or instants[-1] >= now_ms + resolution_ms):
-        window.forget(quota, now_ms)
-    used = window.used + cost
-    if used <= limit or not cost:
-        if cost:
-            instant = now_ms if resolution_ms == 1 else now_ms - now_ms % resolution_ms + resolution_ms - 1
-            if instants and instants[-1] >= instant:
-                window.counts[-1] += cost
-            else:
-                instants.append(instant)
-                window.counts.append(cost)
-            window.used = used
-        reset_ms = instants[0] + window_ms - now_ms if instants else 0
-        return new(Receipt, (now_ms, True, (new(Tally, (used, reset_ms, 0)),), STORE))
-    reset_ms = instants[0] + window_ms - now_ms if instants else 0
-    if cost > limit:
-        wait_ms = NEVER
-    elif used - limit <= window.counts[0]:
-        wait_ms = reset_ms
-    else:
-        wait_ms = window.wait_ms(quota, cost, now_ms)
-    return new(Receipt, (now_ms, rule.shadow, (new(Tally, (window.used, reset_ms, wait_ms)),), STORE))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.core.algorithms.sliding_window import NEVER
+from ratelimiter.core.receipt import NEVER
 from ratelimiter.core.settlement import RENEW
 
 if TYPE_CHECKING:

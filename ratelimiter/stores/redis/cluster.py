@@ -7,7 +7,7 @@ import re
 from binascii import crc_hqx
 from typing import TYPE_CHECKING, TypeVar
 
-from ratelimiter.core.algorithms.sliding_window import STORE, Receipt
+from ratelimiter.core.receipt import STORE, Receipt
 from ratelimiter.core.settlement import settlement_of
 from ratelimiter.errors import Kind, StoreError, StoreUnavailable
 from ratelimiter.stores.base import SILENT, Store, StoreObserver
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
     from ratelimiter.clock import Clock
-    from ratelimiter.core.algorithms.sliding_window import Tally
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.receipt import Tally
+    from ratelimiter.core.rule import Hit
     from ratelimiter.core.settlement import Settlement
     from ratelimiter.stores.redis.url import Address
 

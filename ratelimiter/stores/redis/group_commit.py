@@ -13,8 +13,8 @@ from ratelimiter.stores.deadline import GRACE_S, missed, stood_still
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.receipt import Receipt
+    from ratelimiter.core.rule import Hit
     from ratelimiter.stores.redis.script import Settling
 
 REQUESTS_MAX = 128  # of one batch; half a millisecond of the server's time

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ratelimiter.clock import unix_ms
 from ratelimiter.core.algorithms.calendar import around
-from ratelimiter.core.algorithms.sliding_window import STORE, Receipt, Tally, new
 from ratelimiter.core.quota import AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.receipt import STORE, Receipt, Tally, new
 from ratelimiter.core.settlement import Settlement
 from ratelimiter.errors import Kind, StoreFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
 
 # The parts of the script, in order. Those of MIXED are the body of one function, which runs only in a batch that meets
 # another kind than windows: creating a function costs Redis 0.1 us, so most batches must create few.

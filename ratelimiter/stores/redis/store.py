@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from ratelimiter.core.algorithms.sliding_window import STORE
+from ratelimiter.core.receipt import STORE
 from ratelimiter.stores.base import SILENT, Store, StoreObserver
 from ratelimiter.stores.overrides import RedisOverrideStore
 from ratelimiter.stores.redis.script import Settling
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
     from ratelimiter.clock import Clock
-    from ratelimiter.core.algorithms.sliding_window import Receipt
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.receipt import Receipt
+    from ratelimiter.core.rule import Hit
     from ratelimiter.core.settlement import Settlement
     from ratelimiter.stores.redis.url import Address
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from ratelimiter.core.algorithms import settle
 from ratelimiter.core.algorithms.account import BALANCE_MAX, Account
 from ratelimiter.core.algorithms.calendar import around
-from ratelimiter.core.algorithms.sliding_window import NEVER, Tally, charge
-from ratelimiter.core.policy import Hit, Rule
+from ratelimiter.core.charge import charge
 from ratelimiter.core.quota import LEASES_MAX, LIMIT_MAX, AnyQuota, Balance, Period, Quota, Slots
+from ratelimiter.core.receipt import NEVER, Tally
+from ratelimiter.core.rule import Hit, Rule
 from ratelimiter.core.settlement import RENEW, Settlement, settlement_of, topup
 from tests.reference_store import START_MS, ZONES, rule_with
 

@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.algorithms import STATES, settle
 from ratelimiter.core.algorithms.calendar import around
-from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Window, charge
+from ratelimiter.core.algorithms.sliding_window import Window
+from ratelimiter.core.charge import charge
+from ratelimiter.core.client_address import Trust
 from ratelimiter.core.decision import OVER_LIMIT, SLOT_WAIT_MS_MAX, decide
-from ratelimiter.core.policy import CostFrom, Hit, OnStoreError, Policy, Rule, key_of
-from ratelimiter.core.principal import CLIENT, PrincipalReader, Trust
+from ratelimiter.core.policy import Policy, key_of
+from ratelimiter.core.principal import CLIENT, PrincipalReader
 from ratelimiter.core.quota import LEASE_TTL_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.receipt import NEVER, Receipt
+from ratelimiter.core.rule import CostFrom, Hit, OnStoreError, Rule
 from ratelimiter.core.settlement import RENEW, settlement_of
 from tests.reference_store import (
     START_MS,

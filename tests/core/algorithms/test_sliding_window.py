@@ -13,10 +13,12 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Tally, Window, charge, last_instant
+from ratelimiter.core.algorithms.sliding_window import Window, last_instant
+from ratelimiter.core.charge import charge
 from ratelimiter.core.decision import OVER_CAPACITY, WITHIN_LIMIT, Decision, decide
-from ratelimiter.core.policy import LONG_WINDOWS, Hit, Rule
 from ratelimiter.core.quota import PRECISION, WINDOW_MS_MAX, Quota
+from ratelimiter.core.receipt import NEVER, Receipt, Tally
+from ratelimiter.core.rule import LONG_WINDOWS, Hit, Rule
 from tests.exact_log import ExactLog
 from tests.reference_store import (
     START_MS,

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.core.algorithms import settle
-from ratelimiter.core.algorithms.sliding_window import NEVER, Tally, charge
 from ratelimiter.core.algorithms.token_bucket import BucketState
-from ratelimiter.core.policy import Hit
+from ratelimiter.core.charge import charge
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Bucket
+from ratelimiter.core.receipt import NEVER, Tally
+from ratelimiter.core.rule import Hit
 from ratelimiter.core.settlement import settlement_of
 from tests.reference_store import START_MS, costs, rule_with
 

@@ -14,10 +14,11 @@ import pytest
 
 from ratelimiter.asgi.middleware import RateLimitMiddleware
 from ratelimiter.core.match import Match
-from ratelimiter.core.policy import RESPONSE_HEADER, CostFrom, Policy, Rule
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import EVERYONE
 from ratelimiter.core.quota import Balance, Period, Quota, Slots
 from ratelimiter.core.requirement import Requirement
+from ratelimiter.core.rule import RESPONSE_HEADER, CostFrom, Rule
 from ratelimiter.stores.memory import MemoryStore
 from tests.asgi_client import get
 from tests.engine.settling.service import ALL, Service

@@ -16,9 +16,10 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ratelimiter.core.policy import Policy, Rule
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import EVERYONE
 from ratelimiter.core.quota import Slots
+from ratelimiter.core.rule import Rule
 from tests.engine.settling.service import ALL, Service
 from tests.engine.settling.ways import MIDDLEWARE, SIDECAR, WAYS, ask, connected, limited, raw
 from tests.proxy.wire import until

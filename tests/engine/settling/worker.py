@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from ratelimiter.core.policy import Policy, Rule
+from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import EVERYONE
 from ratelimiter.core.quota import Slots
+from ratelimiter.core.rule import Rule
 from tests.engine.settling.service import Service
 from tests.engine.settling.ways import limited
 

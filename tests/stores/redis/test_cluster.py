@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.core.policy import Hit
 from ratelimiter.core.quota import Balance, Bucket, Slots
+from ratelimiter.core.rule import Hit
 from ratelimiter.core.settlement import settlement_of
 from ratelimiter.errors import ConfigError, Kind, StoreError, StoreMisconfigured, StoreUnavailable
 from ratelimiter.stores.factory import open_store

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.core.algorithms.sliding_window import Receipt
-from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.receipt import Receipt
+from ratelimiter.core.rule import Hit, Rule
 from ratelimiter.errors import StoreError, StoreOverloaded, StoreTimeout
 from ratelimiter.stores.redis.group_commit import Batch, GroupCommit
 

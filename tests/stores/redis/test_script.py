@@ -12,9 +12,10 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.algorithms.sliding_window import NEVER, Receipt, Tally, Window, last_instant
-from ratelimiter.core.policy import Hit, Mode, Rule
+from ratelimiter.core.algorithms.sliding_window import Window, last_instant
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
+from ratelimiter.core.receipt import NEVER, Receipt, Tally
+from ratelimiter.core.rule import Hit, Mode, Rule
 from ratelimiter.core.settlement import RENEW, Settlement, settlement_of
 from ratelimiter.errors import Kind, StoreFault
 from ratelimiter.stores.redis import script

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ratelimiter.core.algorithms.sliding_window import Receipt
-from ratelimiter.core.policy import Hit, Rule
 from ratelimiter.core.quota import Quota
+from ratelimiter.core.receipt import Receipt
+from ratelimiter.core.rule import Hit, Rule
 from ratelimiter.errors import (
     ConfigError,
     Kind,

@@ -1,0 +1,195 @@
+"""A rule: one limit on the requests that match, kept for each principal; and its hit, the charge of one request."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fractions import Fraction
+from math import ceil
+from typing import TYPE_CHECKING, NamedTuple
+
+from ratelimiter.core.match import Match
+from ratelimiter.core.principal import CLIENT, Source
+from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Period, Quota, Slots
+
+if TYPE_CHECKING:
+    from ratelimiter.core.descriptors import DescriptorMatch
+
+LONG_WINDOWS = 10  # how many windows the second quota of a burst spans
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+NAME_CHARACTERS_MAX = 64
+
+
+class OnStoreError(StrEnum):
+    """What becomes of a request when the store gives no answer in time."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    LOCAL = "local"
+
+
+class Mode(StrEnum):
+    """Whether a rule's refusal is carried out."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+class CostFrom(NamedTuple):
+    """Which header says what a request costs."""
+
+    where: str  # one of `COST_PLACES`
+    name: str  # of the header, in lower case
+
+
+REQUEST_HEADER = "request_header"  # known before the decision
+RESPONSE_HEADER = "response_header"  # known after it, and settled then
+COST_PLACES = (REQUEST_HEADER, RESPONSE_HEADER)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One limit on the requests that match, kept for each principal.
+
+    Args:
+        name: 1 to 64 of `a-z 0-9 - _ .`; part of the key, so renaming a rule starts its counters anew.
+        quota: how much, of whatever kind.
+        burst: units above the limit that one window may hold; over ten windows they are granted once. Only of windows:
+            what a bucket grants at once is its own limit.
+        match: which requests; all by default.
+        principal: where to look for who is charged, in order; the client's address when none is found.
+        cost: units that one request is charged; 0 counts nothing and never refuses.
+        mode: enforce, or shadow: count and report, never refuse.
+        on_store_error: what to do without the store. Of credits `local` means `deny`: an outage must not hand any out.
+        count: only responses of these counts: statuses like `401`, classes like `4xx`; empty counts every request. It
+            is charged before and given back after, so there is no moment between a look and a charge.
+        cost_from: the header that says what a request costs; of a response *cost* is then the most, reserved before.
+        plans: the quota of each plan that has another one; None for a plan without a limit. All of *quota*'s kind.
+        warn_at: the share of the limit, above 0 to 1, from which on it is reported as nearly used up.
+        quiet: whether clients are not told of it in header fields until it refuses; its limit then is not told either,
+            if a rule that is not quiet applies, too.
+        descriptors: of calls to the decision service; such a rule applies to these and to no request. None for a rule
+            that applies to requests.
+
+    Attributes:
+        quotas: what a request is charged to: one, or two with a burst.
+        shadow: whether it is in shadow mode.
+        silent: whether an admitted client is told nothing of it.
+        settles: whether something of its requests is only known after the decision, and settled then.
+        leased: whether its hits are leases.
+        near: with so few units remaining, or fewer, the limit is nearly used up.
+
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    name: str
+    quota: AnyQuota
+    burst: int = 0
+    match: Match = field(default_factory=Match)
+    principal: tuple[Source, ...] = (CLIENT,)
+    cost: int = 1
+    mode: Mode = Mode.ENFORCE
+    on_store_error: OnStoreError = OnStoreError.LOCAL
+    count: frozenset[str] = frozenset()
+    cost_from: CostFrom | None = None
+    plans: tuple[tuple[str, AnyQuota | None], ...] = ()
+    warn_at: float = 0.8
+    quiet: bool = False
+    descriptors: DescriptorMatch | None = None
+    quotas: tuple[AnyQuota, ...] = field(init=False)
+    shadow: bool = field(init=False)
+    silent: bool = field(init=False)
+    settles: bool = field(init=False)
+    leased: bool = field(init=False)
+    near: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.name) <= NAME_CHARACTERS_MAX or not NAME_CHARACTERS.issuperset(self.name):
+            msg = f"name must be 1 to {NAME_CHARACTERS_MAX} of a-z 0-9 - _ . and not {self.name!r}"
+            raise ValueError(msg)
+        if self.burst and not isinstance(self.quota, Quota):
+            msg = f"burst must be 0 with a limit of this kind ({self.quota.kind}), not {self.burst}"
+            raise ValueError(msg)
+        if not 0 <= self.burst <= LIMIT_MAX - self.quota.limit * LONG_WINDOWS and self.burst:
+            msg = f"burst must be 0 to {LIMIT_MAX} less {LONG_WINDOWS} times the limit, not {self.burst}"
+            raise ValueError(msg)
+        if self.burst and self.quota.window_ms * LONG_WINDOWS > WINDOW_MS_MAX:
+            longest_ms = WINDOW_MS_MAX // LONG_WINDOWS
+            msg = f"a burst spans {LONG_WINDOWS} windows, so window_ms must be at most {longest_ms} with one"
+            raise ValueError(msg)
+        if not 0 <= self.cost <= LIMIT_MAX:
+            msg = f"cost must be 0 to {LIMIT_MAX}, not {self.cost}"
+            raise ValueError(msg)
+        self._check_what_is_settled()
+        without_store = OnStoreError(self.on_store_error)
+        if self.quota.credits and without_store is OnStoreError.LOCAL:
+            without_store = OnStoreError.DENY
+        object.__setattr__(self, "mode", Mode(self.mode))
+        object.__setattr__(self, "on_store_error", without_store)
+        object.__setattr__(self, "quotas", _quotas(self.quota, self.burst))
+        object.__setattr__(self, "shadow", self.mode is Mode.SHADOW)
+        object.__setattr__(self, "silent", self.shadow or self.quiet)
+        later = bool(self.count) or _told_by_response(self.cost_from)
+        slots = isinstance(self.quota, Slots)
+        object.__setattr__(self, "settles", later or slots)
+        object.__setattr__(self, "leased", slots or (later and isinstance(self.quota, Period | Balance)))
+
+        # In decimals, as it was written: in binary 0.7 of ten is less than seven.
+        warned_at = ceil(self.quota.limit * Fraction(str(self.warn_at)))
+        object.__setattr__(self, "near", self.quota.limit - warned_at)
+
+    def _check_what_is_settled(self) -> None:
+        for status in self.count:
+            if not _STATUS.fullmatch(status):
+                msg = f"count must be of statuses like 401 or classes like 4xx, not {status!r}"
+                raise ValueError(msg)
+        if isinstance(self.quota, Slots) and (self.count or _told_by_response(self.cost_from)):
+            msg = "count and cost_from response_header do nothing for what runs at the same time: all is given back"
+            raise ValueError(msg)
+        if self.cost_from is not None:
+            where, name = self.cost_from
+            if where not in COST_PLACES:
+                msg = f"cost_from must be of one of {', '.join(COST_PLACES)}, not {where!r}"
+                raise ValueError(msg)
+            if not name or name != name.lower():
+                msg = f"the header of cost_from must be named in lower case, not {name!r}"
+                raise ValueError(msg)
+        plans = [plan for plan, _ in self.plans]
+        if len(plans) > len(set(plans)):
+            msg = f"plans must differ: {', '.join(plans)}"
+            raise ValueError(msg)
+        others = sorted({quota.kind for _, quota in self.plans if quota is not None} - {self.quota.kind})
+        if others:
+            msg = f"plans must have a limit of the rule's kind ({self.quota.kind}), not of {', '.join(others)}"
+            raise ValueError(msg)
+        if not 0 < self.warn_at <= 1:
+            msg = f"warn_at must be above 0 and at most 1, not {self.warn_at}"
+            raise ValueError(msg)
+
+
+def _told_by_response(source: CostFrom | None) -> bool:
+    return source is not None and source.where == RESPONSE_HEADER
+
+
+_STATUS = re.compile(r"[1-5]([0-9]{2}|xx)")
+
+
+def _quotas(quota: AnyQuota, burst: int) -> tuple[AnyQuota, ...]:
+    if not burst or not isinstance(quota, Quota):
+        return (quota,)
+    longer = Quota(quota.limit * LONG_WINDOWS + burst, quota.window_ms * LONG_WINDOWS)
+    return (Quota(quota.limit + burst, quota.window_ms), longer)
+
+
+class Hit(NamedTuple):
+    """One charge of *cost* against one key and quota. A named tuple, like all that the hot path builds."""
+
+    key: bytes
+    quota: AnyQuota
+    cost: int
+    rule: Rule
+    # 0: what is charged stays charged. Else the charge is a lease, and this names it: a random number below 2^48,
+    # another for each request. It ends by itself `quota.lease_ttl_ms` after it was made or last renewed.
+    lease: int = 0
