@@ -58,6 +58,8 @@ READING_BODY = frozenset({PREVIEW, BODY})
 ANSWER_DUE = frozenset({VERDICT, CONNECTION, RESPONSE})
 
 UNREADABLE = RequestHead("", b"", Fields(b"1", PLAIN_POLICY))  # answered and told like a request, and forwarded nowhere
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
+
 NO_VERDICT = Verdict(None, (), (), "")  # before there is one
 
 
@@ -85,6 +87,7 @@ class Exchange:
         "_proxy",
         "_request",
         "_sent",
+        "_sent_again",
         "_source",
         "_started",
         "_status",
@@ -111,6 +114,7 @@ class Exchange:
         self._open_ended = False  # whether it ends with the connection
         self._keep = False  # whether the connection is kept after it
         self._body_observer: BodyObserver | None = None  # gets the response's content, too
+        self._sent_again = False  # whether the request went out twice
         self._tunnelled = 0  # bytes that came for the tunnel
         self._sent = 0  # bytes of the response's content
         self._upstream_s = 0.0  # that the upstream took
@@ -256,14 +260,23 @@ class Exchange:
         if self._upload is not None and 0 < self._proxy.settings.body_max < (self._request.fields.length or 0):
             self._fail(413, "has too long a body")
             return
-        connection = self._proxy.pool.take()
+        connection = self._proxy.pool.take(resendable=self._resendable)
         if connection is not None:
             self._send_request(connection)
             return
-        self.state = CONNECTION
-        self._connecting = self._proxy.loop.create_task(self._connect())
+        self._begin_connecting()
 
     # --- Forwarding
+
+    @property
+    def _resendable(self) -> bool:
+        """Return True if the request may be sent twice: it is idempotent, and no body is sent."""
+        return self._upload is None and self._request.method in IDEMPOTENT
+
+    def _begin_connecting(self) -> None:
+        self.state = CONNECTION
+        self._due_s = NEVER_S  # the pool has its own deadline
+        self._connecting = self._proxy.loop.create_task(self._connect())
 
     async def _connect(self) -> None:
         pool = self._proxy.pool
@@ -426,6 +439,15 @@ class Exchange:
         if early:
             self._upstream.send(early, complete=False)  # type: ignore[union-attr]
         client.resume(AHEAD)
+
+    def unanswered(self) -> None:
+        """Send the request once more on a new connection, if it may be; else fail."""
+        self._upstream = None
+        if self.state is not RESPONSE or not self._resendable or self._sent_again:
+            self.upstream_failed(502, "was not answered by the upstream")
+            return
+        self._sent_again = True
+        self._begin_connecting()
 
     def upstream_failed(self, status: int, issue: str) -> None:
         """Say so, or, when the response has begun, make sure that nobody takes it for complete."""

@@ -139,6 +139,7 @@ class ResponseHead:
         "lines",
         "raw",
         "reason",
+        "size",
         "status",
         "upgrade",
     )
@@ -154,6 +155,7 @@ class ResponseHead:
         self.keep_alive = not http_1_0
         self.upgrade = b""
         self.beginning = b""  # as it is written, up to what differs between requests; empty until that is asked for
+        self.size = b""  # the line with the length as it is written; as empty
 
     @property
     def headers(self) -> list[Header]:

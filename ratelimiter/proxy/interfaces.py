@@ -205,6 +205,9 @@ class ResponseReceiver(Protocol):
     def ended(self, trailers: list[bytes]) -> None:
         """Take the end of the response, or of the tunnel."""
 
+    def unanswered(self) -> None:
+        """Take note that a connection which was kept from an earlier request ended without a byte of a response."""
+
     def upstream_failed(self, status: int, issue: str) -> None:
         """Take note that no response, or no more of it, will come; *status* is for a client that has got nothing."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from bisect import bisect_right
 from collections import deque
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
     from ratelimiter.proxy.settings import ProxySettings
 
-PROBED_AFTER_S = 0.05  # of idleness: what has just been used is alive, or the event loop knows better already
+# For this long after a response an upstream may close behind it, keep-alive or not: nginx does so after some errors.
+SETTLED_S = 0.02
+# An upstream that closed an idle connection may close the others when they are as old; for this long that is believed,
+# and of its time this share is used.
+LEARNED_S, LEARNED_SHARE = 60.0, 0.75
 
 
 class CrowdedError(Exception):
@@ -62,6 +67,8 @@ class Pool:
         self._dialer = None if target.path or _is_address(target.host) else Dialer(target.host, target.port, loop)
         self._sweep = Sweep(loop, min(1.0, settings.upstream_idle_ms / 4000))
         self._swept = False
+        self._closed_after_s = float("inf")  # of idleness, by the upstream
+        self._closed_at_s = float("-inf")
 
     def __len__(self) -> int:
         """Connections open now."""
@@ -72,18 +79,45 @@ class Pool:
         """Requests in line for a connection now."""
         return len(self._line)
 
-    def take(self) -> UpstreamConnection | None:
-        """A connection that is open and idle; None if there is none."""
+    def take(self, *, resendable: bool = True) -> UpstreamConnection | None:
+        """Return a connection that is open and idle; None if there is none.
+
+        The kernel is asked first, since an upstream may have closed the connection (RFC 9112 section 9.3.1).
+
+        Args:
+            resendable: True if the request may be sent once more, should the connection end without an answer. Else the
+                connection must have been idle for a moment, and for less time than the upstream kept others.
+        """
         idle = self._idle
+        if not resendable and not self._full():
+            return self._take_settled()
         while idle:
             connection = idle.pop()
-            if stopwatch_s() - connection.idle_since_s < PROBED_AFTER_S or connection.untouched():
+            if connection.untouched():
+                return connection
+            connection.close()
+        return None
+
+    def _full(self) -> bool:
+        return len(self._all) + self._opening >= self.settings.upstream_connections_max
+
+    def _take_settled(self) -> UpstreamConnection | None:
+        idle, now_s = self._idle, stopwatch_s()
+        kept_s = self._closed_after_s * LEARNED_SHARE if now_s - self._closed_at_s < LEARNED_S else float("inf")
+        at = bisect_right(idle, now_s - SETTLED_S, key=_idle_since)
+        while at:
+            at -= 1
+            connection = idle[at]
+            if now_s - connection.idle_since_s > kept_s:
+                return None
+            del idle[at]
+            if connection.untouched():
                 return connection
             connection.close()
         return None
 
     async def connect(self) -> UpstreamConnection:
-        """A connection when there was none idle: a new one, or, if there may be no more, the next that is given back.
+        """Return a new connection or, if there may be no more, the next one that is given back.
 
         Raises:
             OSError: the upstream cannot be reached.
@@ -93,7 +127,7 @@ class Pool:
         waiting = False
         try:
             async with asyncio.timeout(self.settings.connect_timeout_ms / 1000):
-                if len(self._all) + self._opening < self.settings.upstream_connections_max:
+                if not self._full():
                     self._opening += 1
                 else:
                     waiting = True
@@ -162,13 +196,17 @@ class Pool:
             if connection.closed:
                 msg = "closed at once"
                 raise ConnectionResetError(msg)
-            self._all.add(connection)
+            self.add(connection)
             made = True
         finally:
             self._opening -= 1
             if not made:
                 self._let_open()
         return connection
+
+    def add(self, connection: UpstreamConnection) -> None:
+        """Count *connection* among those that are open."""
+        self._all.add(connection)
 
     def keep(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose response is complete."""
@@ -182,13 +220,28 @@ class Pool:
             self._swept = True
             self._sweep.add(self)
 
-    def forget(self, connection: UpstreamConnection) -> None:
-        """The connection is closed."""
-        with contextlib.suppress(ValueError):
+    def forget(self, connection: UpstreamConnection, *, by_upstream: bool = False) -> None:
+        """Take note that the connection is closed; *by_upstream*: not by us."""
+        try:
             self._idle.remove(connection)
+        except ValueError:
+            pass
+        else:
+            if by_upstream:
+                self._learn(stopwatch_s(), connection.idle_since_s)
         if connection in self._all:
             self._all.discard(connection)
             self._let_open()
+
+    def _learn(self, now_s: float, idle_since_s: float) -> None:
+        """Take note of how long the upstream keeps idle connections."""
+        after_s = now_s - idle_since_s
+        if after_s < SETTLED_S:
+            return
+        if now_s - self._closed_at_s >= LEARNED_S:
+            self._closed_after_s = float("inf")
+        self._closed_after_s = min(self._closed_after_s, after_s)
+        self._closed_at_s = now_s
 
     def tick(self, now_s: float, passed_s: float) -> None:  # noqa: ARG002  # as Sweep calls it
         """Close what has been idle for too long: the upstream would, at a moment of its own choosing."""
@@ -204,6 +257,10 @@ class Pool:
         self._idle.clear()
         for connection in list(self._all):
             connection.close()
+
+
+def _idle_since(connection: UpstreamConnection) -> float:
+    return connection.idle_since_s
 
 
 def _is_address(host: str) -> bool:

@@ -57,15 +57,15 @@ def forwarded_head(
         framing += connection_line(fields, keep=keep)
     # An upstream says much the same again and again, so what is written of its head is kept with it.
     beginning = head.beginning or _beginning(head)
-    return b"%s%s%s\r\n" % (beginning, b"".join([b"%s: %s\r\n" % header for header in headers]), framing)
+    ours = b"".join([b"%s: %s\r\n" % header for header in headers])
+    return b"%s%s%s%s\r\n" % (beginning, ours, head.size, framing)
 
 
 def _beginning(head: ResponseHead) -> bytes:
-    beginning = b"HTTP/1.1 %d %s%s" % (head.status, head.reason, head.lines)
     if head.length is not None and head.status != 204:  # RFC 9110 section 8.6
-        beginning += b"Content-Length: %d\r\n" % head.length
-    head.beginning = beginning
-    return beginning
+        head.size = b"Content-Length: %d\r\n" % head.length
+    head.beginning = b"HTTP/1.1 %d %s%s" % (head.status, head.reason, head.lines)
+    return head.beginning
 
 
 def informational(head: ResponseHead) -> bytes:

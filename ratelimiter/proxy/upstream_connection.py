@@ -26,8 +26,8 @@ class Keeper(Protocol):
     def keep(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose response is complete."""
 
-    def forget(self, connection: UpstreamConnection) -> None:
-        """Take note that the connection is closed."""
+    def forget(self, connection: UpstreamConnection, *, by_upstream: bool = False) -> None:
+        """Take note that the connection is closed; *by_upstream*: not by us."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -52,6 +52,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_transport",
         "_tunnel",
         "_upgrade",
+        "_used",
         "idle_since_s",
     )
 
@@ -74,6 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._sent_all = False  # of the request
         self._tunnel = False
         self._paused = False
+        self._used = False  # True if the request under way is not the first
         self.idle_since_s = 0.0
 
     # --- For the pool
@@ -174,7 +176,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """See whether that was the response's proper end."""
-        self._pool.forget(self)
+        self._pool.forget(self, by_upstream=True)
         receiver, self._receiver = self._receiver, None
         self._transport = None
         if receiver is None:
@@ -182,7 +184,10 @@ class UpstreamConnection(asyncio.Protocol):
         if self._tunnel:
             receiver.ended([])
         elif self._head is None:
-            receiver.upstream_failed(502, "was not answered by the upstream")
+            if self._used and not self._buffer and not self._informational:
+                receiver.unanswered()
+            else:
+                receiver.upstream_failed(502, "was not answered by the upstream")
         elif isinstance(self._body, OpenBody) and error is None:
             receiver.ended([])
         else:
@@ -296,6 +301,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _release(self, *, surplus: bool) -> None:
         """The response is complete: keep the connection if nothing at all speaks against it."""
         self._receiver = None
+        self._used = True
         head = self._head
         if surplus or head is None or not head.keep_alive or not self._sent_all:
             self.close()

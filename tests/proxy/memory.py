@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from ratelimiter.config import loader
 from ratelimiter.proxy.client_connection import ClientConnection
@@ -64,13 +65,15 @@ class Bench:
     def __init__(self, *, bounds: ProxySettings | None = None, gate: Gate | None = None) -> None:
         gate = gate or new_gate()
         loop = asyncio.get_running_loop()
-        self.service = Proxy(Target("app.example", 80), gate, gate, bounds or ProxySettings(), loop)
+        bounds = replace(bounds or ProxySettings(), upstream_connections_max=1)  # which any request then takes
+        self.service = Proxy(Target("app.example", 80), gate, gate, bounds, loop)
         self.client = ClientConnection(self.service, b"http")
         self.to_client = MemoryTransport()
         self.client.connection_made(self.to_client)
         self.upstream = UpstreamConnection(self.service.pool)
         self.to_upstream = MemoryTransport()
         self.upstream.connection_made(self.to_upstream)
+        self.service.pool.add(self.upstream)
         self.service.pool.keep(self.upstream)
 
     def close(self) -> None:
