@@ -35,9 +35,20 @@ class RuleSet:
         rules: those rules, in the order of the file.
         requirements: those requirements, likewise.
         looks_at_bodies: whether some of the rules are met only if the body says so.
+        estimates: whether some of the rules reserve what the body asks for.
     """
 
-    __slots__ = ("_memo", "_of_bodies", "_policy", "_reader", "_tiers", "looks_at_bodies", "requirements", "rules")
+    __slots__ = (
+        "_memo",
+        "_of_bodies",
+        "_policy",
+        "_reader",
+        "_tiers",
+        "estimates",
+        "looks_at_bodies",
+        "requirements",
+        "rules",
+    )
 
     def __init__(
         self,
@@ -50,6 +61,7 @@ class RuleSet:
         self.rules = rules
         self.requirements = requirements
         self.looks_at_bodies = any(rule.match.json for rule in rules)
+        self.estimates = any(rule.tokens is not None for rule in rules)
         self._policy = policy
         self._reader = reader
         self._tiers = tiers
@@ -211,9 +223,12 @@ class Planner:
         its `body` when its hits are asked for. 0 if none do; the body may then be left unread.
         """
         try:
-            if not self._rule_set_of_head(request).looks_at_bodies:
-                return 0
+            rule_set = self._rule_set_of_head(request)
         except MalformedRequest:
+            return 0
+        if rule_set.estimates:  # of a longer one the beginning, which may say what it asks for
+            return 1 if _encoded(request) else self.policy.json_bytes_max + 1
+        if not rule_set.looks_at_bodies:
             return 0
         lengths = [value for name, value in request.headers if name.lower() == b"content-length"]
         if lengths and lengths[0].isdigit() and int(lengths[0][:20]) > self.policy.json_bytes_max:

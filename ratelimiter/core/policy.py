@@ -111,7 +111,9 @@ class Policy:
         """The files that it was made of, beside its own."""
         dialect = (self.dialect,) if "/" in self.dialect else ()
         overrides = (self.overrides_file,) if self.overrides_file else ()
-        return (*dialect, *overrides, *(() if self.identity is None else self.identity.files))
+        terms = [rule.tokens for rule in self.rules if rule.tokens is not None]
+        of_tokens = dict.fromkeys(name for each in terms for name in (each.preset, each.prices_file) if "/" in name)
+        return (*dialect, *overrides, *of_tokens, *(() if self.identity is None else self.identity.files))
 
     @property
     def _matches(self) -> tuple[Match, ...]:
@@ -126,7 +128,7 @@ class Policy:
     @property
     def looks_at_bodies(self) -> bool:
         """Whether the body of some request makes a difference."""
-        return any(match.json for match in self._matches)
+        return any(match.json for match in self._matches) or any(rule.tokens is not None for rule in self.rules)
 
     @property
     def catch_all(self) -> bool:

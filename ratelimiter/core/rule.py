@@ -15,6 +15,7 @@ from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, 
 
 if TYPE_CHECKING:
     from ratelimiter.core.descriptors import DescriptorMatch
+    from ratelimiter.core.token_terms import TokenTerms
 
 LONG_WINDOWS = 10  # how many windows the second quota of a burst spans
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
@@ -37,15 +38,16 @@ class Mode(StrEnum):
 
 
 class CostFrom(NamedTuple):
-    """Which header says what a request costs."""
+    """The place where the cost of a request is told."""
 
     where: str  # one of `COST_PLACES`
-    name: str  # of the header, in lower case
+    name: str  # of a header, in lower case; or the path of a member, with dots
 
 
 REQUEST_HEADER = "request_header"  # known before the decision
 RESPONSE_HEADER = "response_header"  # known after it, and settled then
-COST_PLACES = (REQUEST_HEADER, RESPONSE_HEADER)
+RESPONSE_JSON = "response_json"  # likewise, by a member of the answer's body or of the events of its stream
+COST_PLACES = (REQUEST_HEADER, RESPONSE_HEADER, RESPONSE_JSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,12 @@ class Rule:
         on_store_error: what to do without the store. Of credits `local` means `deny`: an outage must not hand any out.
         count: only responses of these counts: statuses like `401`, classes like `4xx`; empty counts every request. It
             is charged before and given back after, so there is no moment between a look and a charge.
-        cost_from: the header that says what a request costs; of a response *cost* is then the most, reserved before.
+        cost_from: where the cost of a request is told; if by its response, *cost* is the most, reserved before.
         plans: the quota of each plan that has another one; None for a plan without a limit. All of *quota*'s kind.
         warn_at: the share of the limit, above 0 to 1, from which on it is reported as nearly used up.
         quiet: whether clients are not told of it in header fields until it refuses; its limit then is not told either,
             if a rule that is not quiet applies, too.
+        tokens: units are tokens of a language model, reserved by an estimate and settled by the answer; None if not.
         descriptors: of calls to the decision service; such a rule applies to these and to no request. None for a rule
             that applies to requests.
 
@@ -78,6 +81,7 @@ class Rule:
         silent: whether an admitted client is told nothing of it.
         settles: whether something of its requests is only known after the decision, and settled then.
         leased: whether its hits are leases.
+        metered: whether the body of a response settles its hits.
         near: with so few units remaining, or fewer, the limit is nearly used up.
 
     Raises:
@@ -98,11 +102,13 @@ class Rule:
     warn_at: float = 0.8
     quiet: bool = False
     descriptors: DescriptorMatch | None = None
+    tokens: TokenTerms | None = None
     quotas: tuple[AnyQuota, ...] = field(init=False)
     shadow: bool = field(init=False)
     silent: bool = field(init=False)
     settles: bool = field(init=False)
     leased: bool = field(init=False)
+    metered: bool = field(init=False)
     near: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -131,7 +137,9 @@ class Rule:
         object.__setattr__(self, "quotas", _quotas(self.quota, self.burst))
         object.__setattr__(self, "shadow", self.mode is Mode.SHADOW)
         object.__setattr__(self, "silent", self.shadow or self.quiet)
-        later = bool(self.count) or _told_by_response(self.cost_from)
+        metered = self.tokens is not None or _told_by(self.cost_from, RESPONSE_JSON)
+        object.__setattr__(self, "metered", metered)
+        later = bool(self.count) or metered or _told_by(self.cost_from, RESPONSE_HEADER)
         slots = isinstance(self.quota, Slots)
         object.__setattr__(self, "settles", later or slots)
         object.__setattr__(self, "leased", slots or (later and isinstance(self.quota, Period | Balance)))
@@ -145,15 +153,19 @@ class Rule:
             if not _STATUS.fullmatch(status):
                 msg = f"count must be of statuses like 401 or classes like 4xx, not {status!r}"
                 raise ValueError(msg)
-        if isinstance(self.quota, Slots) and (self.count or _told_by_response(self.cost_from)):
-            msg = "count and cost_from response_header do nothing for what runs at the same time: all is given back"
+        by_response = any(_told_by(self.cost_from, where) for where in (RESPONSE_HEADER, RESPONSE_JSON))
+        if isinstance(self.quota, Slots) and (self.count or self.tokens is not None or by_response):
+            msg = "count, tokens and cost_from of a response do nothing for concurrent requests: all is given back"
+            raise ValueError(msg)
+        if self.tokens is not None and self.cost_from is not None:
+            msg = "tokens and cost_from exclude each other"
             raise ValueError(msg)
         if self.cost_from is not None:
             where, name = self.cost_from
             if where not in COST_PLACES:
                 msg = f"cost_from must be of one of {', '.join(COST_PLACES)}, not {where!r}"
                 raise ValueError(msg)
-            if not name or name != name.lower():
+            if not name or (where != RESPONSE_JSON and name != name.lower()):
                 msg = f"the header of cost_from must be named in lower case, not {name!r}"
                 raise ValueError(msg)
         plans = [plan for plan, _ in self.plans]
@@ -169,8 +181,8 @@ class Rule:
             raise ValueError(msg)
 
 
-def _told_by_response(source: CostFrom | None) -> bool:
-    return source is not None and source.where == RESPONSE_HEADER
+def _told_by(source: CostFrom | None, where: str) -> bool:
+    return source is not None and source.where == where
 
 
 _STATUS = re.compile(r"[1-5]([0-9]{2}|xx)")

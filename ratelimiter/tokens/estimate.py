@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ratelimiter.tokens.usage import FIGURE_MAX
+from ratelimiter.core.usage import FIGURE_MAX
 
 if TYPE_CHECKING:
+    from ratelimiter.core.token_terms import EstimateTerms
+    from ratelimiter.core.weights import Weights
     from ratelimiter.tokens.request_reader import Wanted
-    from ratelimiter.tokens.weights import Weights
 
 KIB = 1024
-BYTES_PER_TOKEN = 4  # of English text and JSON around it; adapts from there
 SPREAD = 2  # the ratio stays within this factor of where it began, so that no caller can bend it further
 SMOOTHING = 16  # answers until a new ratio has mostly replaced the old one
 OBSERVED_BYTES_MIN = 64  # of a request whose answer teaches something; shorter ones are mostly names and braces
@@ -25,35 +24,6 @@ class Tokenizer(Protocol):
 
     def count(self, model: str | None, body: bytes) -> int | None:
         """Return how many tokens *body* is for *model*; None if that is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class EstimateTerms:
-    """What a policy says of estimates.
-
-    Args:
-        bytes_per_token: of requests, to begin with.
-        output: tokens to reserve for the output of a request that sets no bound.
-        unseen: tokens to reserve for input that a request refers to and does not contain.
-        strict: reserve an upper bound rather than a likely number, and never less than that to make a request fit.
-
-    Raises:
-        ValueError: a value is out of range.
-    """
-
-    bytes_per_token: float = BYTES_PER_TOKEN
-    output: int = 4096
-    unseen: int = 10_000
-    strict: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0.5 <= self.bytes_per_token <= 64:
-            msg = f"bytes_per_token must be 0.5 to 64, not {self.bytes_per_token}"
-            raise ValueError(msg)
-        for name in ("output", "unseen"):
-            if not 0 <= getattr(self, name) <= FIGURE_MAX:
-                msg = f"{name} must be 0 to {FIGURE_MAX}, not {getattr(self, name)}"
-                raise ValueError(msg)
 
 
 class Estimate(NamedTuple):

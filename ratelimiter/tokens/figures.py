@@ -8,9 +8,9 @@ import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from ratelimiter.core.usage import FIGURE_MAX, Usage, usage_of
 from ratelimiter.tokens.json_scanner import OTHER, JsonScanner, Other, whole
 from ratelimiter.tokens.needles import matters
-from ratelimiter.tokens.usage import FIGURE_MAX, Usage, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ import re
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-from ratelimiter.tokens.usage import FIGURE_MAX
+from ratelimiter.core.usage import FIGURE_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

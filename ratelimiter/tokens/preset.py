@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from ratelimiter.core.usage import KINDS
 from ratelimiter.tokens.json_scanner import tree_of
-from ratelimiter.tokens.usage import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

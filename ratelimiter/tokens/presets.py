@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ratelimiter.core.usage import KINDS
 from ratelimiter.errors import ConfigError
+from ratelimiter.parsing.document import Document, problem_lines
 from ratelimiter.parsing.schema import differences
-from ratelimiter.parsing.yaml import Document, examine_file, told
+from ratelimiter.parsing.yaml import examine_file
 from ratelimiter.tokens.preset import Form, HeaderSums, Mark, Member, MemberPath, Preset
-from ratelimiter.tokens.usage import KINDS
 
 SUFFIXES = (".yaml", ".yml")
 _HERE = Path(__file__).parent
@@ -69,7 +70,7 @@ def _read(path: Path) -> Preset:
     if document.readable:
         problems += differences(document, schema())
     if problems:
-        raise ConfigError(*told(document, problems))
+        raise ConfigError(*problem_lines(document, problems))
     return _preset_of(path.stem, document)
 
 
@@ -97,7 +98,7 @@ def _preset_of(name: str, document: Document) -> Preset:
             base64=stream.get("base64", ""),
         )
     except ValueError as fault:
-        raise ConfigError(*told(document, [document.problem((), str(fault))])) from None
+        raise ConfigError(*problem_lines(document, [document.problem((), str(fault))])) from None
 
 
 def _form(value: dict[str, Any]) -> Form:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Protocol
 
+from ratelimiter.core.usage import FIGURE_MAX, Usage, usage_of
 from ratelimiter.tokens.content_decoder import IDENTITY, ContentDecoder, EncodingError, ExpansionError
 from ratelimiter.tokens.event_stream import EventStreamReader
 from ratelimiter.tokens.figures import Cause, Figures
 from ratelimiter.tokens.json_scanner import JsonScanner
 from ratelimiter.tokens.ndjson import NdjsonReader
 from ratelimiter.tokens.sse import SseReader
-from ratelimiter.tokens.usage import FIGURE_MAX, Usage, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

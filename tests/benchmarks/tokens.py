@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.tokens import presets
-from ratelimiter.tokens.usage import Usage
+from ratelimiter.core.usage import Usage
 from ratelimiter.tokens.usage_reader import UsageReader
 from tests.tokens.answers import anthropic_events, openai_chunk, openai_usage, text
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimiter.core.token_terms import EstimateTerms
+from ratelimiter.core.weights import PLAIN, Weights
 from ratelimiter.tokens import presets
-from ratelimiter.tokens.estimate import MODELS_MAX, Estimate, EstimateTerms, Estimator, reserved_units
+from ratelimiter.tokens.estimate import MODELS_MAX, Estimate, Estimator, reserved_units
 from ratelimiter.tokens.request_reader import RequestReader, Wanted
-from ratelimiter.tokens.weights import PLAIN, Weights
 
 
 def read(preset: str, body: Any, path: str = "/v1/chat/completions") -> Wanted:

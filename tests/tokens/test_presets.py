@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ratelimiter.core.usage import Usage
 from ratelimiter.errors import ConfigError
 from ratelimiter.tokens import presets
-from ratelimiter.tokens.usage import Usage
 from ratelimiter.tokens.usage_reader import UsageReader
 
 if TYPE_CHECKING:

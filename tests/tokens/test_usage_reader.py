@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ratelimiter.core.usage import Usage
 from ratelimiter.tokens import presets
 from ratelimiter.tokens.figures import Cause
-from ratelimiter.tokens.usage import Usage
 from ratelimiter.tokens.usage_reader import UsageReader
 from tests.tokens.answers import (
     ANTHROPIC_USAGE,

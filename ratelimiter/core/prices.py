@@ -1,4 +1,4 @@
-"""Prices of models in money, and what they come to in credits."""
+"""Prices of models in money, and their worth in credits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING
 
-from ratelimiter.tokens.usage import KINDS
-from ratelimiter.tokens.weights import SCALE, Weights
+from ratelimiter.core.usage import KINDS
+from ratelimiter.core.weights import SCALE, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-Price = dict[str, Decimal]  # money per *per* tokens, by kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +18,8 @@ class Prices:
     """A price table: money per tokens of each model, with a credit as the unit that is charged.
 
     Args:
-        models: by model, money for *per* tokens by kind. `gpt-x*` means all models whose name begins so; the exact
-            name wins, then the longest beginning.
+        models: model and its prices: kind and money for *per* tokens. `gpt-x*` means all models whose name begins so;
+            the exact name wins, then the longest beginning.
         credit: money that one credit stands for, above 0.
         per: tokens that a price is for.
 
@@ -32,10 +30,10 @@ class Prices:
         ValueError: the table is empty, or a price or *credit* is out of range.
     """
 
-    models: Mapping[str, Mapping[str, Decimal]]
+    models: tuple[tuple[str, tuple[tuple[str, Decimal], ...]], ...]
     credit: Decimal
     per: int = 1_000_000
-    others: Weights = field(init=False, repr=False)
+    others: Weights = field(init=False, repr=False, compare=False)
     _exact: Mapping[str, Weights] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[tuple[str, Weights], ...] = field(init=False, repr=False, compare=False)
 
@@ -46,7 +44,7 @@ class Prices:
         if self.credit <= 0:
             msg = f"credit must be above 0, not {self.credit}"
             raise ValueError(msg)
-        weights = {model: self._weights(price) for model, price in self.models.items()}
+        weights = {model: self._weights(dict(price)) for model, price in self.models}
         beginnings = {model[:-1]: found for model, found in weights.items() if model.endswith("*")}
         set_ = object.__setattr__
         set_(self, "_exact", {model: found for model, found in weights.items() if not model.endswith("*")})

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from ratelimiter.tokens.usage import FIGURE_MAX, KINDS
+from ratelimiter.core.usage import FIGURE_MAX, KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ratelimiter.tokens.usage import Usage
+    from ratelimiter.core.usage import Usage
 
 SCALE = 1_000_000  # a weight has six decimals
 WEIGHT_MAX = 1_000_000

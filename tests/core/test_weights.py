@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.tokens.prices import Prices
-from ratelimiter.tokens.usage import Usage, usage_of
-from ratelimiter.tokens.weights import PLAIN, Weights
+from ratelimiter.core.prices import Prices
+from ratelimiter.core.usage import Usage, usage_of
+from ratelimiter.core.weights import PLAIN, Weights
 
 weight = st.decimals(0, 1000, places=6)
 usages = st.builds(usage_of, *[st.integers(0, 10**6)] * 5)
@@ -61,11 +61,11 @@ def test_a_weight_out_of_range_is_refused(bad: str) -> None:
 
 
 PRICES = Prices(
-    {
-        "gpt-x": {"input": Decimal("2.5"), "output": Decimal(10), "cached": Decimal("0.25")},
-        "gpt-x-mini*": {"input": Decimal("0.15"), "output": Decimal("0.6")},
-        "gpt-*": {"input": Decimal(5), "output": Decimal(5)},
-    },
+    (
+        ("gpt-x", (("input", Decimal("2.5")), ("output", Decimal(10)), ("cached", Decimal("0.25")))),
+        ("gpt-x-mini*", (("input", Decimal("0.15")), ("output", Decimal("0.6")))),
+        ("gpt-*", (("input", Decimal(5)), ("output", Decimal(5)))),
+    ),
     credit=Decimal("0.0001"),
 )
 
@@ -95,6 +95,6 @@ def test_a_call_in_money() -> None:
 def test_an_empty_table_is_refused() -> None:
     """A table without a price would make every model free."""
     with pytest.raises(ValueError, match="at least one model"):
-        Prices({}, Decimal(1))
+        Prices((), Decimal(1))
     with pytest.raises(ValueError, match="credit must be above 0"):
-        Prices({"a": {"input": Decimal(1)}}, Decimal(0))
+        Prices((("a", (("input", Decimal(1)),)),), Decimal(0))
