@@ -18,8 +18,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.tokens import presets
 from ratelimiter.core.usage import Usage
+from ratelimiter.tokens import presets
 from ratelimiter.tokens.usage_reader import UsageReader
 from tests.tokens.answers import anthropic_events, openai_chunk, openai_usage, text
 
