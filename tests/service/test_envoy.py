@@ -1,4 +1,4 @@
-"""Goal: Envoy, asking over either protocol, does what the policy says. Method: the real Envoy in front of an application."""
+"""Goal: Envoy, by either protocol, does what the policy says. Method: the real Envoy in front of an application."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_slots_are_taken_and_returned(channel: grpc.Channel) -> None:
 
 
 def test_a_limit_of_the_caller(channel: grpc.Channel) -> None:
-    """An override counts in place of the policy's rules, in any unit, also where no rule means the descriptor; 0 bans."""
+    """An override counts in place of the policy's rules, in any unit, also for an unmatched descriptor; 0 bans."""
     for entries, limit in (((("key", "own"),), (2, 1)), ((("unknown", "own"),), (2, 3))):
         answers = [should(channel, descriptor(*entries, limit=limit)) for _ in range(3)]
         assert [OK, OK, OVER] == [answer.overall_code for answer in answers]
