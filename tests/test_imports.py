@@ -280,3 +280,28 @@ def test_the_table_is_up_to_date() -> None:
     places = {"ruamel.yaml": "ruamel", "prometheus-client": "prometheus_client"}
 
     assert set() == {places.get(name, name) for name in names} - {*KNOWN_BY, "redis"}
+
+
+# Who makes whole seconds of milliseconds: `core.headers` for every answer; readers of what people and other programs
+# write; and logs and stores, whose formats have seconds.
+ROUNDING = {"core.headers", "clock", "config.identity"}
+ROUNDING_ROOMS = {"parsing", "logs", "stores", "replay"}
+# Who hands seconds to timers and to metrics, as they come and unrounded.
+TIMERS = {"proxy", "identity", "engine", "metrics", "service", "stores", "logs", "replay", "parsing", "cli"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_seconds_are_rounded_in_one_place(name: str) -> None:
+    """No module but `core.headers` rounds milliseconds for an answer, so that no two answers differ by a second."""
+    rounded, divided = [], []
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant) and node.right.value == 1000:
+            if isinstance(node.op, ast.FloorDiv):
+                rounded.append(ast.unparse(node))
+            elif isinstance(node.op, ast.Div):
+                divided.append(ast.unparse(node))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "divmod" and ast.unparse(node.args[1]) == "1000":
+            rounded.append(ast.unparse(node))
+
+    assert [] == rounded or name in ROUNDING or room(name) in ROUNDING_ROOMS
+    assert [] == divided or name in ROUNDING or room(name) in TIMERS

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from ratelimiter.asgi.error_handlers import install_error_handlers
 from ratelimiter.asgi.middleware import RateLimitMiddleware
 from ratelimiter.config import loader as configuration
+from ratelimiter.core.headers import exact_s
 from ratelimiter.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def build_app(policy: Policy) -> Starlette:
 def describe(policy: Policy, url: str) -> str:
     """What runs where, and three lines to try."""
     rules = ", ".join(
-        f"{rule.name}: {rule.quota.limit} in {rule.quota.window_ms / 1000:g} s"
+        f"{rule.name}: {rule.quota.limit} in {exact_s(rule.quota.window_ms)} s"
         f"{f' with a burst of {rule.burst}' if rule.burst else ''} by {' or '.join(map(str, rule.principal))}"
         for rule in policy.rules
     )

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.cli.table import print_table
+from ratelimiter.core.headers import ceil_s
 from ratelimiter.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _peek(*, principal: str, plan: str, **common: Any) -> None:
             rule["limit"],
             str(rule["used"]),
             "" if rule["remaining"] is None else str(rule["remaining"]),
-            f"{-(-rule['reset_ms'] // 1000)} s" if rule["reset_ms"] else "",
+            f"{ceil_s(rule['reset_ms'])} s" if rule["reset_ms"] else "",
             _shown_override(rule["override"]),
         )
         for rule in told["rules"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
+from ratelimiter.core.headers import ceil_s
 from ratelimiter.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def table(report: Mapping[str, Any], number: int) -> list[str]:
         rows.append((rule, who, *counted, *((names.get(who, ""),) if names else ())))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     begun = time.strftime("%H:%M:%S", time.localtime(report["begun_ms"] / 1000))
-    span_s = report["span_ms"] // 1000
+    span_s = ceil_s(report["span_ms"])
     return [
         f"since {begun} and in the {span_s} s before; principals are digests, see `ratelimiter explain`",
         "",

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     Renderer = Callable[[Decision], list[Header]]
 
 
+def ceil_s(ms: int) -> int:
+    """Return whole seconds that are no shorter than *ms*."""
+    return -(-ms // 1000)
+
+
+def exact_s(ms: int) -> int | float:
+    """Return *ms* in seconds: a whole number if it is one, for texts that spell it."""
+    seconds, rest = divmod(ms, 1000)
+    return ms / 1000 if rest else seconds
+
+
 class Seconds(NamedTuple):
     """The seconds that are told of one outcome: the only place where milliseconds are rounded, always upward."""
 
@@ -29,13 +40,13 @@ def seconds_of(decision: Decision, outcome: Outcome) -> Seconds:
     """Return the seconds that are told of *outcome*, one of *decision*'s."""
     now_ms, reset_ms = decision.now_ms, outcome.reset_ms
     if decision.allowed:
-        return Seconds(0, -(-reset_ms // 1000), -(-(now_ms + reset_ms) // 1000))
+        return Seconds(0, ceil_s(reset_ms), ceil_s(now_ms + reset_ms))
     wait_ms = outcome.retry_after_ms
     if wait_ms is None:
-        return Seconds(None, -(-reset_ms // 1000) or 1, -(-(now_ms + reset_ms) // 1000))
+        return Seconds(None, ceil_s(reset_ms) or 1, ceil_s(now_ms + reset_ms))
     # With a cost above 1 the next unit to leave need not be enough: what a refused client is told must let it in.
     reset_ms = max(reset_ms, wait_ms)
-    return Seconds(-(-wait_ms // 1000) or 1, -(-reset_ms // 1000) or 1, -(-(now_ms + reset_ms) // 1000))
+    return Seconds(ceil_s(wait_ms) or 1, ceil_s(reset_ms) or 1, ceil_s(now_ms + reset_ms))
 
 
 def retry_after_s(decision: Decision) -> int | None:
@@ -164,5 +175,5 @@ def _window_parameter(rule: Rule) -> bytes:
     # And what counts by other than a window has none: a month has no length, and a bucket grants its limit at once.
     if rule.quota.kind != Quota.kind:
         return b""
-    seconds, rest = divmod(rule.quota.window_ms, 1000)
-    return b"" if rest else b";w=%d" % seconds
+    seconds = exact_s(rule.quota.window_ms)
+    return b";w=%d" % seconds if isinstance(seconds, int) else b""

@@ -40,7 +40,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.core.decision import BLOCKED, CREDIT_EXHAUSTED, MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR
-from ratelimiter.core.headers import seconds_of
+from ratelimiter.core.headers import exact_s, seconds_of
 from ratelimiter.core.identity import UNAVAILABLE
 from ratelimiter.core.quota import Balance, Bucket, Period, Slots
 from ratelimiter.core.requirement import CREDENTIAL_KIND, HEADER_MISSING, REASONS, Unmet
@@ -120,19 +120,14 @@ def capitalized(text: str) -> str:
 
 
 def _window_s(_: Decision, outcome: Outcome) -> int | float:
-    return _seconds(outcome.rule.quota.window_ms)
-
-
-def _seconds(ms: int) -> int | float:
-    seconds, rest = divmod(ms, 1000)
-    return ms / 1000 if rest else seconds
+    return exact_s(outcome.rule.quota.window_ms)
 
 
 def _quota(_: Decision, outcome: Outcome) -> str:
     quota = outcome.rule.quota
     match quota:
         case Bucket():
-            return f"{quota.refill} per {_seconds(quota.window_ms)} s, {quota.limit} at once"
+            return f"{quota.refill} per {exact_s(quota.window_ms)} s, {quota.limit} at once"
         case Period():
             return f"{quota.limit} per {quota.unit}"
         case Slots():
@@ -140,7 +135,7 @@ def _quota(_: Decision, outcome: Outcome) -> str:
         case Balance():
             return f"{quota.limit} in all"
         case _:
-            return f"{quota.limit} per {_seconds(quota.window_ms)} s"
+            return f"{quota.limit} per {exact_s(quota.window_ms)} s"
 
 
 def _rules(decision: Decision, _: Outcome) -> list[str]:

@@ -145,7 +145,7 @@ class Limiter:
         """Return how many bytes of the body of *request* a rule may look at; 0 for none. `judge` asks by itself."""
         return self._planner.body_wanted(request) if self._looks_at_bodies else 0
 
-    async def judge(  # noqa: PLR0912  # the hot path: each coroutine more would cost as much as a dozen branches
+    async def judge(  # noqa: C901, PLR0912  # the hot path: one coroutine more costs as much as a dozen branches
         self,
         request: Request,
         *,

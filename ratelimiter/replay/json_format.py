@@ -260,7 +260,7 @@ def _getter(key: str | None) -> Callable[[dict[str, Any]], Any]:
     return lambda told: _value(told, key)
 
 
-def _reader(  # noqa: PLR0915  # one closure over all getters, so that a line costs no look-up by name
+def _reader(  # noqa: C901, PLR0915  # one closure over all getters, so that a line costs no look-up by name
     names: Names, keys: Mapping[str, str], read_time: Callable[[str], int]
 ) -> ReadLine:
     get = {field: _getter(keys.get(field)) for field in FIELDS}

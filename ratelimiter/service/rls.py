@@ -11,6 +11,7 @@ from ratelimiter.clock import stopwatch_s, unix_ms
 from ratelimiter.core.decision import OVER_LIMIT as REASON_OVER_LIMIT
 from ratelimiter.core.decision import SUSPENDED, Decision, Outcome, unmatched
 from ratelimiter.core.descriptors import BLOCKED
+from ratelimiter.core.headers import ceil_s
 from ratelimiter.core.quota import LIMIT_MAX
 from ratelimiter.core.receipt import NEVER, STORE
 from ratelimiter.core.rule import Mode, Rule
@@ -289,7 +290,7 @@ class RateLimitService:
             wait_ms = tally.retry_after_ms if tally.retry_after_ms > 0 else tally.reset_ms
             if tally.retry_after_ms == NEVER:
                 wait_ms = max(tally.reset_ms, hit.quota.window_ms)
-            told, named = self._status(rule, code, remaining, -(-wait_ms // 1000))
+            told, named = self._status(rule, code, remaining, ceil_s(wait_ms))
             figures |= named
             rank = (-code, remaining, -wait_ms)
             if tightest is None or rank < tightest:
