@@ -31,7 +31,8 @@ FOLDER = ROOT / "docs" / "reference"
 PLACE = re.compile(r"(<!-- table: ([\w.-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 RENEW = "run `python -m scripts.tables`, and commit what it writes"
 
-METRICS = {"limiter_metrics": "The limiter", "proxy_metrics": "The proxy"}  # headings, by the module of the metrics
+# Headings, by the module of the metrics.
+METRICS = {"limiter_metrics": "The limiter", "proxy_metrics": "The proxy", "service_metrics": "The decision service"}
 OF_SEVERAL = {"livesum": "sum", "livemin": "least", "mostrecent": "latest"}  # how processes are one scrape
 
 
@@ -209,9 +210,9 @@ def exposed(name: str) -> str:
     """Return the metrics that the class in the module *name* registers."""
     rows = []
     made = instruments()[name]
-    needed = [parameter for parameter in signature(made).parameters.values() if parameter.default is parameter.empty]
+    needed = {name for name, given in signature(made).parameters.items() if given.default is given.empty}
     # What they watch is only asked at a scrape, and there is none here.
-    watched: dict[str, Any] = {parameter.name: () for parameter in needed}
+    watched: dict[str, Any] = dict.fromkeys(needed - {"registry"}, ())
     for metric in made(**watched, registry=CollectorRegistry())._metrics:
         suffix = "_total" if metric._type == "counter" else ""
         labels = ", ".join(f"`{label}`" for label in metric._labelnames)
