@@ -139,9 +139,7 @@ def _zstd(stream: IO[bytes], path: str) -> IO[bytes]:
         try:
             module = import_module("zstandard")
         except ImportError:
-            msg = (
-                f"{path}: is compressed with zstd; run pip install zstandard, or unpack the file"
-            )
+            msg = f"{path}: is compressed with zstd; run pip install zstandard, or unpack the file"
             raise ConfigError(msg) from None
         opened: IO[bytes] = module.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
         return opened
