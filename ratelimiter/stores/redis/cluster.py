@@ -13,9 +13,8 @@ from ratelimiter.errors import Kind, StoreError, StoreUnavailable
 from ratelimiter.stores.base import SILENT, Store, StoreObserver
 from ratelimiter.stores.deadline import Deadline
 from ratelimiter.stores.overrides import RedisOverrideStore
-from ratelimiter.stores.redis import script
-from ratelimiter.stores.redis.connection import open_connection
-from ratelimiter.stores.redis.server import Server
+from ratelimiter.stores.redis import control, script
+from ratelimiter.stores.redis.server import CONTROL_TIMEOUT_MS, Server
 from ratelimiter.stores.redis.url import OPTIONS, PORT, entry_of, hosts_of, options_of
 
 if TYPE_CHECKING:
@@ -76,6 +75,7 @@ class ClusterStore(Store):
     def __init__(
         self, seeds: Sequence[Address], *, timeout_ms: int = TIMEOUT_MS, clock: Clock | None = None, **batching: int
     ) -> None:
+        control.preload()
         self._seeds = tuple(seeds)
         self._timeout_ms = timeout_ms
         self._clock = clock
@@ -141,7 +141,7 @@ class ClusterStore(Store):
             StoreError: as `charge`, and for an error reply.
         """
         self._belong_here()
-        async with Deadline(self._timeout_ms):
+        async with Deadline(max(CONTROL_TIMEOUT_MS, self._timeout_ms)):
             return await self._ask_slot(slot_of(key), lambda node, asking: node.call(*words, asking=asking))
 
     def _belong_here(self) -> None:
@@ -286,15 +286,7 @@ class ClusterStore(Store):
 
 async def _slots(address: Address) -> dict[int, Host]:
     """Who serves which slot, as the node at *address* has it."""
-    connection = await open_connection(address, MAP_TIMEOUT_MS, role="")
-    try:
-        async with asyncio.timeout(MAP_TIMEOUT_MS / 1000):
-            ranges = await connection.call("CLUSTER", "SLOTS")
-    except TimeoutError as error:
-        msg = f"the node at {address} does not answer"
-        raise StoreUnavailable(msg, Kind.UNREACHABLE) from error
-    finally:
-        connection.abort(StoreUnavailable("done"))
+    ranges = await control.ask(address, "CLUSTER", "SLOTS", timeout_ms=MAP_TIMEOUT_MS)
     served: dict[int, Host] = {}
     if isinstance(ranges, list):
         for first, last, master, *_ in ranges:

@@ -222,7 +222,7 @@ async def _connected(address: Address) -> Connection:
             _, connection = await loop.create_unix_connection(Connection, address.path)
             return connection
         failure: OSError | None = None
-        for host in await _resolved(address.host, address.port):
+        for host in await resolved(address.host, address.port):
             try:
                 _, connection = await loop.create_connection(
                     Connection,
@@ -246,7 +246,7 @@ async def _connected(address: Address) -> Connection:
         raise StoreUnavailable(msg, Kind.UNREACHABLE) from error
 
 
-async def _resolved(host: str, port: int) -> list[str]:
+async def resolved(host: str, port: int) -> list[str]:
     """The addresses of *host*, in the order of preference.
 
     A resolver that hangs holds a thread of a pool that others need, too: it is not asked again before it has answered,
@@ -273,14 +273,10 @@ def _forget(asked: _Resolving, name: tuple[str, int], answer: asyncio.Future[lis
 
 async def _enter(connection: Connection, address: Address, role: str) -> None:
     """Say who we are and what we want, in one round trip; see who answers."""
-    try:
-        password = address.secret()
-    except OSError as error:
-        msg = f"password_file: {error}"
-        raise StoreMisconfigured(msg, Kind.AUTHENTICATION) from error
     required = []
-    if password or address.username:
-        required.append(connection.call("AUTH", *([address.username] if address.username else []), password))
+    if address.authenticates:
+        username, password = await address.credentials()
+        required.append(connection.call("AUTH", *([username] if username else []), password))
     if address.db:
         required.append(connection.call("SELECT", str(address.db)))
     courtesies = [
@@ -291,7 +287,7 @@ async def _enter(connection: Connection, address: Address, role: str) -> None:
     answers = await asyncio.gather(*required, *courtesies, return_exceptions=True)
     for number, answer in enumerate(answers):
         # A name is a courtesy, and so are the others: a user that may not ask for the role is told by the first write.
-        if isinstance(answer, BaseException) and (number < len(required) or not _is_courtesy(answer)):
+        if isinstance(answer, BaseException) and (number < len(required) or not is_courtesy(answer)):
             raise answer
     *_, setting, place = answers
     if isinstance(setting, list) and len(setting) == 2:
@@ -317,7 +313,8 @@ def _warn_of_eviction(address: str, policy: str) -> None:
 _warned: set[str] = set()
 
 
-def _is_courtesy(error: BaseException) -> bool:
+def is_courtesy(error: BaseException) -> bool:
+    """Return True for the refusal of a command that the connection can do without."""
     return (isinstance(error, StoreMisconfigured) and error.kind is Kind.PERMISSION) or (
         isinstance(error, StoreFault) and error.kind is Kind.REFUSED
     )

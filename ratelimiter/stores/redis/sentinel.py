@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from ratelimiter.errors import Kind, StoreError, StoreUnavailable
-from ratelimiter.stores.redis.connection import open_connection
+from ratelimiter.stores.redis import control
 from ratelimiter.stores.redis.url import OPTIONS, Address, db_of, entry_of, hosts_of, options_of
 
 if TYPE_CHECKING:
@@ -21,6 +21,13 @@ TIMEOUT_MS = 250  # for one Sentinel to answer; they are asked at the same time
 SENTINEL_OPTIONS = OPTIONS | {
     "sentinel_username": "user at the Sentinels; default: none",
     "sentinel_password": "password at the Sentinels; default: none",
+}
+
+
+# What to write for an error of a Sentinel, which has a password of its own.
+ADVICE = {
+    Kind.AUTHENTICATION: "a Sentinel has a password of its own; write ?sentinel_password=... into the URL",
+    Kind.REFUSED: "write the port of a Sentinel, mostly 26379, and redis:// for a server without Sentinels",
 }
 
 
@@ -66,15 +73,13 @@ class Sentinels:
         return self.master.placed(host, port, db=self.master.db)
 
     async def _ask(self, sentinel: Address) -> tuple[str, int]:
-        connection = await open_connection(sentinel, TIMEOUT_MS, role="sentinel")
         try:
-            async with asyncio.timeout(TIMEOUT_MS / 1000):
-                reply = await connection.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
-        except TimeoutError as error:
-            msg = f"the Sentinel at {sentinel} does not answer"
-            raise StoreUnavailable(msg, Kind.UNREACHABLE) from error
-        finally:
-            connection.abort(StoreUnavailable("done"))
+            reply = await control.ask(
+                sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service, timeout_ms=TIMEOUT_MS
+            )
+        except StoreError as error:
+            what = f"; {ADVICE[error.kind]}" if error.kind in ADVICE else ""
+            raise type(error)(f"the Sentinel at {sentinel}: {error}{what}", error.kind) from error
         if not isinstance(reply, list):
             msg = f"the Sentinel at {sentinel} knows no master {self.service!r}"
             raise StoreUnavailable(msg, Kind.NO_MASTER)

@@ -13,6 +13,7 @@ from ratelimiter.stores.base import SILENT, StoreObserver
 from ratelimiter.stores.deadline import Deadline
 from ratelimiter.stores.redis import script
 from ratelimiter.stores.redis.connection import Connection, ScriptMissing, open_connection
+from ratelimiter.stores.redis.control import ControlConnection
 from ratelimiter.stores.redis.group_commit import GroupCommit
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # An attempt that began just before a fault ended is lost, and has to be over in time for another one: this, the longest
 # pause and a breaker's probe together are less than a second.
 CONNECT_TIMEOUT_MS = 300
+CONTROL_TIMEOUT_MS = 250  # for what is not hot: longer than a decision may wait, and short of the next look
 # The first attempt after a loss is made at once; further ones wait, and not all processes equally long. The longest
 # pause is well below a second, because enforcement has to be back within one.
 PAUSE_S_MIN = 0.02
@@ -87,6 +89,12 @@ class Server:
         self._batcher = GroupCommit(self._depart, self._overdue, timeout_ms=timeout_ms, observer=observer, **batching)
         self._loop = self._batcher.loop
         self._connection: Connection | None = None
+        self._address: Address
+        # What is not hot has a connection of its own, so that no charge waits behind a long reply. It goes wherever the
+        # charges go: made anew when their connection was.
+        self._control: ControlConnection | None = None
+        self._controlled: Connection | None = None
+        self._control_timeout_ms = max(CONTROL_TIMEOUT_MS, timeout_ms)
         self._attempt: asyncio.Task[None] | None = None
         self._failures = 0  # since the last answer
         self._paused_until_s = 0.0
@@ -113,33 +121,34 @@ class Server:
         return self._batcher.join(hits, group)
 
     async def call(self, *words: str | bytes, asking: bool = False) -> object:
-        """Send one command over the connection that charges use, making one if there is none; its reply.
-
-        For what happens now and then: each is a round trip of its own.
+        """Send one command over the control connection to the server that charges go to, and return its reply.
 
         Args:
             words: of the command.
-            asking: for a slot that this node is about to take over.
+            asking: for a slot that this server is about to take over.
 
         Raises:
-            StoreError: no connection, no answer within the deadline, or an error.
+            StoreError: no connection, no answer in time, or an error.
         """
-        connection = None
-        try:
-            async with Deadline(self._timeout_ms):
-                connection = await self._connected()
-                if asking:
-                    connection.send(ASKING, _ignore)
-                return await connection.call(*words)
-        except StoreTimeout as error:
-            if connection is not None:
-                # It may owe the answer for ever, and charges would wait behind it.
-                self._drop(connection, error)
-            raise
-        except StoreError as error:
-            if connection is not None and (connection.error is not None or error.kind in MOVED_AWAY):
-                self._drop(connection, error)
-            raise
+        async with Deadline(self._control_timeout_ms):
+            connection = await self._connected()
+            if self._control is None or self._controlled is not connection:
+                self._drop_control()
+                self._controlled = connection
+                self._control = ControlConnection(
+                    self._address, timeout_ms=self._control_timeout_ms, connect_timeout_ms=self._connect_timeout_ms
+                )
+            try:
+                return await self._control.call(*words, asking=asking)
+            except StoreError as error:
+                if error.kind in MOVED_AWAY:
+                    self._drop(connection, error)
+                raise
+
+    def _drop_control(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            control.drop()
 
     async def _connected(self) -> Connection:
         if self._connection is None or not self._connection.usable:
@@ -159,6 +168,7 @@ class Server:
         if self._attempt is not None:
             self._attempt.cancel()
             await asyncio.wait([self._attempt])
+        self._drop_control()
         if self._connection is not None:
             self._connection.abort(error)
             self._connection = None
@@ -248,8 +258,8 @@ class Server:
 
     async def _try_to_connect(self) -> None:
         try:
-            address = await self._locate()
-            self._connection = await open_connection(address, self._connect_timeout_ms)
+            self._address = await self._locate()
+            self._connection = await open_connection(self._address, self._connect_timeout_ms)
         except StoreError as error:
             self._failed(error)
             self._batcher.dismiss(error)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from ratelimiter.core.receipt import STORE
 from ratelimiter.stores.base import SILENT, Store, StoreObserver
 from ratelimiter.stores.overrides import RedisOverrideStore
+from ratelimiter.stores.redis import control
 from ratelimiter.stores.redis.script import Settling
 from ratelimiter.stores.redis.sentinel import sentinels_of
 from ratelimiter.stores.redis.server import Server
@@ -58,6 +59,7 @@ class RedisStore(Store):
     def __init__(
         self, place: Place, *, timeout_ms: int = TIMEOUT_MS, clock: Clock | None = None, **batching: int
     ) -> None:
+        control.preload()
         self._place = place
         self._clock = clock
         self._timeout_ms = timeout_ms

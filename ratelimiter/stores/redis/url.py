@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import ssl
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ratelimiter.errors import Kind, StoreMisconfigured
+from ratelimiter.stores.redis import control
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -19,6 +23,7 @@ OPTIONS = {
     "db": "number of the database, also the path of the URL",
     "client_name": "what CLIENT LIST shows",
     "password_file": "file that holds the password, read at every connect, so that it can be rotated",
+    "credential_provider": "module:name of a redis-py CredentialProvider, or of a function that makes one",
 }
 TLS_OPTIONS = {
     "ssl_ca_certs": "file with the certificates of who may vouch for the server; default: the system's",
@@ -41,6 +46,7 @@ class Address:
         username: of an ACL user; empty for the default user.
         password: empty for none.
         password_file: read at every connect, instead of *password*.
+        provider: redis-py's `CredentialProvider`, asked at every connect, instead of user name and password.
         client_name: what CLIENT LIST shows.
         tls: how to speak TLS; None for plain TCP.
     """
@@ -52,6 +58,7 @@ class Address:
     username: str = ""
     password: str = field(default="", repr=False)
     password_file: str = ""
+    provider: Any = field(default=None, repr=False)
     client_name: str = CLIENT_NAME
     tls: ssl.SSLContext | None = None
 
@@ -60,13 +67,26 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return self.path or f"{host}:{self.port}"
 
-    def secret(self) -> str:
-        """The password of this moment.
+    @property
+    def authenticates(self) -> bool:
+        """True if a connection has to authenticate."""
+        return bool(self.username or self.password or self.password_file or self.provider is not None)
+
+    async def credentials(self) -> tuple[str, str]:
+        """Return the user name (empty for the default user) and the password that are valid now.
 
         Raises:
-            OSError: the file that holds it cannot be read.
+            StoreMisconfigured: the file that holds the password cannot be read, or the provider failed.
         """
-        return Path(self.password_file).read_text(encoding="utf-8").strip() if self.password_file else self.password
+        if self.provider is not None:
+            return await control.credentials_of(self.provider)
+        if not self.password_file:
+            return self.username, self.password
+        try:
+            return self.username, _contents(self.password_file)
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"password_file: {error}"
+            raise StoreMisconfigured(msg, Kind.AUTHENTICATION) from error
 
     async def locate(self) -> Address:
         """Where the master is: here. Others have to look (`ratelimiter.stores.redis.sentinel`)."""
@@ -105,10 +125,14 @@ def entry_of(parts: SplitResult, options: dict[str, str]) -> Address:
     Raises:
         ValueError: a value that cannot be used.
     """
+    if options.get("credential_provider") and (parts.username or parts.password or options.get("password_file")):
+        msg = "credential_provider: says user name and password by itself; leave out those of the URL and password_file"
+        raise ValueError(msg)
     return Address(
         username=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
         password_file=options.get("password_file", ""),
+        provider=_provider(options["credential_provider"]) if options.get("credential_provider") else None,
         client_name=options.get("client_name", CLIENT_NAME),
         tls=_tls(options) if parts.scheme.startswith("rediss") else None,
     )
@@ -169,6 +193,31 @@ def db_of(word: str) -> int:
         msg = f"{word[:40]!r} is not the number of a database; write redis://host:6379/0"
         raise ValueError(msg)
     return int(word or 0)
+
+
+def _contents(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8").strip()
+
+
+def _provider(word: str) -> object:
+    """Import the credential provider that *word* names, `package.module:name`.
+
+    Raises:
+        ValueError: there is no such provider.
+    """
+    module, _, name = word.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        provider = found if control.is_provider(found) else found()
+    except Exception as error:  # whatever the module does
+        msg = f"credential_provider: {word[:80]!r} cannot be used ({error}); write package.module:name"
+        raise ValueError(msg) from error
+    if not control.is_provider(provider):
+        msg = f"credential_provider: {word[:80]!r} is not a CredentialProvider of redis-py; write module:name of one"
+        raise ValueError(msg)
+    return provider
 
 
 def _tls(options: dict[str, str]) -> ssl.SSLContext:
