@@ -17,7 +17,7 @@ from ratelimiter.stores.redis.control import ControlConnection
 from ratelimiter.stores.redis.group_commit import GroupCommit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from ratelimiter.clock import Clock
     from ratelimiter.core.receipt import Receipt
@@ -95,6 +95,7 @@ class Server:
         self._control: ControlConnection | None = None
         self._controlled: Connection | None = None
         self._control_timeout_ms = max(CONTROL_TIMEOUT_MS, timeout_ms)
+        self._loop_end: AsyncGenerator[None] | None = None
         self._attempt: asyncio.Task[None] | None = None
         self._failures = 0  # since the last answer
         self._paused_until_s = 0.0
@@ -162,8 +163,25 @@ class Server:
             raise type(self._error)(str(self._error), self._error.kind)
         return self._connection
 
+    async def _close_with_loop(self) -> AsyncGenerator[None]:
+        """Close this when the event loop shuts down its generators, as `asyncio.run` does before it closes the loop.
+
+        Thus an application that has no moment to close its store, like a test with an event loop of its own, leaves no
+        connection behind.
+        """
+        try:
+            yield
+        finally:
+            if self._loop_end is not None:
+                self._loop_end = None
+                await self.close()
+                await asyncio.sleep(0)  # for the transports to be told
+
     async def close(self) -> None:
-        """Let go of the connection. Who waits is told that nothing will come."""
+        """Close the connections. Requests that wait get an error."""
+        loop_end, self._loop_end = self._loop_end, None
+        if loop_end is not None:
+            await loop_end.aclose()
         error = StoreUnavailable("the store was closed", Kind.DISCONNECTED)
         if self._attempt is not None:
             self._attempt.cancel()
@@ -258,6 +276,9 @@ class Server:
 
     async def _try_to_connect(self) -> None:
         try:
+            if self._loop_end is None:
+                self._loop_end = self._close_with_loop()
+                await anext(self._loop_end)
             self._address = await self._locate()
             self._connection = await open_connection(self._address, self._connect_timeout_ms)
         except StoreError as error:

@@ -177,3 +177,24 @@ def test_url_that_cannot_be_used(url: str) -> None:
     """A mistake in the URL is told when the store is opened."""
     with pytest.raises(ConfigError, match="; write "):
         open_store(url)
+
+
+async def test_a_sentinel_with_a_password_is_named(watched: Watched) -> None:
+    """Without its password the error names the Sentinel and the option to write; with it, decisions are made."""
+    for sentinel in watched.sentinels:
+        with sentinel.client() as client:
+            client.execute_command("ACL", "SETUSER", "default", "resetpass", ">hush")
+    async with closing(opened(watched.url, timeout_ms=PATIENT_MS)) as store:
+        with pytest.raises(StoreError, match=r"the Sentinel at 127\.0\.0\.1:\d+: .*\?sentinel_password=") as caught:
+            await store.charge([hit()])
+    assert Kind.AUTHENTICATION is caught.value.kind
+    async with closing(opened(f"{watched.url}?sentinel_password=hush", timeout_ms=PATIENT_MS)) as store:
+        assert (await store.charge([hit()])).now_ms > 0
+
+
+async def test_a_server_that_is_no_sentinel_is_named(redis_server: RedisServer) -> None:
+    """The port of the server itself, in place of a Sentinel's, is told as that."""
+    url = f"redis+sentinel://127.0.0.1:{redis_server.port}/mymaster"
+    async with closing(opened(url, timeout_ms=PATIENT_MS)) as store:
+        with pytest.raises(StoreError, match=r"the Sentinel at .*; write the port of a Sentinel"):
+            await store.charge([hit()])
