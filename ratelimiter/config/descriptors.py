@@ -10,7 +10,7 @@ from ratelimiter.core.quota import Quota
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ratelimiter.parsing.yaml import Path
+    from ratelimiter.parsing.document import Path
 
 FIELD = "descriptors"
 ANSWERS = (UNLIMITED, BLOCKED)  # limits that count nothing
