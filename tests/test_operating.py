@@ -219,7 +219,7 @@ def test_override_from_standard_input(scene: Scene) -> None:
 def test_the_kill_switch(scene: Scene) -> None:
     """Nobody is refused within a second, and again within a second."""
     assert [200, 200, 200, 429] == [scene.app.status() for _ in range(4)]
-    assert "no rule refuses anybody; all is counted as before\n" == scene.said("shadow", "on")
+    assert "no rule refuses any request; all requests are counted as before\n" == scene.said("shadow", "on")
     scene.everywhere(lambda place: place.status() == 200)
     assert "x-ratelimit-limit" not in scene.app.ask()[1]
     assert "rules refuse again\n" == scene.said("shadow", "off")
@@ -270,8 +270,8 @@ def test_two_operators_at_the_same_time(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["block", "alice"], "principal: what is given is not a principal; write one like"),
-        (["block", "header:X-Other=a"], "principal: header:x-other is not where a rule looks for who is charged"),
+        (["block", "alice"], "principal: this is not a principal; write one like"),
+        (["block", "header:X-Other=a"], "principal: no rule charges header:x-other"),
         (["block", ALICE, "--for", "soon"], "for: 'soon' is not a duration"),
         (["block", ALICE, "--until", "2001-01-01T00:00:00Z"], "until: is not within the next hundred years"),
         (["reset", ALICE, "--rule", "gone"], "rule: 'gone' is no rule that charges header:x-api-key"),
@@ -305,7 +305,7 @@ def test_without_redis(tmp_path: Path) -> None:
             cwd=ROOT,
         )
         assert (1, "") == (done.returncode, done.stdout)
-        assert re.fullmatch(r"store: .*\(unreachable\); whether anything was done is not known\n", done.stderr)
+        assert re.fullmatch(r"store: .*\(unreachable\); the operation may or may not have been done\n", done.stderr)
 
 
 @pytest.mark.parametrize(

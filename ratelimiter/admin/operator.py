@@ -373,7 +373,7 @@ class Operator:
             return digest, {"who": digest}
         known = [str(source) for source in sources_of(self._policy())]
         if named.source not in known:
-            msg = f"principal: {named.source} is not where a rule looks for who is charged; write {' or '.join(known)}"
+            msg = f"principal: no rule charges {named.source}; write {' or '.join(known)}"
             raise ConfigError(msg)
         who = pattern_digest(named.source, named.value)
         return who, {"who": who, "pattern": named.value, "source": named.source}

@@ -103,7 +103,7 @@ VERBS: dict[str, _Verb] = {
         lambda operator, body: operator.remove_override(body["principal"], **_without(body)),
     ),
     "/v1/shadow": _Verb(
-        "Have no rule refuse anybody, or have them refuse again; all is counted as before.",
+        "Have no rule refuse anybody, or have them refuse again; all requests are counted as before.",
         {"on": _Field(bool, "whether all rules are in shadow", required=True), **_END},
         lambda operator, body: operator.shadow(on=body["on"], wanted=_wanted(body)),
     ),
@@ -158,7 +158,7 @@ def operator_app(operator: Operator, tokens: Tokens) -> ASGIApp:
             except ConfigError as fault:
                 return JSONResponse({"problems": list(fault.problems)}, 400)
             except StoreError as fault:
-                told = f"store: no answer ({fault.kind}); whether anything was done is not known"
+                told = f"store: no answer ({fault.kind}); the operation may or may not have been done"
                 return JSONResponse({"problems": [told]}, 503, {"retry-after": "1"})
 
         return respond
@@ -234,7 +234,7 @@ def openapi() -> dict[str, Any]:
             (400, "Something in the request means nothing to the policy."),
             (401, "No token of an operator."),
             (413, "The body is too long."),
-            (503, "The store gave no answer; whether anything was done is not known."),
+            (503, "The store gave no answer; the operation may or may not have been done."),
         )
     }
     answered = {"200": {"description": "Done.", "content": {"application/json": {"schema": {"type": "object"}}}}}

@@ -1,4 +1,4 @@
-"""An example API behind the limiter, to be tried with curl."""
+"""An example API behind the limiter, to try with curl."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ITEMS = {"1": "anvil", "2": "bolt", "3": "cog"}
 
 
 async def items(_: Request) -> JSONResponse:
-    """List what there is."""
+    """List the items."""
     return JSONResponse({"items": [{"id": key, "name": name} for key, name in ITEMS.items()]})
 
 
@@ -46,7 +46,7 @@ def build_app(policy: Policy) -> Starlette:
 
 
 def describe(policy: Policy, url: str) -> str:
-    """What runs where, and three lines to try."""
+    """Return the start message: address, rules, and three commands to try."""
     rules = ", ".join(
         f"{rule.name}: {rule.quota.limit} in {exact_s(rule.quota.window_ms)} s"
         f"{f' with a burst of {rule.burst}' if rule.burst else ''} by {' or '.join(map(str, rule.principal))}"
@@ -70,7 +70,7 @@ def run(*, listen: str = "127.0.0.1:8080", **settings: Any) -> None:
 
     Args:
         listen: HOST:PORT; port 0 takes a free one.
-        settings: what `ratelimiter.config.loader.build` takes; 60 requests a minute by API key when it names no limit.
+        settings: arguments of `ratelimiter.config.loader.build`; without a limit, 60 requests a minute by API key.
 
     Raises:
         ConfigError: an argument or the policy file cannot be used.
@@ -88,7 +88,7 @@ def run(*, listen: str = "127.0.0.1:8080", **settings: Any) -> None:
         build_app(policy), host=host.strip("[]"), port=int(port), proxy_headers=False, log_level="warning"
     )
     listener = config.bind_socket()
-    listener.listen(config.backlog)  # so that what is printed is true by then
+    listener.listen(config.backlog)  # before the address is printed
     bound_host, bound_port = listener.getsockname()[:2]
     shown = f"[{bound_host}]" if ":" in bound_host else bound_host
     print(describe(policy, f"http://{shown}:{bound_port}"), flush=True)

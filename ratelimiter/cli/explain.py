@@ -1,4 +1,4 @@
-"""What a policy makes of one request, in words: its path, who is charged by which rule, and under which keys."""
+"""Explanation of one request under a policy: its path, the rules that match, their principals and keys."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ WIDTH = 10  # of the labels
 
 
 def explain(policy: Policy, request: Request, now_ms: int = 0) -> list[str]:
-    """Lines for a person to read. No principal's value is among them.
+    """Return lines for a person to read, without any principal's value.
 
     Args:
-        policy: in force; what operators have ordered at run time is not asked for.
-        request: what is explained.
-        now_ms: Unix time: overrides that have ended by then are left out.
+        policy: the policy; overrides of operators at run time are not read.
+        request: the request to explain.
+        now_ms: Unix time; expired overrides are left out.
     """
     return list(_lines(policy, request, now_ms))
 
@@ -92,7 +92,7 @@ def _override(override: Override) -> str:
 
 
 def _identity(identity: Identity, identified: IdentityPolicy) -> str:
-    """What the credentials prove, but for the name."""
+    """Return the identity that the credentials prove, but for the name."""
     if identity.fault == UNAVAILABLE and identified.tokens is not None:
         return f"a token, which only the keys at {identified.tokens.keys} could verify"
     if identity.fault:
@@ -102,7 +102,7 @@ def _identity(identity: Identity, identified: IdentityPolicy) -> str:
 
 
 def _required(policy: Policy, planner: Planner, request: Request, identity: Identity) -> str:
-    """What becomes of the requirements that a request meets."""
+    """Return the result of the requirements on a request."""
     requirements = planner.rule_set(request).requirements
     if not requirements:
         return "nothing"

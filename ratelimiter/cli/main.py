@@ -1,4 +1,4 @@
-"""The command line: each command reads its flags, calls one function and prints what it says."""
+"""The command line: each command reads its flags, calls one function and prints the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.dialects.answer import Answer
 
-# What a command needs is imported inside of it: `--version` and `--help` wait for none of it.
+# Each command imports its modules when it runs, so that `--version` and `--help` are fast.
 # ruff: noqa: PLC0415
 
 FAILED = 1  # exit status when the store gave no answer
@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*fault.problems, sep="\n", file=sys.stderr)
         return UNUSABLE
     except StoreError as fault:
-        print(f"store: {fault} ({fault.kind}); whether anything was done is not known", file=sys.stderr)
+        print(f"store: {fault} ({fault.kind}); the operation may or may not have been done", file=sys.stderr)
         return FAILED
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         sys.stderr.close()
         return 0
     return 0
@@ -258,7 +258,7 @@ def _check_config(file: str, processes: int) -> None:
     policy, _, _, document = load_file(file)
     assert document is not None  # noqa: S101 - a file was read
     rules = f"{len(policy.rules)} rule{'s' if len(policy.rules) > 1 else ''}"
-    store = policy.store.partition("://")[0]  # what follows may hold a password
+    store = policy.store.partition("://")[0]  # the rest may hold a password
     print(f"{document.name}: ok, {rules}, store {store}, dialect {policy.dialect}")
     for line in outage(policy, processes):
         print(f"  {line}")
@@ -279,7 +279,7 @@ def _explain(*, config: str, method: str, url: str, header: Sequence[str], data:
 
 
 def _target(url: str) -> bytes:
-    """What a client that is given *url* sends as request target."""
+    """Return the request target that a client sends for *url*."""
     if "://" not in url.partition("?")[0]:
         return url.encode("utf-8", "surrogateescape")
     try:
@@ -294,7 +294,7 @@ def _target(url: str) -> bytes:
 def _header(text: str) -> tuple[bytes, bytes]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        msg = "-H: what is given is not a header; write 'Name: value'"  # not repeated: it may be a credential
+        msg = "-H: the value is not a header; write 'Name: value'"  # not repeated: it may be a credential
         raise ConfigError(msg)
     return name.strip().lower().encode("utf-8", "surrogateescape"), value.strip().encode("utf-8", "surrogateescape")
 
@@ -330,12 +330,12 @@ def _keys(verb: str, secret_file: str | None, **said: Any) -> None:
     prefix, scopes = said.pop("prefix"), said.pop("scope")
     entry = {name: value for name, value in {**said, "scopes": scopes}.items() if value is not None}
     key, lines = give_out(entry, secret=secret, prefix=prefix)
-    print(f"The key, which nobody can show again:\n\n{key}\n\nIts entry for the list keys of the key file:\n")
+    print(f"The key, which cannot be shown again:\n\n{key}\n\nIts entry for the list keys of the key file:\n")
     print(*lines, sep="\n")
 
 
 def _secret(file: str | None) -> bytes:
-    """The secret that a policy digests with: of a file, else of the environment, else none."""
+    """Return the secret of the policy: from *file*, else from the environment, else empty."""
     from ratelimiter.parsing.values import read_secret, read_secret_file
 
     try:

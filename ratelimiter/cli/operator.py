@@ -1,4 +1,4 @@
-"""The operator's verbs on the command line: flags in, a table or JSON out."""
+"""The operator's commands: flags in, a table or JSON out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Verb = Callable[[Operator], Awaitable[Any]]
     AddCommand = Callable[..., argparse.ArgumentParser]
 
-# What a verb needs is imported when it runs: `--help` waits for none of it.
+# Each command imports its modules when it runs, so that `--help` is fast.
 # ruff: noqa: PLC0415
 
 TIMEOUT_MS = 3000  # a person waits longer than a request
@@ -180,14 +180,14 @@ def _override_list(**common: Any) -> None:
         (block["digest"], "all", "blocked", _until(block["until_ms"]).strip(), "store") for block in told["blocks"]
     ]
     if told["shadow"]["on"]:
-        rows.append(("everybody", "all", "shadow", _until(told["shadow"]["until_ms"]).strip(), "store"))
+        rows.append(("all", "all", "shadow", _until(told["shadow"]["until_ms"]).strip(), "store"))
     print_table(("PRINCIPAL", "RULE", "ORDER", "END", "FROM"), rows)
 
 
 def _shadow(*, switch: str, for_: str, until: str, **common: Any) -> None:
     wanted = _wanted(for_, until)
     told = _done(lambda operator: operator.shadow(on=switch == "on", wanted=wanted), common)
-    on = f"no rule refuses anybody{_until(told['until_ms'])}; all is counted as before"
+    on = f"no rule refuses any request{_until(told['until_ms'])}; all requests are counted as before"
     _say(common, on if told["on"] else "rules refuse again")
 
 
@@ -213,7 +213,7 @@ def _told(*, number: int, **common: Any) -> None:
 
 
 def _done(verb: Verb, common: Mapping[str, Any]) -> Any:
-    """What *verb* gives; printed if it is wanted as JSON.
+    """Return the result of *verb*; print it if the command has --json.
 
     Raises:
         ConfigError: the policy, or an argument, cannot be used.
@@ -255,7 +255,7 @@ def _user() -> str:
 
 
 def _given(principal: str) -> str:
-    """*principal*, with what is on standard input where it says so: not everybody on this machine shall see a key."""
+    """Return *principal*, read from standard input if it is `-`: other users of the machine can see arguments."""
     source, separator, value = principal.partition("=")
     if principal == "-":
         return _read_line()

@@ -1,4 +1,4 @@
-"""The live table of `ratelimiter top`: who is refused most and who asks for most, as an admin listener tells it."""
+"""The live table of `ratelimiter top`: the most refused and the busiest principals of an admin listener."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def run(url: str, *, every_s: float = 2.0, once: bool = False, number: int = 20)
 
     Args:
         url: like `http://127.0.0.1:9090`.
-        every_s: seconds between two looks.
+        every_s: seconds between two refreshes.
         once: print it once.
-        number: principals at most.
+        number: greatest number of principals.
 
     Raises:
-        ConfigError: *url* is none, or does not answer as an admin listener does.
+        ConfigError: *url* is not a URL, or not that of an admin listener.
     """
     in_place = sys.stdout.isatty() and not once
     while True:
@@ -53,16 +53,16 @@ def run(url: str, *, every_s: float = 2.0, once: bool = False, number: int = 20)
 
 
 def fetch(url: str, number: int) -> dict[str, Any]:
-    """What the admin listener at *url* tells of *number* principals of each kind.
+    """Return the report of the admin listener at *url* on *number* principals of each kind.
 
     Raises:
-        ConfigError: *url* is none, or does not answer as an admin listener does.
+        ConfigError: *url* is not a URL, or not that of an admin listener.
     """
     if not url.startswith(("http://", "https://")):
         msg = f"--admin: {url!r} is not an http URL; write one like http://127.0.0.1:9090"
         raise ConfigError(msg)
     try:
-        # No proxy of the environment: this listener is for those who reach it themselves.
+        # No proxy of the environment: the listener must be reached directly.
         with build_opener(ProxyHandler({})).open(f"{url.rstrip('/')}/top?n={number}", timeout=TIMEOUT_S) as answer:
             report: dict[str, Any] = json.loads(answer.read(BYTES_MAX))
     except (URLError, OSError, ValueError, http.client.HTTPException) as fault:
@@ -72,11 +72,11 @@ def fetch(url: str, number: int) -> dict[str, Any]:
 
 
 def table(report: Mapping[str, Any], number: int) -> list[str]:
-    """The lines of the table: the most refused first, then by units.
+    """Return the lines of the table: the most refused first, then by units.
 
     Args:
-        report: what `fetch` returns.
-        number: principals at most.
+        report: result of `fetch`.
+        number: greatest number of principals.
     """
     refusals: Counter[tuple[str, str]] = Counter()
     units: Counter[tuple[str, str]] = Counter()
@@ -113,5 +113,5 @@ def table(report: Mapping[str, Any], number: int) -> list[str]:
 
 
 def _printable(name: str) -> str:
-    """*name* without anything that a terminal would obey: callers choose their names."""
+    """Return *name* without control characters of a terminal: callers choose their names."""
     return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in name)

@@ -20,12 +20,12 @@ PLACEHOLDER = Quota(1, 1000)  # the quota of a rule that counts nothing; never c
 
 
 def read_match(path: Path, rule: Mapping[str, Any], refuse: Callable[..., None]) -> DescriptorMatch | None:
-    """Return what *rule*, a mapping that keeps to the schema, means by its descriptors; None if something is refused.
+    """Return the condition of *rule*, a mapping that fits the schema; None if any of it is refused.
 
     Args:
-        path: of the rule.
-        rule: as it stands in the file.
-        refuse: is told a path and what is wrong there.
+        path: path of the rule.
+        rule: the rule as the file states it.
+        refuse: takes a path and the fault there.
     """
     faulty = False
     for name in NEVER_HERE:

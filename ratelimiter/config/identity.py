@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ratelimiter.parsing.document import Path
 
 URL = re.compile("https?://", re.IGNORECASE)
-# Headers that mean something by themselves: taking them from every request would break more than it tells.
+# Headers with a meaning of their own: dropping them from requests would break applications.
 TAKEN = frozenset(
     {
         *("accept", "authorization", "connection", "content-length", "content-type", "cookie", "date", "expect"),
@@ -35,7 +35,7 @@ TAKEN = frozenset(
         *("x-forwarded-host", "x-forwarded-proto", "x-real-ip"),
     }
 )
-# Field of `jwt`, the argument it becomes, and the least and the most that it may be, in milliseconds.
+# Field of `jwt`, its argument of `JwtPolicy`, and its least and greatest value in milliseconds.
 _DURATIONS = (
     ("leeway", "leeway_s", 0, 300_000),
     ("refresh", "refresh_ms", 1_000, 86_400_000),
@@ -60,10 +60,10 @@ class Reader:
         self._foreign = layer.foreign
 
     def identity(self, value: Mapping[str, Any]) -> IdentityPolicy | None:
-        """The section `identity`; None if any of it was refused."""
+        """Return the section `identity`; None if any of it was refused."""
         path: Path = ("identity",)
         if not value.keys() & {"jwt", "api_keys"}:
-            self._refuse(path, "names no way to identify a caller; write jwt: or api_keys:")
+            self._refuse(path, "has no way to identify a caller; write jwt: or api_keys:")
             return None
         tokens = keys = None
         if "jwt" in value:
@@ -76,7 +76,7 @@ class Reader:
         return IdentityPolicy(tokens, keys, told)
 
     def requirements(self, value: Sequence[Mapping[str, Any]]) -> tuple[Requirement, ...] | None:
-        """The section `require`; None if any of it was refused."""
+        """Return the section `require`; None if any of it was refused."""
         read = [self._requirement(("require", index), item) for index, item in enumerate(value)]
         return None if None in read else tuple(requirement for requirement in read if requirement is not None)
 
@@ -107,7 +107,7 @@ class Reader:
         return self._with_keys(path, value["keys"], tokens)
 
     def _with_keys(self, path: Path, stated: str, tokens: JwtPolicy) -> JwtPolicy | None:
-        """*tokens* with the keys of its file, if it is one."""
+        """Return *tokens* with the keys of their file; unchanged if the keys come from a URL."""
         try:
             from ratelimiter.identity.jwt import parse_key_set  # noqa: PLC0415  # see below
         except ImportError:
@@ -184,7 +184,7 @@ class Reader:
 
 
 def unsafe_url(tokens: JwtPolicy) -> bool:
-    """Whether the keys are fetched so that whoever is on the way can put in others."""
+    """Return True if the keys are fetched over plain HTTP from another host, where an attacker can replace them."""
     if not tokens.keys.startswith("http://"):
         return False
     host = urlsplit(tokens.keys).hostname or ""
@@ -195,7 +195,7 @@ def unsafe_url(tokens: JwtPolicy) -> bool:
 
 
 def _check_url(url: str) -> None:
-    """Refuse what is no URL that anybody could fetch, or tells a password to the log."""
+    """Refuse a URL that cannot be fetched, or that would write a password to the log."""
     try:
         parts = urlsplit(url)
         sound = bool(parts.hostname) and parts.port != 0 and not parts.fragment and url.isascii() and url.isprintable()

@@ -1,4 +1,4 @@
-"""What in a policy may not be meant: it can be used, and someone should look."""
+"""Warnings of check-config: settings that are valid and probably not intended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FORWARDING = frozenset(
 
 
 def warnings(policy: Policy, document: Document | None = None) -> list[str]:
-    """What in *policy* may not be meant, one line each, with its place in *document* if there is one."""
+    """Return the warnings about *policy*, one line each, with the place in *document* if there is one."""
     told = [
         *_coverage_warnings(policy),
         *_credential_warnings(policy),
@@ -45,11 +45,11 @@ def warnings(policy: Policy, document: Document | None = None) -> list[str]:
 
 
 def outage(policy: Policy, processes: int = 1) -> list[str]:
-    """What each rule admits while the store is out, one line each; nothing of the embedded store, which never is.
+    """Return what each rule admits during an outage of the store, one line each; nothing for the embedded store.
 
     Args:
-        policy: what is admitted otherwise.
-        processes: how many share the store, at least 1.
+        policy: the policy.
+        processes: number of processes that share the store, at least 1.
     """
     if not _shared(policy):
         return []
@@ -61,7 +61,7 @@ def outage(policy: Policy, processes: int = 1) -> list[str]:
 
 
 def _by_plan(rule: Rule) -> Iterator[tuple[str, Rule | None]]:
-    """*rule* as each plan has it, by the name of both; None for a plan without a limit."""
+    """Yield *rule* as each plan has it, with a name for both; None for a plan without a limit."""
     if not rule.plans:
         yield rule.name, rule
     for plan, quota in rule.plans:
@@ -82,11 +82,14 @@ def _shared(policy: Policy) -> bool:
 
 def _coverage_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
     if not policy.catch_all:
-        yield ("rules",), "rules: what none of them matches is admitted; add a rule without match if that is not meant"
+        yield (
+            ("rules",),
+            "rules: a request that none matches is admitted; add a rule without match if not intended",
+        )
 
 
 def _credential_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
-    """Rules whose principal the caller makes up, where nothing is counted against an address."""
+    """Yield rules whose principal the caller can invent, where no rule counts its address."""
     verified = frozenset() if policy.identity is None else policy.identity.verified
     made_up = {rule.name: _made_up(rule, verified) for rule in policy.rules}
     anchored = [rule for rule in policy.rules if made_up[rule.name] is None]
@@ -94,26 +97,26 @@ def _credential_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
         if rule in anchored or any(other.match.everything or other.match == rule.match for other in anchored):
             continue
         text = (
-            f"rules[{index}]: {made_up[rule.name]} is not verified, so who sends a new one each time meets no limit; "
+            f"rules[{index}]: {made_up[rule.name]} is not verified, so a caller that invents a new one meets no limit; "
             "add a rule with principal: [client]"
         )
         yield ("rules", index), text
 
 
 def _made_up(rule: Rule, verified: Container[Source]) -> Source | None:
-    """The source by which a caller escapes *rule* with a name of his own making; None if there is none."""
+    """Return the source by which a caller escapes *rule* with an invented name; None if there is none."""
     first = next((source for source in rule.principal if source not in verified), CLIENT)
     return None if first.kind in ("client", "everyone") else first
 
 
 def _identity_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
-    """What is verified by keys that somebody on the way could put in, or looked for and never charged."""
+    """Yield keys that an attacker could replace on the network, and verified sources that no rule charges."""
     identity = policy.identity
     if identity is None:
         return
     if identity.tokens is not None and unsafe_url(identity.tokens):
         text = (
-            "identity.jwt.keys: whoever is on the way can put in keys of his own; write a URL that begins with https://"
+            "identity.jwt.keys: an attacker on the network can replace the keys; write a URL that begins with https://"
         )
         yield ("identity", "jwt", "keys"), text
     charged = {source for rule in policy.rules for source in rule.principal}
@@ -123,7 +126,7 @@ def _identity_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
 
 
 def _twin_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
-    """Rules that another makes superfluous: the same requests, principals and window."""
+    """Yield rules that another rule makes superfluous: the same requests, principals and window."""
     for index, rule in enumerate(policy.rules):
         for other_index, other in enumerate(policy.rules):
             same = (other.match, other.principal, _but_limit(other), other.burst, other.cost, other.mode) == (
@@ -139,7 +142,7 @@ def _twin_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
 
 
 def _but_limit(rule: Rule) -> AnyQuota:
-    """What a rule counts by, whatever its limit."""
+    """Return the quota of *rule* without its limit."""
     return replace(rule.quota, limit=1)
 
 
@@ -148,7 +151,7 @@ def _header_warnings(policy: Policy, document: Document | None) -> Iterator[tupl
         for source in rule.principal:
             if source.name in _FORWARDING:
                 text = (
-                    f"rules[{index}]: {source} is whatever the caller writes; "
+                    f"rules[{index}]: {source} is written by the caller; "
                     "write client, and your proxies into trusted_proxies"
                 )
                 yield ("rules", index), text
@@ -163,7 +166,7 @@ def _header_warnings(policy: Policy, document: Document | None) -> Iterator[tupl
 
 
 def _share_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
-    """Rules whose requests cost more than the share of the limit that one process has to itself."""
+    """Yield rules whose cost exceeds the local share of one process."""
     for index, rule in enumerate(policy.rules):
         share = local_limit(rule.quotas[0], policy.local_share)
         if _shared(policy) and rule.on_store_error is OnStoreError.LOCAL and share < rule.cost <= rule.quotas[0].limit:
@@ -174,6 +177,6 @@ def _share_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
 
 
 def _store_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
-    """What a store does less well than the product promises."""
+    """Yield the weakness of a store that is not strict."""
     if policy.store.lower().startswith(PREFIX):
         yield ("store",), f"store: {WEAKNESS}; write memory:// or a redis:// URL for strict limits"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Draft(NamedTuple):
-    """An override before it is known by which digests its principal goes."""
+    """An override before the digests of its principal are computed."""
 
     path: Path
     named: Named
@@ -38,7 +38,7 @@ class Draft(NamedTuple):
 
 
 def read_plan(value: Mapping[str, Any]) -> PlanChoice:
-    """The section `plan`.
+    """Return the section `plan`.
 
     Raises:
         ValueError: a source is no header.
@@ -53,12 +53,12 @@ def read_plan(value: Mapping[str, Any]) -> PlanChoice:
 
 
 def read_override_limit(text: str) -> AnyQuota | None:
-    """A limit, or `unlimited`: None."""
+    """Return a limit; None for `unlimited`."""
     return None if text == UNLIMITED else parse_limit(text)
 
 
 def read_overrides(value: Sequence[Any], path: Path, refuse: Refuse) -> tuple[Draft, ...]:
-    """A list of overrides; what is wrong with one is refused at its place."""
+    """Return a list of overrides; a fault of one is refused at its place."""
     drafts = []
     for index, item in enumerate(value):
         if isinstance(item, dict):
@@ -67,9 +67,9 @@ def read_overrides(value: Sequence[Any], path: Path, refuse: Refuse) -> tuple[Dr
             if ("limit" in item) == ("plan" in item):
                 refuse(
                     at,
-                    "says both a limit and a plan; write one"
+                    "has both a limit and a plan; write one"
                     if "plan" in item
-                    else "says nothing; write limit or plan",
+                    else "changes nothing; write limit or plan",
                 )
             elif None not in (read["principal"], read["until"]) and (read["limit"] is not None or "plan" in item):
                 quota = read["limit"][0] if "limit" in item else None
@@ -84,7 +84,7 @@ def _read(item: Mapping[str, Any], name: str, at: Path, refuse: Refuse) -> Any:
         return FOR_EVER if name == "until" else None
     try:
         return _READERS[name](item[name])
-    except (ValueError, TypeError, AttributeError) as fault:  # what does not fit the schema was told already
+    except (ValueError, TypeError, AttributeError) as fault:  # the schema has told this already
         if isinstance(fault, ValueError):
             refuse((*at, name), str(fault))
         return None
@@ -98,11 +98,11 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def read_overrides_file(path: FilePath, foreign: list[str]) -> tuple[Draft, ...]:
-    """The overrides of a file of their own: a mapping with the list `overrides`.
+    """Return the overrides of a file of their own: a mapping with the list `overrides`.
 
     Args:
         path: the file.
-        foreign: collects what is wrong in it.
+        foreign: collects the problems of the file.
     """
     document = yaml.examine_file(path)
     problems = list(document.problems)
@@ -137,7 +137,7 @@ def _file_schema() -> dict[str, Any]:
 
 
 def made(drafts: Sequence[Draft], policy: Policy) -> tuple[Override, ...]:
-    """The overrides that *drafts* are under *policy*.
+    """Return the overrides that *drafts* make under *policy*.
 
     Raises:
         ValueError: a principal is of a source that no rule looks at.
@@ -154,7 +154,7 @@ def _made(draft: Draft, policy: Policy) -> Override:
 
 
 def faults(drafts: Sequence[Draft], policy: Policy) -> list[tuple[Path, str]]:
-    """What *drafts* say that means nothing to *policy*, with the place of each."""
+    """Return the settings in *drafts* that have no meaning under *policy*, with the place of each."""
     told = []
     for draft in drafts:
         try:
@@ -167,5 +167,5 @@ def faults(drafts: Sequence[Draft], policy: Policy) -> list[tuple[Path, str]]:
 
 
 def path_in(folder: str | os.PathLike[str], name: str) -> str:
-    """*name* relative to *folder*."""
+    """Return *name* relative to *folder*."""
     return os.path.join(folder, os.path.normpath(name))

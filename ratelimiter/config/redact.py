@@ -1,4 +1,4 @@
-"""The policy in force as plain values that anybody may see: no secret, no password."""
+"""The policy in force as plain values without secrets and passwords."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Policy
 
 HIDDEN = "hidden"
-HASH_BYTES = 8  # enough to tell the policies of one fleet apart; nobody gains by making two alike
-# Words of a store's query that hold no secret; what is not known here may.
+HASH_BYTES = 8  # enough to tell the policies of one fleet apart; a collision gains an attacker nothing
+# Parameters of a store's query that hold no secret; any other may.
 HARMLESS = frozenset({"db", "client_name", "keys_max", "ssl_check_hostname", "ssl_cert_reqs"})
 
 
 def disclosed(policy: Policy) -> dict[str, Any]:
-    """All that *policy* says, defaults included, ready for JSON. Equal policies give equal values."""
+    """Return all settings of *policy*, defaults included, ready for JSON. Equal policies give equal values."""
     plain: dict[str, Any] = _plain(policy)
     return plain | {"store": without_secrets(policy.store)}
 
 
 def fingerprint(policy: Policy) -> str:
-    """16 hexadecimal digits that two policies share if they disclose the same; neither secret nor password counts."""
+    """Return 16 hexadecimal digits, equal for policies that differ in secrets and passwords only."""
     text = json.dumps(disclosed(policy), sort_keys=True, separators=(",", ":"))
     return blake2b(text.encode(), digest_size=HASH_BYTES).hexdigest()
 
 
 def without_secrets(url: str) -> str:
-    """*url* less who gets in, and less every word of its query that might be a secret."""
+    """Return *url* without user, password, and every query parameter that may be a secret."""
     parts = urlsplit(url)
     if parts.fragment or "@" in parts.path + parts.query:  # a password that should have been encoded, cut in two
         return f"{parts.scheme}://{HIDDEN}"
@@ -45,7 +45,7 @@ def without_secrets(url: str) -> str:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, Source):
-        # What must not be seen is not in the repr either; what is derived says nothing new.
+        # Hidden fields are not in the repr either; derived fields add nothing.
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.repr and f.init}
     if isinstance(value, frozenset):
         return sorted(map(_plain, value))

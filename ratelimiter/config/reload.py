@@ -1,7 +1,7 @@
-"""A policy file that may change while it is in force: looked at each second and on demand, never replaced by a bad one.
+"""Reload of a policy file that changes while it is in force: polled each second and on demand; a bad file is refused.
 
-Its content is compared, not its time or its inode, so that all ways to change a file are one: written in place, renamed
-over, a symlink swapped, a Kubernetes ConfigMap's `..data` turned.
+Its content is compared, not its time or its inode, so that all ways to change a file are equal: written in place,
+renamed over, a symlink swapped, a Kubernetes ConfigMap's `..data` turned.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Policy
 
 POLL_S = 1.0
-RETRY_POLLS = 10  # looks after which a bad policy is loaded again: files that only it names are not looked at
-PROBLEMS_MAX = 5  # of a bad file that the log line repeats; check-config tells them all
+RETRY_POLLS = 10  # polls after which a bad policy is loaded again: files that only it names are not polled
+PROBLEMS_MAX = 5  # of a bad file in its log line; check-config tells all
 
-# What came of a changed file. A closed set: it becomes a metric label.
+# Result of a changed file. A closed set: it becomes a metric label.
 LOADED: Final = "loaded"
-UNCHANGED: Final = "unchanged"  # it says again what is in force
+UNCHANGED: Final = "unchanged"  # the file states the policy in force
 FAILED: Final = "failed"  # the last good policy stays
 RESULTS = (LOADED, UNCHANGED, FAILED)
 
@@ -61,27 +61,27 @@ SILENT = _Silent()
 
 
 class _Look(NamedTuple):
-    """What the files held at one moment."""
+    """The content of the files at one moment."""
 
     digest: bytes
     unreadable: str  # why one of them could not be read; else empty
 
 
 class Reloader:
-    """Applies what a policy file says whenever it says something else.
+    """Applies a policy file whenever its content changes.
 
-    A file that has just changed may still be under way: it is loaded when two looks, a poll apart, found the same. The
-    files that the policy names (a dialect, API keys, public keys) are looked at, too.
+    A file that has just changed may be incomplete: it is loaded when two polls found the same content. The files that
+    the policy names (a dialect, API keys, public keys) are polled, too.
 
     Belongs to one event loop; files are read in a thread, and *apply* is called on the loop, between two requests.
 
     Args:
         path: the policy file.
-        policy: what is in force, from that file.
-        apply: puts a policy in force; raises a ConfigError if it cannot be.
-        load: makes a policy of the file; by default of nothing else.
-        observer: is told of every look and every result.
-        poll_s: seconds between two looks.
+        policy: the policy in force, from that file.
+        apply: puts a policy in force; raises a ConfigError if that is impossible.
+        load: reads the policy; by default from the file alone.
+        observer: is notified of every poll and every result.
+        poll_s: seconds between two polls.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class Reloader:
         self._observer = observer
         self._poll_s = poll_s
         self._asked = asyncio.Event()
-        self._in_force: _Look | None = None  # not known before the first look: the file may have changed since
-        self._settled: _Look | None = None  # what something has come of
+        self._in_force: _Look | None = None  # unknown before the first poll: the file may have changed since
+        self._settled: _Look | None = None  # the last content that had a result
         self._last: _Look | None = None
-        self._problems: tuple[str, ...] = ()  # of what was settled
+        self._problems: tuple[str, ...] = ()  # of that content
         self._looks = 0  # since then
 
     async def run(self) -> None:
-        """Look until cancelled: each *poll_s*, and at once when asked to."""
+        """Poll until cancelled: each *poll_s*, and at once after `ask`."""
         while True:
             try:
                 async with asyncio.timeout(self._poll_s):
@@ -119,11 +119,11 @@ class Reloader:
                 await self.reload()
 
     def ask(self) -> None:
-        """Have `run` look now, and load what is there; what SIGHUP is for."""
+        """Make `run` load the file now, as for SIGHUP."""
         self._asked.set()
 
     async def poll(self) -> str | None:
-        """Look once; one of `RESULTS`, or None if nothing has come of it."""
+        """Poll once; return one of `RESULTS`, or None if there was nothing to do."""
         look = await self._look()
         if look == self._settled:
             self._last = look
@@ -137,17 +137,17 @@ class Reloader:
         return await self._take(look)
 
     async def reload(self) -> str | None:
-        """Load what is there now, whether it has changed or not; one of `RESULTS`, or None if it changed meanwhile."""
+        """Load the file now, changed or not; return one of `RESULTS`, or None if it changed meanwhile."""
         self._asked.clear()
         return await self._take(await self._look(), asked=True)
 
     async def _take(self, look: _Look, *, asked: bool = False) -> str | None:
-        """Make of *look* what it is worth; None if that is nothing to speak of."""
+        """Act on a snapshot of the files: load it if it differs. None if nothing changed."""
         name = shown_name(self._path)
         if look.unreadable:
             return self._failed(look, f"{name}: cannot be read ({look.unreadable})")
         if look == self._in_force:
-            return self._settle(look, UNCHANGED, f"{name}: says what is in force, policy {fingerprint(self.policy)}")
+            return self._settle(look, UNCHANGED, f"{name}: is in force already, policy {fingerprint(self.policy)}")
         try:
             return await self._put_in_force(look, name, asked=asked)
         except ConfigError as fault:
@@ -156,13 +156,13 @@ class Reloader:
             more = len(fault.problems) - PROBLEMS_MAX
             told = [*fault.problems[:PROBLEMS_MAX], *([f"and {more} more"] if more > 0 else [])]
             return self._failed(look, "; ".join(told), fault.problems)
-        except Exception:  # whatever it is, the last good policy stays
+        except Exception:  # after any failure the last good policy stays
             log.exception("%s: could not be loaded; policy %s stays in force", name, fingerprint(self.policy))
             return self._settle(look, FAILED)
 
     async def _put_in_force(self, look: _Look, name: str, *, asked: bool) -> str | None:
         policy = await asyncio.to_thread(self._load)
-        if await self._look() != look:  # it is not known which of the two was loaded: the next poll will see
+        if await self._look() != look:  # either content may have been loaded: the next poll decides
             return None
         if self._in_force is None and policy == self.policy and not asked:
             self._in_force = self._settled = look
@@ -192,10 +192,10 @@ class Reloader:
 
 
 class Reloading:
-    """Keeps a reloader running on whichever event loop serves, where nobody says when serving begins or ends.
+    """Runs a reloader on the event loop that serves, where no lifespan event announces begin and end.
 
     Args:
-        make: a reloader; a loop of its own has one of its own.
+        make: returns a reloader; each event loop has its own.
     """
 
     def __init__(self, make: Callable[[], Reloader]) -> None:
@@ -204,14 +204,14 @@ class Reloading:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Have it run on the running loop, if it does not yet. It ends with the loop."""
+        """Start the reloader on the running loop, if it does not run there. It ends with the loop."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
             self._task = loop.create_task(self._make().run())
 
     def end(self) -> None:
-        """Have it run no longer, until it is begun again."""
+        """Stop the reloader until `begin` is called again."""
         if self._task is not None and self._loop is asyncio.get_running_loop():
             self._task.cancel()
         self._loop = self._task = None
@@ -229,9 +229,9 @@ def _examine(paths: list[str | os.PathLike[str]]) -> _Look:
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
-    # Whoever puts a pipe in the file's place shall not hold us.
+    # A pipe in the file's place must not block the read.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             msg = "not a regular file"
             raise ValueError(msg)
-        return file.read(BYTES_MAX + 1)  # what is longer is refused, whatever follows
+        return file.read(BYTES_MAX + 1)  # a longer file is refused

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from ratelimiter.core.decision import Decision, Outcome
     from ratelimiter.dialects.template import Template
 
-STATUS_CLASSES = {4: "Client Error", 5: "Server Error"}  # of what has no phrase (section 15: treat x99 as x00)
+# Titles of statuses without a phrase (RFC 9110 section 15: treat x99 as x00).
+STATUS_CLASSES = {4: "Client Error", 5: "Server Error"}
 
 _CODES: dict[str, Callable[[str], str]] = {"snake_case": str.lower, "UPPER_CASE": str.upper}
 

@@ -1,4 +1,4 @@
-"""The exception by which an application gives an answer that its dialect documents."""
+"""The exception by which an application sends an answer of its dialect."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 class DialectError(Exception):
-    """Raised by an application to give a documented answer; `install_error_handlers` makes it the response.
+    """Raised by an application to send a documented answer; `install_error_handlers` renders it.
 
     Args:
         answer: name of an answer of the dialect, as `ratelimiter dialects NAME` lists them.
         headers: further header fields of the response.
-        facts: values of the words that the answer speaks of, like `requested=50`; `message` and `details` replace its
+        facts: values of the words that the answer uses, like `requested=50`; `message` and `details` replace its
             own. An answer or a word that the dialect does not have is an unhandled error.
 
     Example:

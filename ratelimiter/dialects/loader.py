@@ -1,4 +1,4 @@
-"""Dialects from files: those that come with the package, and anyone's own with exactly the same powers."""
+"""Dialects from files: those of the package, and users' own with the same powers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _PACKAGED = _HERE / "data"
 
 
 def names() -> list[str]:
-    """The dialects that come with the package, sorted."""
+    """Return the names of the dialects in the package, sorted."""
     return sorted(path.stem for path in _PACKAGED.glob("*.yaml"))
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Dialect:
-    """The dialect of that name, or in the file at that path.
+    """Return the dialect of that name, or in the file at that path.
 
     Args:
         name_or_path: one of `names()`; or a path, which has a slash in it or ends in `.yaml` or `.yml`, relative to the
@@ -48,7 +48,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Dialect:
 
 @cache
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a dialect file, for editors, too."""
+    """Return the JSON Schema of a dialect file."""
     text = (_HERE / "dialect.schema.json").read_text(encoding="utf-8")
     parsed: dict[str, Any] = json.loads(text)
     return parsed

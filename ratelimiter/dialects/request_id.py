@@ -58,11 +58,11 @@ def request_ids_of(entry: Mapping[str, Any] | None) -> RequestIds | None:
 
 
 def choose(ids: RequestIds, headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The id that *headers* bring, if they bring one and it is well-formed; else a new one.
+    """Return the id in *headers* if there is one and it is well-formed; else a new one.
 
     Args:
-        ids: how the API names requests.
-        headers: of the request, names in lower case.
+        ids: the way the API names requests.
+        headers: header fields of the request, names in lower case.
     """
     name = ids.header
     found = [value for header, value in headers if header == name]
@@ -72,12 +72,12 @@ def choose(ids: RequestIds, headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 def generate(ids: RequestIds) -> str:
-    """A new id: a random UUID (version 4), or the prefix and 15 characters that sort by time."""
+    """Return a new id: a random UUID (version 4), or the prefix and 15 characters that sort by time."""
     return _uuid4() if ids.form == UUID else ids.prefix + _tokens()
 
 
 def _uuid4() -> str:
-    # uuid.UUID costs three times this, for an object that nobody looks at.
+    # uuid.UUID costs three times this, for an object that is not needed.
     digits = os.urandom(16).hex()
     variant = _VERSION_4[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
@@ -96,7 +96,7 @@ class _Tokens:
         self.reseed()
 
     def reseed(self) -> None:
-        """Start counting elsewhere: a forked process would go on in step with its parent."""
+        """Start counting elsewhere: a forked process would repeat the ids of its parent."""
         self._next = count(int.from_bytes(os.urandom(4), "big")).__next__
 
     def __call__(self) -> str:

@@ -1,8 +1,8 @@
 """Data with placeholders in it, compiled once into byte segments, so that writing it out is a join.
 
 `{word}` stands for a value, `{{` and `}}` for the braces themselves. A string that is nothing but one placeholder takes
-the value as it is (number, list, object); inside other text the value becomes text. Whatever is filled in is escaped
-for where it stands: no value can end the JSON string, the line or the header field that holds it.
+the value as it is (number, list, object); inside other text the value becomes text. Every value is escaped for its
+place: none can end the JSON string, the line or the header field that holds it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _write_ascii = json.JSONEncoder(allow_nan=False).encode
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _BRACES = {"{{": "{", "}}": "}"}
 
-# What ends a line for some reader, and what a header field may not hold (RFC 9110 section 5.5).
+# Characters that end a line for some reader, or that a header field may not hold (RFC 9110 section 5.5).
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -34,14 +34,14 @@ class Raw(bytes):
 
 
 class TemplateError(ValueError):
-    """A string that is no template; its text says why and what would do."""
+    """A string that is not a template; the message says why and what would do."""
 
 
 class MissingWordError(LookupError):
-    """A template needs a word that nobody gave.
+    """A template needs a word without a value.
 
     Attributes:
-        word: which.
+        word: the word.
     """
 
     def __init__(self, word: str) -> None:
@@ -50,7 +50,7 @@ class MissingWordError(LookupError):
 
 
 class Scope(NamedTuple):
-    """What is known when a template is compiled.
+    """The words that are known when a template is compiled.
 
     Args:
         given: words whose values come with each occurrence.
@@ -63,7 +63,7 @@ class Scope(NamedTuple):
     optional: frozenset[str] = frozenset()
 
     def inside(self, word: str) -> Scope:
-        """The scope within the value of *word*, where that word itself means nothing."""
+        """Return the scope within the value of *word*, where that word itself has no value."""
         return self._replace(known={other: value for other, value in self.known.items() if other != word})
 
 
@@ -83,7 +83,7 @@ class Template(NamedTuple):
 
         Raises:
             KeyError: a word of the template is not among *facts*.
-            TypeError: a value is nothing that JSON could hold.
+            TypeError: JSON cannot hold a value.
         """
         segments = list(self.segments)
         for index, word, encode in self.holes:
@@ -112,7 +112,7 @@ def compile_line(text: str, scope: Scope) -> Template:
 
 
 def compile_header(text: str, scope: Scope) -> Template:
-    """Make *text* a template of a header field's value, in ASCII; what is not becomes `?`.
+    """Make *text* a template of a header field's value, in ASCII; other characters become `?`.
 
     Raises:
         MissingWordError: it needs a word that *scope* does not have.
@@ -122,7 +122,7 @@ def compile_header(text: str, scope: Scope) -> Template:
 
 
 def tokens(text: str) -> Iterator[tuple[str, str]]:
-    """*text* in pairs: plain text (braces undoubled), and the word that follows it; the last word is empty.
+    """Yield *text* in pairs: plain text (braces undoubled), and the word that follows it; the last word is empty.
 
     Raises:
         TemplateError: a brace stands alone.
@@ -147,16 +147,16 @@ def tokens(text: str) -> Iterator[tuple[str, str]]:
 
 
 def lone_word(node: Any) -> str | None:
-    """The word of a string that is nothing but one placeholder."""
+    """Return the word of a string that is nothing but one placeholder."""
     match = _TOKEN.fullmatch(node) if isinstance(node, str) else None
     return match.group(1) if match else None
 
 
 def to_json(value: Any) -> bytes:
-    """*value* as JSON.
+    """Return *value* as JSON.
 
     Raises:
-        TypeError: it holds what JSON cannot.
+        TypeError: JSON cannot hold it.
         ValueError: it holds a number that is not finite.
     """
     kind = type(value)
@@ -174,7 +174,7 @@ def to_json(value: Any) -> bytes:
 
 
 def to_text(value: Any) -> str:
-    """*value* as it reads inside a sentence."""
+    """Return *value* as it reads inside a sentence."""
     if isinstance(value, str):
         return value
     if isinstance(value, Raw):

@@ -9,22 +9,22 @@ There is no word for the principal, so no answer can reveal one (invariant 8).
 | `{status}` | the status code, a number | always |
 | `{title}` | the dialect's title of the status, else its reason phrase | always |
 | `{details}` | the answer's details: a list or an object | where it has some |
-| `{request_id}` | what a caller quotes to support | always; empty if the dialect has none |
+| `{request_id}` | id that a caller quotes to support | always; empty if the dialect has none |
 | `{retry_after_s}` | seconds to wait, whole, at least 1 | in refusals that end |
 | `{limit}` | units that the binding rule admits in one window | in refusals by a limit |
 | `{remaining}` | units of it that are left | in refusals by a limit |
 | `{reset_s}` | seconds until it resets, whole, at least 1 | in refusals by a limit |
 | `{reset_at_s}` | the Unix time of that, in seconds | in refusals by a limit |
 | `{window_s}` | length of its window in seconds, perhaps a fraction; 0 if it has none | in refusals by a limit |
-| `{quota}` | what it admits, in words: `60 per 60 s`, `10 at the same time`, `500 per month` | in refusals by a limit |
+| `{quota}` | its quota in words: `60 per 60 s`, `10 at the same time`, `500 per month` | in refusals by a limit |
 | `{rule}` | name of the binding rule | in refusals by a limit |
 | `{rules}` | names of all rules that refuse, a list | in refusals by a limit |
 | `{location}` | where a finding is: body, query, path, header or cookie | in findings |
-| `{field}` | what is at fault, like `identifiers[0].type` | in findings; in a malformed request |
-| `{issue}` | what is wrong with it, a predicate: `must be a number` | in findings; in a malformed request |
+| `{field}` | place of the fault, like `identifiers[0].type` | in findings; in a malformed request |
+| `{issue}` | the fault, a predicate: `must be a number` | in findings; in a malformed request |
 | `{Issue}` | the same, capitalized: `Must be a number` | in findings; in a malformed request |
 | `{findings}` | all findings: a list, or text joined by semicolons | in validation |
-| `{resource}` | what was looked for | from the application |
+| `{resource}` | name of the missing resource | from the application |
 | `{requested}` | units that the request needed | where credits are exhausted; from the application |
 | `{shortfall}` | units of these that were missing | where credits are exhausted; from the application |
 | `{credential_used}` | kind of the credential that came, like `org_api_key` | when another is required |

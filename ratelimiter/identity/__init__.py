@@ -1,1 +1,1 @@
-"""Who a caller is: keys that were given out, tokens that an identity provider signed, and the keys it signs with."""
+"""Authentication of callers: API keys, signed tokens (JWT), and the keys of identity providers (JWKS)."""

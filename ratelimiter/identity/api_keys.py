@@ -1,4 +1,4 @@
-"""API keys: a file of hashes, what each key proves, and the one hash by which all of them are found."""
+"""API keys: a file of hashes with the identity of each key, and the hash function."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from ratelimiter.parsing.document import Document, Path, Problem
 
 HASH_BYTES = 32
-KEY_BYTES = 32  # of chance in a new key: nobody guesses it, so a fast hash keeps it safe
+KEY_BYTES = 32  # random bytes of a new key: too many to guess, so a fast hash is safe
 
 UNKNOWN = KeyEntry(
     bytes(HASH_BYTES), Identity(fault=KEY_INVALID), 0, revoked=True
-)  # stands for what is not in the file
+)  # entry of a key that is not in the file
 
 
 def new_key(prefix: str = "rl_") -> str:
-    """A key that nobody has: *prefix* and 43 characters of `A-Z a-z 0-9 - _`. It has no dot, so it is no token."""
+    """Return a new random key: *prefix* and 43 characters of `A-Z a-z 0-9 - _`; without a dot, so it is never a JWT."""
     return prefix + secrets.token_urlsafe(KEY_BYTES)
 
 
 def hash_key(key: bytes, secret: bytes = b"") -> bytes:
-    """What the key file holds of *key*: its BLAKE2b, keyed with the policy's *secret* of at most 64 bytes."""
+    """Return the hash of *key* in a key file: BLAKE2b, keyed with the policy's *secret* of at most 64 bytes."""
     return blake2b(key, digest_size=HASH_BYTES, key=secret, person=b"api-key").digest()
 
 
 def identify(key: bytes, entries: Mapping[bytes, KeyEntry], secret: bytes, now_ms: int) -> Identity:
-    """What *key* proves at *now_ms*, Unix time.
+    """Return the identity that *key* proves at *now_ms*, Unix time.
 
-    What is looked up is the hash, of which a caller knows nothing, so the time it takes says nothing of the keys.
+    The look-up is by hash, which a caller cannot predict, so its duration reveals nothing about the keys.
     """
     digest = hash_key(key, secret)
     entry = entries.get(digest, UNKNOWN)
@@ -53,11 +53,11 @@ def identify(key: bytes, entries: Mapping[bytes, KeyEntry], secret: bytes, now_m
 
 
 def read_key_file(path: str | os.PathLike[str], source: Source) -> dict[bytes, KeyEntry]:
-    """The keys of the file at *path*, by their hashes.
+    """Return the keys of the file at *path*, by their hashes.
 
     Args:
-        path: of a file that `keys.schema.json` describes.
-        source: where requests carry these keys.
+        path: path of a file that fits `keys.schema.json`.
+        source: source of these keys in requests.
 
     Raises:
         ConfigError: the file cannot be used; with every problem.
@@ -77,7 +77,7 @@ def read_key_file(path: str | os.PathLike[str], source: Source) -> dict[bytes, K
 
 @cache
 def key_file_schema() -> dict[str, Any]:
-    """The JSON Schema of a key file."""
+    """Return the JSON Schema of a key file."""
     text = resources.files(__package__).joinpath("keys.schema.json").read_text(encoding="utf-8")
     parsed: dict[str, Any] = json.loads(text)
     return parsed
@@ -86,7 +86,7 @@ def key_file_schema() -> dict[str, Any]:
 def _read(
     document: Document, path: Path, item: Mapping[str, Any], source: Source, entries: dict[bytes, KeyEntry]
 ) -> list[Problem]:
-    """Put the key *item* among *entries*; what is wrong with it."""
+    """Add the key *item* to *entries*; return its problems."""
     digest = bytes.fromhex(item["hash"])
     if digest in entries:
         text = f"{shown(item['hash'])} is the hash of an earlier key, too; leave one out"

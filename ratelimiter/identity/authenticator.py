@@ -1,4 +1,4 @@
-"""Whom the credentials of a request name: its API key, its bearer token, or both."""
+"""Authentication of a request: its API key, its bearer token, or both."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ASK_AGAIN = Identity(fault=PENDING)
 
 
 class Authenticator:
-    """Tells whom requests are from, under one policy.
+    """Authenticates requests under one policy.
 
     Args:
-        policy: how callers are identified.
+        policy: the policy, with its section `identity`.
         before: the authenticator of the policy before this one; keys that it has fetched are not fetched again.
         clock: Unix time in milliseconds.
-        offline: ask no identity provider; then its tokens are UNAVAILABLE.
+        offline: fetch no keys; tokens that need fetched keys are UNAVAILABLE.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Authenticator:
         self._watched = watched_for(self._sources)
         self._of_file: KeySet | None = None
         self._fetched: FetchedKeys[KeySet] | None = None
-        self._of: object = None  # where those come from, and what schedule them
+        self._of: object = None  # the URL and settings of those keys
         self._waited: Future[None] | None = None
         if self._tokens is not None:
             self._read(self._tokens, before, offline=offline)
@@ -70,9 +70,9 @@ class Authenticator:
             self._fetched = FetchedKeys(tokens.keys, lambda data: parse_key_set(data, tokens.algorithms), schedule)
 
     def identify(self, request: Request, *, waited: bool = False) -> Identity:
-        """Whom the credentials of *request* name; with a fault when one of them is not good.
+        """Return the identity that the credentials of *request* prove; with a fault if one of them is not valid.
 
-        Where one has the fault PENDING, await `refreshed` and ask again, *waited*: then it has another.
+        If the fault is PENDING, await `refreshed` and call again with *waited*: the fault is then final.
 
         Raises:
             MalformedRequest: a credential is there twice, has an underscore twin, or is too long.
@@ -92,7 +92,7 @@ class Authenticator:
                 elif bad is None:
                     bad = identity
         if bad is not None:
-            # Which one the upstream reads is not ours to know: the bad one is told of, and the good one still charged.
+            # The upstream may read either one: the bad one is reported, and the good one still charged.
             return bad._replace(verified=_verified(good)) if good else bad
         if len(good) == 1:
             return good[0]
@@ -111,7 +111,7 @@ class Authenticator:
         return identity
 
     async def refreshed(self) -> None:
-        """Wait for the keys that the last `identify` was PENDING for, as long as a fetch may take at most."""
+        """Wait for the keys that the last `identify` was PENDING for, at most as long as a fetch may take."""
         waited = self._waited
         if waited is not None:
             await asyncio.wrap_future(waited)
@@ -119,7 +119,7 @@ class Authenticator:
     def _proven(self, source: Source, value: bytes, *, waited: bool) -> Identity:
         keys = self._keys
         is_key = keys is not None and source == keys.source
-        # Where both come as bearer, what has the two dots of a JWS (RFC 7515 section 3.1) is a token.
+        # If both come as bearer, a value with the two dots of a JWS (RFC 7515 section 3.1) is a token.
         if keys is not None and is_key and not (self._tokens is not None and _looks_signed(source, value)):
             return api_keys.identify(value, keys.entries, self._secret, self._clock())
         return self._of_token(value, waited=waited)
@@ -151,9 +151,9 @@ def _looks_signed(source: Source, value: bytes) -> bool:
 
 
 def _in_order(policy: Policy, identity: IdentityPolicy) -> list[Source]:
-    """The sources that are verified, as the rules first name them; then those that no rule names."""
+    """Return the verified sources, in the order in which the rules name them; then those that no rule names."""
     named = dict.fromkeys(source for rule in policy.rules for source in rule.principal)
-    verified = identity.verified - {ORG}  # that one is in no place of its own
+    verified = identity.verified - {ORG}  # it has no place of its own in a request
     return [*(source for source in named if source in verified), *sorted(verified - named.keys(), key=str)]
 
 

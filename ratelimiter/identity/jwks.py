@@ -1,6 +1,4 @@
-"""The keys of an identity provider: fetched from its URL in a thread, renewed before they are old, kept while it is
-down.
-"""
+"""The keys of an identity provider: fetched from its URL in a thread, renewed in time, kept during an outage."""
 
 from __future__ import annotations
 
@@ -20,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BYTES_MAX = 1024 * 1024  # of a key set: real ones have a few thousand
-EARLY = 0.8  # of its age at which a set is old, a set is fetched anew while it still serves
-LATE_S = 0.25  # after the deadline of a fetch nobody waits for it any more, whether it has ended or not
-RETRY_MS = 1_000  # at least so long passes between two fetches of which the first failed
+EARLY = 0.8  # share of `refresh_ms` after which a set is fetched again while it is still used
+LATE_S = 0.25  # after the deadline of a fetch its waiters go on, even if the thread hangs
+RETRY_MS = 1_000  # minimum time from a failed fetch to the next
 
 Keys = TypeVar("Keys")
 
@@ -30,13 +28,13 @@ log = logging.getLogger("ratelimiter.identity")
 
 
 class FetchError(Exception):
-    """No answer, or not one that can be used."""
+    """No response, or an unusable one."""
 
 
 def fetch(url: str, timeout_ms: int) -> bytes:
-    """What *url* holds, at most `BYTES_MAX`; blocks, at most *timeout_ms* once the name is resolved.
+    """Return the content of *url*, at most `BYTES_MAX`. Blocks for at most *timeout_ms* once the name is resolved.
 
-    The environment's proxies are used, redirects are not followed: who could make one could name the keys.
+    The environment's proxies are used. Redirects are not followed: an attacker that redirects could replace the keys.
 
     Raises:
         FetchError: there was no answer in time, or no 200, or it was too long; with a reason.
@@ -62,7 +60,7 @@ def fetch(url: str, timeout_ms: int) -> bytes:
                 msg = f"status {response.status}"
                 raise FetchError(msg)
             body: bytes = response.read(BYTES_MAX + 1)
-            cut_off = bool(response.length)  # what is left of what was announced
+            cut_off = bool(response.length)  # announced bytes that are missing
     except urllib.error.HTTPError as fault:
         fault.close()
         msg = f"status {fault.code}"
@@ -96,7 +94,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener(opened: list[socket.socket]) -> urllib.request.OpenerDirector:
-    """What opens URLs, and notes its sockets in *opened*: the library lets go of them before it has read the body."""
+    """Return an opener that keeps its sockets in *opened*: the library drops them before it has read the body."""
 
     class Plain(HTTPConnection):
         def connect(self) -> None:
@@ -120,26 +118,26 @@ def _opener(opened: list[socket.socket]) -> urllib.request.OpenerDirector:
 
 
 class FetchSchedule(NamedTuple):
-    """When a set is fetched, and how long it serves; all in milliseconds."""
+    """The times of a key set, in ms."""
 
-    refresh_ms: int  # its age from which on it is fetched before it is used
-    keep_ms: int  # its age from which on it is not used any more
-    cooldown_ms: int  # between two fetches for keys that nobody has seen
+    refresh_ms: int  # age after which a set is fetched before it is used
+    keep_ms: int  # age after which a set is not used
+    cooldown_ms: int  # between two fetches for unknown keys
     timeout_ms: int  # of one fetch
 
 
 class FetchedKeys(Generic[Keys]):
-    """What a URL holds, as of not too long ago.
+    """The recent content of a URL.
 
-    There is no task: whoever asks for the keys has them fetched, so nobody fetches where nobody asks. A fetch runs in a
-    thread of its own, one at a time, and belongs to no event loop.
+    There is no task: a request that needs the keys starts the fetch, so an idle process fetches nothing. A fetch runs
+    in a thread of its own, one at a time, and belongs to no event loop.
 
     Args:
-        url: of the keys.
-        parse: makes them of the bytes there; raises ValueError if it cannot.
-        schedule: when it is fetched.
-        fetched: gets the bytes; `fetch` by default.
-        clock: milliseconds since some moment.
+        url: URL of the keys.
+        parse: returns the keys in the content; raises ValueError if there are none.
+        schedule: times of the set.
+        fetched: returns the content; `fetch` by default.
+        clock: monotonic time in ms.
     """
 
     def __init__(
@@ -166,13 +164,13 @@ class FetchedKeys(Generic[Keys]):
 
     @property
     def keys(self) -> Keys | None:
-        """The keys that may be used now; None when there are none, or only such as are too old."""
+        """The keys that may be used now; None if there are none, or if they are too old."""
         if self._keys is None or self._clock() - self._taken_ms >= self.schedule.keep_ms:
             return None
         return self._keys
 
     def wanted(self) -> Future[None] | None:
-        """Have the keys fetched if that is due; what to wait for before they are used, or None if they may be now."""
+        """Start a fetch if it is due; return a future to await first, or None if the keys may be used now."""
         age_ms = self._clock() - self._taken_ms
         old = self._keys is None or age_ms >= self.schedule.refresh_ms
         if not old and age_ms < self.schedule.refresh_ms * EARLY:
@@ -181,9 +179,9 @@ class FetchedKeys(Generic[Keys]):
         return fetching if old else None
 
     def sought(self) -> Future[None] | None:
-        """Have the keys fetched because one is not among them; None if that was tried a moment ago.
+        """Start a fetch because a key is unknown; return None if one was tried within `cooldown_ms`.
 
-        However many keys callers invent, there is one fetch in `cooldown_ms`.
+        Callers that invent keys cause at most one fetch in `cooldown_ms`.
         """
         now_ms = self._clock()
         if (
@@ -195,17 +193,17 @@ class FetchedKeys(Generic[Keys]):
         return self._begun()
 
     def _begun(self) -> Future[None] | None:
-        """The fetch under way, or a new one; None if the last one has failed a moment ago."""
+        """Return the fetch in flight, or start one; None if the last one failed within `RETRY_MS`."""
         if self._fetching is not None:
             return self._fetching
         now_ms = self._clock()
         if self._failed and self._tried_ms is not None and now_ms - self._tried_ms < RETRY_MS:
             return None
-        if self._thread is not None and self._thread.is_alive():  # given up, and not ended: a resolver that hangs
+        if self._thread is not None and self._thread.is_alive():  # timed out and still running: the resolver hangs
             return None
         self._tried_ms = now_ms
         fetching = self._fetching = Future[None]()
-        fetching.set_running_or_notify_cancel()  # whoever waits and gives up does not cancel it for the others
+        fetching.set_running_or_notify_cancel()  # a waiter that gives up must not cancel it for the others
         self._thread = threading.Thread(target=self._fetch, args=(fetching,), name="ratelimiter-keys", daemon=True)
         self._thread.start()
         return fetching
@@ -219,18 +217,18 @@ class FetchedKeys(Generic[Keys]):
             keys = self._parse(self._fetched(self.url, self.schedule.timeout_ms))
         except (FetchError, ValueError) as fault:
             reason = str(fault)
-        except Exception:  # whatever it is, the keys that there are stay
+        except Exception:  # after any failure the present keys stay
             log.exception("%s: could not be read", self.url)
             reason = "a mistake of ours"
         else:
-            # The keys first: who sees the new age must not use the old ones.
+            # The keys first: a reader of the new age must not use the old keys.
             self._keys, self._taken_ms = keys, self._clock()
         finally:
             late.cancel()
             self._end(fetching, reason)
 
     def _end(self, fetching: Future[None], reason: str) -> None:
-        """Let those who wait for *fetching* go on; *reason* is why it failed, or empty."""
+        """Complete *fetching*; *reason* is the reason of a failure, or empty."""
         with self._lock:
             if fetching.done():
                 return

@@ -1,4 +1,4 @@
-"""Bearer tokens: signed JWTs, verified as RFC 8725 has it, and what their claims say of the caller."""
+"""Bearer tokens: signed JWTs, verified as RFC 8725 requires, and the identity in their claims."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 if not has_crypto:
     raise ImportError  # without it there are none but symmetric algorithms
 
-REMEMBERED_MAX = 8192  # tokens whose verification is kept, about 500 bytes each
-TRIED_MAX = 4  # keys that a token without the name of one is held against
+REMEMBERED_MAX = 8192  # tokens whose verification is cached, about 500 bytes each
+TRIED_MAX = 4  # keys that are tried for a token without a key id
 RSA_BITS_MIN = 2048  # RFC 7518 section 3.3
 SCOPES_MAX = 1000
 INSTANT_S_MAX = 1 << 40
 KIND = re.compile("[a-z0-9_-]{1,32}")
 
-# Which algorithms a key of a type can have made a signature with (RFC 7518 section 3.1, RFC 8037 section 3.1). No
-# symmetric ones: a public key is no secret, so anybody could have signed.
+# Type of a public key -> the algorithms it verifies (RFC 7518 section 3.1, RFC 8037 section 3.1). No symmetric ones: a
+# public key is no secret, so any caller could sign with it.
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _OF_KEYS = {
     ("RSA", None): _RSA,
@@ -50,22 +50,22 @@ class PublicKey(NamedTuple):
 
 
 class KeySet(NamedTuple):
-    """The keys of an issuer at one time; equal sets are of equal bytes."""
+    """The keys of an issuer at one time; equal bytes make equal sets."""
 
     keys: Sequence[PublicKey]
     digest: bytes
 
     def candidates(self, algorithm: str, kid: str | None) -> list[PublicKey]:
-        """The keys that may have signed a token whose header says this."""
+        """Return the keys that may have signed a token with this header."""
         fitting = [key for key in self.keys if algorithm in key.algorithms and (kid is None or key.kid == kid)]
         return fitting[:TRIED_MAX]
 
 
 def parse_key_set(data: bytes, algorithms: Sequence[str]) -> KeySet:
-    """The keys of a JWK Set (RFC 7517 section 5) that can be used with one of *algorithms*. Others are passed over.
+    """Return the keys of a JWK Set (RFC 7517 section 5) that fit one of *algorithms*; others are ignored.
 
     Raises:
-        ValueError: it is no such set, or there are none; with what would do.
+        ValueError: it is not such a set, or no key fits; the message says what would do.
     """
     try:
         document = json.loads(data)
@@ -83,7 +83,7 @@ def parse_key_set(data: bytes, algorithms: Sequence[str]) -> KeySet:
 
 
 def _public_key(entry: Any, algorithms: Sequence[str]) -> PublicKey | None:
-    """The key that *entry* describes; None when it cannot be used."""
+    """Return the key that *entry* describes; None if it cannot be used."""
     if (
         not isinstance(entry, dict)
         or entry.get("use", "sig") != "sig"
@@ -98,20 +98,20 @@ def _public_key(entry: Any, algorithms: Sequence[str]) -> PublicKey | None:
         return None
     try:
         key = jwt.PyJWK(entry, able[0]).key
-    except Exception:  # whatever is wrong with a key, it is not used
+    except Exception:  # a faulty key of any kind is not used
         return None
     if hasattr(key, "public_key"):
-        key = key.public_key()  # somebody has published more than was wise
+        key = key.public_key()  # the issuer has published a private key
     if entry["kty"] == "RSA" and key.key_size < RSA_BITS_MIN:
         return None
     return PublicKey(kid, usable, key)
 
 
 class Verification(NamedTuple):
-    """What came of one token."""
+    """The result of verifying one token."""
 
     identity: Identity
-    until_s: float  # Unix time up to which it holds; 0: it is not to be remembered
+    until_s: float  # Unix time of its expiry; 0: it must not be cached
     key_unknown: bool = False  # it names a key that is not in the set
 
 
@@ -121,11 +121,11 @@ _OPTIONS: Any = {"require": ["exp", "iss", "aud"], "verify_exp": False, "verify_
 
 
 class TokenVerifier:
-    """Verifies tokens, and remembers what came of them while that holds.
+    """Verifies tokens, and caches the results until they expire.
 
     Args:
-        policy: what a token must be.
-        source: what its identity is said to come from.
+        policy: requirements on a token.
+        source: source of its identity.
     """
 
     def __init__(self, policy: JwtPolicy, source: str = "bearer") -> None:
@@ -135,7 +135,7 @@ class TokenVerifier:
         self._of: bytes | None = None  # the key set that they were verified with
 
     def verify(self, token: bytes, keys: KeySet, now_s: float) -> Verification:
-        """Whether *token* is good at *now_s*, Unix time, and whom it names."""
+        """Return the identity in *token* at *now_s*, Unix time, or the fault of the token."""
         if keys.digest != self._of:
             self._of = keys.digest
             self._remembered.clear()
@@ -143,7 +143,7 @@ class TokenVerifier:
         verification = self._remembered.get(digest)
         if verification is None or now_s >= verification.until_s:
             verification = self._verify(token, keys, now_s)
-            # Only what a key has signed is worth remembering: the rest is the caller's to invent.
+            # Only signed tokens are cached: a caller can invent any number of others.
             if verification.until_s > now_s:
                 if len(self._remembered) >= REMEMBERED_MAX:
                     self._remembered.clear()
@@ -154,14 +154,14 @@ class TokenVerifier:
         try:
             header = jwt.get_unverified_header(token)
             algorithm, kid = header.get("alg"), header.get("kid")
-            # RFC 7515 section 4.1.11: an extension that must be understood, and we understand none.
+            # RFC 7515 section 4.1.11: an extension that must be understood, and none is.
             if algorithm not in self._policy.algorithms or not isinstance(kid, str | None) or "crit" in header:
                 return INVALID
             candidates = keys.candidates(algorithm, kid)
             if not candidates:
                 return INVALID._replace(key_unknown=True)
             return self._claimed(self._decoded(token, candidates, algorithm), now_s)
-        except Exception:  # a token is whatever a caller sends: whatever is wrong with it, it is not good
+        except Exception:  # a caller may send any bytes: a fault of any kind makes the token invalid
             return INVALID
 
     def _decoded(self, token: bytes, candidates: Sequence[PublicKey], algorithm: str) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class TokenVerifier:
                     algorithms=[algorithm],
                     issuer=policy.issuer,
                     audience=policy.audience,
-                    # Of the times we judge ourselves, by the clock that we were given.
+                    # Times are checked below, by the given clock.
                     options=_OPTIONS,
                 )
             except jwt.InvalidSignatureError:
@@ -210,9 +210,7 @@ class TokenVerifier:
 
 
 def claim(claims: Mapping[str, Any], name: str) -> Any:
-    """The claim *name*, or where there is none of that name, the one at that path: `realm_access.roles`. None if it is
-    not there.
-    """
+    """Return the claim *name*, or else the claim at that path, like `realm_access.roles`; None if there is none."""
     if not name:
         return None
     if name in claims:
@@ -224,14 +222,14 @@ def claim(claims: Mapping[str, Any], name: str) -> Any:
 
 
 def _instant(value: Any) -> float:
-    """A NumericDate (RFC 7519 section 2)."""
+    """Return a NumericDate (RFC 7519 section 2)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < INSTANT_S_MAX:
         raise ValueError
     return value
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:
-    """A claim that is text, fit to be told on; else nothing."""
+    """Return a claim that is text of valid length; else the empty text."""
     value = claim(claims, name)
     if not isinstance(value, str) or len(value.encode()) > PRINCIPAL_BYTES_MAX:
         return ""
@@ -243,7 +241,7 @@ def _kind(text: str) -> str:
 
 
 def _scopes(value: Any) -> frozenset[str]:
-    """Scopes as text of words (RFC 8693 section 4.2) or as a list."""
+    """Return scopes, from text of words (RFC 8693 section 4.2) or from a list."""
     words = value.split() if isinstance(value, str) else value if isinstance(value, list) else ()
     found = [word for word in words[:SCOPES_MAX] if isinstance(word, str) and len(word.encode()) <= PRINCIPAL_BYTES_MAX]
     return frozenset(found)

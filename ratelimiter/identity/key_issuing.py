@@ -1,4 +1,4 @@
-"""Keys for callers: what an operator is shown once, and the entry of the key file that recognizes it later."""
+"""Issuing of API keys: a key that is shown once, and its entry in the key file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ratelimiter.parsing.document import Document
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BYTES_MAX = 1024  # of a key: what a request may carry
-FLAGS = {"scopes": "--scope"}  # of the fields of an entry, those that a flag names otherwise
+BYTES_MAX = 1024  # of a key in a request
+FLAGS = {"scopes": "--scope"}  # field of an entry -> its flag, where the names differ
 
 
 def give_out(said: Mapping[str, Any], *, secret: bytes = b"", prefix: str = "rl_") -> tuple[str, list[str]]:
-    """A new key, and the lines of its entry in a key file.
+    """Return a new key, and the lines of its entry in a key file.
 
     Args:
         said: the fields of the entry, but for the hash.
-        secret: that of the policies which are to know the key.
-        prefix: what the key begins with, for people to recognize it by.
+        secret: secret of the policies that accept the key.
+        prefix: begin of the key, by which people recognize it.
 
     Raises:
         ConfigError: a field cannot be used; with every problem.
@@ -49,10 +49,10 @@ def give_out(said: Mapping[str, Any], *, secret: bytes = b"", prefix: str = "rl_
 
 
 def hash_line(text: bytes, secret: bytes = b"") -> str:
-    """The hash of the key that *text* is, less the white space around it.
+    """Return the hash of the key in *text*, without surrounding white space.
 
     Raises:
-        ConfigError: it is no key that a header could carry.
+        ConfigError: a header cannot carry the key.
     """
     key = text.strip()
     if not 1 <= len(key) <= BYTES_MAX or any(byte < 0x21 or byte > 0x7E for byte in key):
@@ -62,7 +62,7 @@ def hash_line(text: bytes, secret: bytes = b"") -> str:
 
 
 def _yaml(value: Any) -> str:
-    """*value*, text or a list of texts, in quotes that every YAML reader takes alike."""
+    """Return *value*, text or a list of texts, in quotes that every YAML reader reads alike."""
     if isinstance(value, list):
         return f"[{', '.join(map(_yaml, value))}]"
     return "'{}'".format(str(value).replace("'", "''"))

@@ -1,7 +1,7 @@
-"""What a policy file takes from the environment: `${NAME}`, or `${NAME:-default}` where the name need not be set.
+"""References to the environment in a policy file: `${NAME}`, or `${NAME:-default}` if the name may be unset.
 
-Put into values after the file was read, never into its text: what a variable holds can be no key, no list and no second
-line. A value that is one reference and nothing else is a number where it reads like one.
+They are filled in after the file was parsed: the text of a variable cannot become a key, a list or a second line. A
+value that is one reference and nothing else becomes a number if it reads like one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UNREADABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, 
 
 
 def filled(document: Document, environ: Mapping[str, str]) -> Document:
-    """*document* with what *environ* holds in place of its references; with a problem for each that cannot be had."""
+    """Return *document* with its references filled in from *environ*; each missing variable is a problem."""
     problems: list[Problem] = []
 
     def fill(value: Any, path: Path) -> Any:
@@ -52,12 +52,12 @@ def _filled(text: str, environ: Mapping[str, str]) -> str | int:
             msg = f"{name} is not set in the environment; set it, or write ${{{name}:-and a default}}"
             raise ValueError(msg)
         if _UNREADABLE.search(value):
-            msg = f"{name} holds what is no text of one line; set it to something else"
+            msg = f"{name} holds a control character or a line break; set it to text of one line"
             raise ValueError(msg)
         return value
 
     if "${" in _REFERENCE.sub("", text):
-        msg = f"{shown(text)} has a reference that is none; write ${{NAME}} or ${{NAME:-default}}, the name in capitals"
+        msg = f"{shown(text)} has a malformed reference; write ${{NAME}} or ${{NAME:-default}}, the name in capitals"
         raise ValueError(msg)
     result = _REFERENCE.sub(held, text)
     return int(result) if _REFERENCE.fullmatch(text) and _WHOLE.fullmatch(result) else result

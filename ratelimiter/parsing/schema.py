@@ -1,7 +1,7 @@
-"""What a document says, held against a JSON Schema; every difference as one line that a person can act upon.
+"""Differences between a document and a JSON Schema, each as one line with what would do.
 
 A schema (draft 2020-12) can speak through two annotations, which editors show as well: `title` completes the sentence
-"VALUE is not ...", and `examples` holds what would do.
+"VALUE is not ...", and `examples` holds values that would do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TYPES = {
     "object": "a mapping",
     "string": "text",
 }
-# What completes "VALUE is not ..." for a keyword whose schema has no title, and what would do where it has no examples.
+# Keyword -> the end of "VALUE is not ..." for a schema without title, and the advice for one without examples.
 _NOUNS: dict[str, tuple[str, str]] = {
     "const": ("{}", "write it"),
     "exclusiveMaximum": ("less than {}", "write a smaller one"),
@@ -47,12 +47,12 @@ _NOUNS: dict[str, tuple[str, str]] = {
 
 
 def problems(document: Document, schema: Mapping[str, Any]) -> list[str]:
-    """What is not as *schema* wants it: `FILE:LINE:COLUMN: PATH: VALUE is not ...; write ...`, by place."""
+    """Return the differences as lines `FILE:LINE:COLUMN: PATH: VALUE is not ...; write ...`, by place."""
     return problem_lines(document, differences(document, schema))
 
 
 def differences(document: Document, schema: Mapping[str, Any]) -> list[Problem]:
-    """Like `problems`, for a caller that has more to say about the document. Silent about what the reader refused."""
+    """Return the differences as problems. Values that the reader refused are left out."""
     refused = {problem.path for problem in document.problems}
     found = (
         problem
@@ -64,13 +64,13 @@ def differences(document: Document, schema: Mapping[str, Any]) -> list[Problem]:
 
 
 def listed(words: Iterable[str], last: str = "or") -> str:
-    """`a`, `a or b`, `a, b or c`."""
+    """Return *words* as a phrase: `a`, `a or b`, `a, b or c`."""
     words = list(words)
     return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """What to write for *word*, which is none of *known*."""
+    """Return what to write for *word*, which is none of *known*."""
     close = get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]}?"
@@ -81,7 +81,7 @@ def _validator(schema: Mapping[str, Any]) -> Any:
     # Imported here because a limiter without a file needs none of it, and it takes long.
     from jsonschema import Draft202012Validator, validators  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    # JSON Schema calls 10.0 an integer; who writes 10.0 for a count meant something else.
+    # JSON Schema calls 10.0 an integer; for a count it is a mistake.
     checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     return validators.extend(Draft202012Validator, type_checker=checker)(schema)
 
@@ -118,7 +118,7 @@ def _unknown(value: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[st
 
 
 def _branches(document: Document, error: Any, path: Path) -> Iterator[Problem]:
-    """Of several alternatives, what is wrong with the one that was meant: the one whose type fits."""
+    """Yield the differences from the alternative that was meant: the one whose type fits."""
     branches: dict[int, list[Any]] = {}
     for sub in error.context:
         branches.setdefault(sub.relative_schema_path[0], []).append(sub)
@@ -132,7 +132,7 @@ def _branches(document: Document, error: Any, path: Path) -> Iterator[Problem]:
     types = [schema["type"] for schema in error.validator_value if isinstance(schema.get("type"), str)]
     consts = [shown(schema["const"]) for schema in error.validator_value if "const" in schema]
     nouns = [*consts, *(_TYPES[name] for name in dict.fromkeys(types))]
-    noun = error.schema.get("title") or listed(nouns) or "what is wanted here"
+    noun = error.schema.get("title") or listed(nouns) or "allowed here"
     text = f"{_subject(error.instance)} {noun}; {_examples(error.schema) or 'write one of these'}"
     yield document.problem(path, _about(path, text), at_key=error.instance is None)
 
@@ -149,7 +149,7 @@ def _is_not(value: Any, keyword: str, wanted: Any, schema: Mapping[str, Any]) ->
         quotable = "string" in names and isinstance(value, (bool, int, float))
         what = f"write '{shown(value)}', in quotes" if quotable else f"write {types}"
         return f"{_subject(value)} {noun}; {_examples(schema) or what}"
-    noun, what = _NOUNS.get(keyword, ("what is wanted here", "write another"))
+    noun, what = _NOUNS.get(keyword, ("allowed here", "write another"))
     noun = schema.get("title") or noun.format(shown(wanted) if keyword == "const" else wanted)
     return f"{_subject(value)} {noun}; {_examples(schema) or what}"
 

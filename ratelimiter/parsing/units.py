@@ -1,4 +1,4 @@
-"""How limits and durations are written: `60/minute`, `10 concurrent`, `1000 credits`; `50ms`, `30s`, `5m`, `1h`."""
+"""The notation of limits and durations: `60/minute`, `10 concurrent`, `1000 credits`; `50ms`, `30s`, `5m`, `1h`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SECOND_MS = 1000
 UNITS_MS = {"day": 86_400 * SECOND_MS, "hour": 3600 * SECOND_MS, "minute": 60 * SECOND_MS, "second": SECOND_MS}
 DURATION_UNITS_MS = {"ms": 1, "s": SECOND_MS, "m": 60 * SECOND_MS, "h": 3600 * SECOND_MS}
 
-# How others abbreviate, for the sake of a helpful refusal.
+# Common abbreviations, for a refusal that helps.
 _ABBREVIATIONS = {"s": "second", "sec": "second", "secs": "second", "m": "minute", "min": "minute", "mins": "minute"}
 _ABBREVIATIONS |= {"h": "hour", "hr": "hour", "hrs": "hour", "d": "day"}
-# No fixed lengths of time; the package `limits` would count 30 and 360 days.
+# Not fixed lengths of time; the package `limits` would count 30 and 360 days.
 _CALENDAR_DAYS = {"week": 7, "month": 30, "year": 365}
 
 _CREDITS = re.compile(r"\s*(\d{1,20})\s*credits?(?:\s*(?:/|per)\s*([a-z]+))?\s*", re.ASCII | re.IGNORECASE)
@@ -44,9 +44,9 @@ SLIDING_WINDOW, TOKEN_BUCKET, CALENDAR = "sliding-window", "token-bucket", "cale
 
 
 class LimitOptions(NamedTuple):
-    """What a rule says of its limit beside the limit."""
+    """The settings of a rule that its limit is read with."""
 
-    algorithm: str = ""  # one of the above; empty: whatever the limit speaks of
+    algorithm: str = ""  # one of the above; empty: the algorithm that the limit implies
     capacity: int = 0  # of a token bucket; 0: as many as come back in one window
     timezone: str = "UTC"
     lease_ttl_ms: int = LEASE_TTL_MS
@@ -56,7 +56,7 @@ PLAIN = LimitOptions()
 
 
 def options_of(quota: AnyQuota) -> LimitOptions:
-    """The options by which *quota* was read: another limit of its kind is read by the same."""
+    """Return the options by which *quota* was read, to read another limit of its kind."""
     match quota:
         case Bucket():
             return LimitOptions(TOKEN_BUCKET, quota.limit)
@@ -71,13 +71,13 @@ def options_of(quota: AnyQuota) -> LimitOptions:
 def parse_limit(text: str, options: LimitOptions = PLAIN) -> AnyQuota:
     """Read one limit, in the notation of the package `limits`; or `10 concurrent`, `1000 credits`, `100 credits/month`.
 
-    Months and years, and whatever *options* say is of the calendar, begin and end with it.
+    Months, years and limits with the algorithm `calendar` follow the calendar.
 
     Returns:
         A quota of 1 to 10^9, of 1 to 1000 at the same time; in a window of 1 second to 366 days, or a period.
 
     Raises:
-        ValueError: it is not such a limit; says what would do.
+        ValueError: it is not such a limit; the message says what would do.
     """
     if len(text) > TEXT_MAX:
         raise _refusal(text, "a limit", _limit_meant(None))
@@ -165,7 +165,7 @@ def parse_duration_ms(text: str) -> int:
         Milliseconds, 0 or more.
 
     Raises:
-        ValueError: it is not a duration; says what would do.
+        ValueError: it is not a duration; the message says what would do.
     """
     parts = _DURATION.fullmatch(text)
     if parts is None:
@@ -177,7 +177,7 @@ def read_duration_ms(text: str, least_ms: int, most_ms: int, example: str = "") 
     """Read a duration from *least_ms* to *most_ms*.
 
     Raises:
-        ValueError: it is no duration, or none of these; says what would do, *example* if there is one.
+        ValueError: it is not a duration, or out of range; the message says what would do, with *example*.
     """
     duration_ms = parse_duration_ms(text)
     if not least_ms <= duration_ms <= most_ms:
@@ -187,7 +187,7 @@ def read_duration_ms(text: str, least_ms: int, most_ms: int, example: str = "") 
 
 
 def spell_duration(duration_ms: int) -> str:
-    """A duration as `parse_duration_ms` reads it, in the largest of hours, seconds and ms that divides it."""
+    """Return a duration as `parse_duration_ms` reads it, in the largest of hours, seconds and ms that divides it."""
     for unit in ("h", "s"):
         count, rest = divmod(duration_ms, DURATION_UNITS_MS[unit])
         if count and not rest:
@@ -196,11 +196,11 @@ def spell_duration(duration_ms: int) -> str:
 
 
 def spell_limit(quota: AnyQuota, limit: int | None = None) -> str:
-    """The limit as people say it: `60 per minute`, `5 per 2 seconds`, `10 concurrent`, `1000 credits`.
+    """Return the limit as people say it: `60 per minute`, `5 per 2 seconds`, `10 concurrent`, `1000 credits`.
 
     Args:
-        quota: of whatever kind.
-        limit: to be said in the place of its own.
+        quota: a quota of any kind.
+        limit: replaces its limit.
     """
     limit = quota.limit if limit is None else limit
     match quota:
@@ -218,7 +218,7 @@ def spell_limit(quota: AnyQuota, limit: int | None = None) -> str:
 
 
 def name_of(quota: AnyQuota) -> str:
-    """What a rule with this limit is called that has no name: `per-minute`, `per-month`, `concurrent`, `credits`."""
+    """Return the name of a rule that has none: `per-minute`, `per-month`, `concurrent` or `credits`, by its limit."""
     match quota:
         case Period():
             return f"per-{quota.unit}"
@@ -231,7 +231,7 @@ def name_of(quota: AnyQuota) -> str:
 
 
 def spell_window(window_ms: int) -> str:
-    """The length of a window in the largest unit that divides it: `minute`, `5 minutes`, `1500 ms`."""
+    """Return the length of a window in the largest unit that divides it: `minute`, `5 minutes`, `1500 ms`."""
     for unit, unit_ms in UNITS_MS.items():
         count, rest = divmod(window_ms, unit_ms)
         if count and not rest:
@@ -240,7 +240,7 @@ def spell_window(window_ms: int) -> str:
 
 
 def spell_moment(ms: int) -> str:
-    """A Unix time in milliseconds as `2027-01-01T00:00:00Z`, whole seconds upward."""
+    """Return a Unix time in ms as `2027-01-01T00:00:00Z`, rounded up to seconds."""
     return datetime.fromtimestamp(-(-ms // 1000), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -251,20 +251,20 @@ def parse_moment_ms(text: str) -> int:
         Unix time in milliseconds, at least 1.
 
     Raises:
-        ValueError: it is none; says what would do.
+        ValueError: it is not a moment; the message says what would do.
     """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        noun = "a moment" if moment is None else "a moment everywhere, as it has no time zone"
+        noun = "a moment" if moment is None else "a moment with its time zone"
         raise _refusal(text, noun, "write one like 2027-01-01T00:00:00Z")
     return max(1, int(moment.timestamp() * 1000))
 
 
 def _word_meant(text: str) -> str:
-    """What a number with a word that is nearly one of ours was meant to be; empty if it was none."""
+    """Return a hint for a number with a misspelt word; empty if no word is close."""
     parts = _COUNTED.fullmatch(text)
     close = get_close_matches(parts[2].lower(), ("concurrent", "credits"), n=1) if parts else []
     return f"did you mean {parts[1]} {close[0]}?" if parts and close else ""

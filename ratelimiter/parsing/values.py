@@ -1,7 +1,7 @@
-"""The value of each setting, read from what a person wrote.
+"""Readers of single settings.
 
-Every function here raises ValueError when the value will not do: "VALUE is not ...; write ...". They speak of the value
-only; where it stood is for the caller to say.
+Every function raises ValueError if it refuses the value: "VALUE is not ...; write ...". The message is about the value
+only; the caller adds its place.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 SECRET_BYTES_MAX = 64  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)
 TIMEOUT_MS_MAX = 10_000
 PROXY_TIMEOUT_MS_MAX = 24 * 3600 * 1000
-KINDS = ("bearer", "org", "client", "everyone")  # of sources, beside header:NAME
-TOKEN = re.compile(r"[A-Za-z0-9-]{1,64}")  # what may well be the name of a header
+KINDS = ("bearer", "org", "client", "everyone")  # sources beside header:NAME
+TOKEN = re.compile(r"[A-Za-z0-9-]{1,64}")  # a plausible name of a header
 
 
 def read_headers(value: Any) -> tuple[str, ...]:
-    """One header family or several that can stand beside each other."""
+    """Return one header family or several that can be combined."""
     families = (value,) if isinstance(value, str) else tuple(value)
     if {"draft-11", "draft-06"} <= set(families):
         msg = "draft-11 and draft-06 both write RateLimit-Policy, each in its own way; write one of them"
@@ -45,7 +45,7 @@ def read_headers(value: Any) -> tuple[str, ...]:
 
 
 def read_source(text: str) -> Source:
-    """A principal source: `header:NAME`, `bearer`, `org`, `client` or `everyone`."""
+    """Return a principal source: `header:NAME`, `bearer`, `org`, `client` or `everyone`."""
     try:
         return parse_source(text)
     except ValueError:
@@ -58,7 +58,7 @@ def read_source(text: str) -> Source:
 
 
 def read_network(text: str) -> Network:
-    """A network, or one address as a network of its own."""
+    """Return a network, or one address as a network of its own."""
     try:
         meant = ipaddress.ip_network(text, strict=False)
     except ValueError:
@@ -74,22 +74,22 @@ def read_network(text: str) -> Network:
 
 
 def read_decision_timeout_ms(text: str) -> int:
-    """A duration from 1 ms to 10 s, in milliseconds."""
+    """Return a duration from 1 ms to 10 s, in milliseconds."""
     return read_duration_ms(text, 1, TIMEOUT_MS_MAX, "50ms")
 
 
 def read_proxy_timeout_ms(text: str, least_ms: int) -> int:
-    """A duration from *least_ms* to 24 h, in milliseconds."""
+    """Return a duration from *least_ms* to 24 h, in milliseconds."""
     return read_duration_ms(text, least_ms, PROXY_TIMEOUT_MS_MAX, "10s")
 
 
 def read_lease_ttl_ms(text: str) -> int:
-    """A duration from 1 s to 1 h, in milliseconds."""
+    """Return a duration from 1 s to 1 h, in milliseconds."""
     return read_duration_ms(text, LEASE_TTL_MS_MIN, LEASE_TTL_MS_MAX, "30s")
 
 
 def read_timezone(text: str) -> str:
-    """The name of a time zone of the IANA database."""
+    """Return the name of a time zone of the IANA database."""
     if not known(text):
         msg = f"{shown(text)} is not a time zone; {_zone_meant(text)}"
         raise ValueError(msg)
@@ -102,15 +102,15 @@ def _zone_meant(text: str) -> str:
 
 
 def read_local_share(share: float) -> float:
-    """A number above 0 and up to 1."""
-    if not 0 < share <= 1:  # the schema has said so; what is no number at all compares with nothing
+    """Return a number above 0 and up to 1."""
+    if not 0 < share <= 1:  # the schema tells this, too, but not of NaN
         msg = f"{shown(share)} is not a number above 0 and up to 1; write 0.5"
         raise ValueError(msg)
     return share
 
 
 def read_secret_file(path: Path) -> bytes:
-    """The secret that a file holds, less the white space around it."""
+    """Return the secret in a file, without surrounding white space."""
     try:
         with path.open("rb") as file:
             secret = file.read(4096).strip()
@@ -122,7 +122,7 @@ def read_secret_file(path: Path) -> bytes:
 
 
 def read_secret(secret: bytes) -> bytes:
-    """*secret* as it is. Never repeats it."""
+    """Return *secret* if its length is valid. The message does not repeat it."""
     if not 1 <= len(secret) <= SECRET_BYTES_MAX:
         what = "write 32 random bytes in hexadecimal"
         msg = f"a secret of {len(secret)} bytes is not one of 1 to {SECRET_BYTES_MAX}; {what}"
@@ -131,18 +131,18 @@ def read_secret(secret: bytes) -> bytes:
 
 
 def read_cost_from(text: str) -> CostFrom:
-    """Which header says what a request costs: `request_header NAME` or `response_header NAME`."""
+    """Return the header that states the cost of a request: `request_header NAME` or `response_header NAME`."""
     where, _, name = text.partition(" ")
     return CostFrom(where, name.lower())
 
 
 def read_count(statuses: list[int | str]) -> frozenset[str]:
-    """The statuses, and classes of statuses, that count."""
+    """Return the statuses, and classes of statuses, that count."""
     return frozenset(map(str, statuses))
 
 
 def read_json_field(name: str, value: Any) -> JsonField:
-    """One field of a JSON body and its value, or the values of which it may have any."""
+    """Return a condition on one field of a JSON body: its value, or one of several."""
     values = []
     for item in value if isinstance(value, list) else [value]:
         try:
@@ -154,9 +154,9 @@ def read_json_field(name: str, value: Any) -> JsonField:
 
 
 def read_template(template: str) -> None:
-    """Refuse a template that no canonical path can meet."""
+    """Refuse a template that no canonical path can match."""
     if "?" in template or "#" in template:
-        msg = f"{shown(template)} is not only a path; write what is before ? and #"
+        msg = f"{shown(template)} is more than a path; write the part before ? and #"
         raise ValueError(msg)
     if re.search("%[0-9A-Fa-f]{2}", template):
         msg = f"{shown(template)} is percent-encoded; write the characters themselves"
@@ -176,7 +176,7 @@ def read_template(template: str) -> None:
 
 
 def read_instant_ms(text: str) -> int:
-    """A moment with its time zone (RFC 3339), as Unix time in milliseconds."""
+    """Return a moment with its time zone (RFC 3339) as Unix time in ms."""
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Strict YAML 1.2: a file becomes plain values of which every place is known, or a list of all that is wrong with it.
+"""Strict YAML 1.2: a file becomes plain values with their places, or a list of all its faults.
 
-Only what a person would write on purpose is read. What makes one file mean two things to two readers (duplicate keys,
-aliases, merge keys, tags, octal numbers) is refused, and so is what makes a small file large. All of that is decided on
-the parser's event stream, before anything is composed: the cost of a hostile file is bounded by its size.
+Constructs that two readers could read differently (duplicate keys, aliases, merge keys, tags, octal numbers) are
+refused, and so is everything that makes a small file large. These checks run on the parser's event stream, before
+values are composed: the cost of a hostile file is bounded by its size.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 BYTES_MAX = 1024 * 1024
 DEPTH_MAX = 20  # lists and mappings inside each other
 NODES_MAX = 20_000  # keys and values, in the whole file
-DIGITS_MAX = 18  # of a number: what every JSON reader holds exactly is less, and no setting of ours needs more
-_DROPPED = -1  # stands for a key that was refused: no mapping has a number as key
+DIGITS_MAX = 18  # of a number: no setting needs more
+_DROPPED = -1  # key of a refused key: no mapping has a number as key
 
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
-# Whatever some YAML reader (1.1 or 1.2) takes for a number and is not one of the two above.
+# Scalars that some YAML reader (1.1 or 1.2) takes for a number beside the two above.
 _NUMBER_LIKE = re.compile(
     r"""[-+]?(?: [0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?
                | \.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
@@ -104,7 +104,7 @@ def _without_problems(document: Document) -> Document:
 
 
 def _raw_problems(data: bytes) -> Iterator[Problem]:
-    """What is wrong with the bytes, before any YAML."""
+    """Yield the faults of the bytes, before any YAML."""
     if len(data) > BYTES_MAX:
         yield _at(START, f"the file is larger than {BYTES_MAX} bytes; write a smaller one")
     elif data.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in data[:4] and data.strip(b"\0")):
@@ -143,7 +143,7 @@ def _at(mark: Mark, text: str, path: Path = ()) -> Problem:
 
 
 class _StopReadingError(Exception):
-    """What follows cannot be made sense of, or is not worth the time."""
+    """Raised to stop reading: the rest is unreadable, or over a bound."""
 
 
 class _Frame:
@@ -154,7 +154,7 @@ class _Frame:
     def __init__(self, container: dict[str, Any] | list[Any], path: Path, *, is_key: bool) -> None:
         self.container = container
         self.path = path
-        self.is_key = is_key  # it stands where a key should
+        self.is_key = is_key  # it stands in the place of a key
         self.key: str | int | None = None  # of the value that comes next; None: a key comes next
         self.key_mark: Mark = START
         self.lines: dict[str, int] = {}  # where each key was seen first
@@ -182,7 +182,7 @@ class _Builder:
         self._nodes = 0
 
     def build(self, text: str) -> bool:
-        """Take in *text*; whether it could be read to its end."""
+        """Read *text*; return True if it was read to its end."""
         # Imported here because a limiter without a file needs neither of them.
         from ruamel.yaml import YAML  # noqa: PLC0415
         from ruamel.yaml.error import MarkedYAMLError  # noqa: PLC0415
@@ -199,7 +199,7 @@ class _Builder:
             where = fault.problem_mark or fault.context_mark
             self._refuse((where.line + 1, where.column + 1) if where else mark, _syntax(fault.problem, fault.context))
             return False
-        except Exception:  # what the parser did not foresee, like "\UFFFFFFFF", is a bad file, too
+        except Exception:  # a failure of the parser itself, as for "\UFFFFFFFF", is a bad file, too
             self._refuse(mark, "not YAML from here on; check quotes, escapes and indentation")
             return False
         if not self.root and not self.problems:
@@ -325,7 +325,7 @@ class _Builder:
 
 
 def _resolve(text: str) -> tuple[Any, str]:
-    """The value of a plain scalar (YAML 1.2.2 section 10.3, less its surprises), and why it is refused."""
+    """Return the value of a plain scalar (a strict part of YAML 1.2.2 section 10.3), and the reason to refuse it."""
     if text in _NULLS or text in _BOOLEANS:
         return _BOOLEANS.get(text), ""
     if text in _WORD_LIKE:
@@ -344,9 +344,9 @@ def _number(text: str) -> tuple[Any, str]:
 
 
 def _syntax(problem: str | None, context: str | None) -> str:
-    """What the parser stumbled over, in our voice."""
+    """Return the parser's error in the words of our messages."""
     if problem and "<document start>" in problem:
-        return "this does not belong to what is above it; check the indentation"
+        return "this does not fit the lines above it; check the indentation"
     if problem and re.search(r"but got '[\[{]'", problem):
         return "a bracket within a value; write values that hold { } [ ] or , in quotes"
     parts = [part.replace("'<stream end>'", "the end of the file") for part in (problem, context) if part]

@@ -194,8 +194,8 @@ async def test_audit(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("verb", "given", "fault"),
     [
-        ("peek", {"principal": "alice"}, "principal: what is given is not a principal; write one like"),
-        ("peek", {"principal": "header:X-Other=a"}, "principal: header:x-other is not where"),
+        ("peek", {"principal": "alice"}, "principal: this is not a principal; write one like"),
+        ("peek", {"principal": "header:X-Other=a"}, "principal: no rule charges header:x-other"),
         ("peek", {"principal": ALICE, "plan": "gold"}, "plan: 'gold' is no plan; write basic or pro"),
         ("peek", {"principal": "header:X-API-Key=a*"}, "principal: what is given is a pattern"),
         ("reset", {"principal": ALICE, "rule": "other"}, "rule: 'other' is no rule"),
@@ -208,7 +208,7 @@ async def test_audit(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
         ("set_override", {"principal": ALICE, "limit": "1/hour"}, "override: no rule has this kind and window"),
         ("set_override", {"principal": ALICE}, "override: an override is for somebody, and says either"),
         ("set_override", {"principal": ALICE, "limit": "1/minute", "plan": "pro"}, "override: an override is"),
-        ("set_override", {"principal": "header:X-O=*", "plan": "pro"}, "principal: header:x-o is not where"),
+        ("set_override", {"principal": "header:X-O=*", "plan": "pro"}, "principal: no rule charges header:x-o"),
         ("topup", {"principal": ALICE, "units": 1}, "rule: what is given has no balance"),
     ],
 )
@@ -227,7 +227,7 @@ async def test_what_means_nothing(scene: Scene, verb: str, given: dict[str, Any]
         ("10m", "2030-01-01T00:00:00Z", "until: excludes for"),
         ("soon", "", "for: 'soon' is not a duration"),
         ("0s", "", "for: 0s is over at once"),
-        ("", "2030-01-01", "until: '2030-01-01' is not a moment everywhere"),
+        ("", "2030-01-01", "until: '2030-01-01' is not a moment with its time zone"),
         ("", "soon", "until: 'soon' is not a moment"),
     ],
 )

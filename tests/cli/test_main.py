@@ -134,7 +134,7 @@ def test_check_config_warns_and_passes(tmp_path: Path, capsys: pytest.CaptureFix
 
     out, err = capsys.readouterr()
     assert f"{path}: ok, 1 rule, store memory, dialect problem\n" == out
-    assert err.startswith(f"warning: {path}:2:3: rules: what none of them matches is admitted;")
+    assert err.startswith(f"warning: {path}:2:3: rules: a request that none matches is admitted;")
 
 
 OUTAGE = """
@@ -274,7 +274,7 @@ def test_explain_of_what_no_rule_matches(tmp_path: Path, capsys: pytest.CaptureF
 def test_explain_does_not_repeat_a_malformed_header(policy: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What was meant as a header may be a credential."""
     assert 2 == main(["explain", "--config", policy, "GET", "/", "-H", "hunter2"])
-    assert "-H: what is given is not a header; write 'Name: value'\n" == capsys.readouterr().err
+    assert "-H: the value is not a header; write 'Name: value'\n" == capsys.readouterr().err
 
 
 # dialects and schema

@@ -473,13 +473,13 @@ def test_an_unknown_scheme_is_answered_with_the_known_ones(folder: Path, url: st
 
 # Warnings
 
-NOT_VERIFIED = "is not verified, so who sends a new one each time meets no limit; add a rule with principal: [client]"
+NOT_VERIFIED = "is not verified, so a caller that invents a new one meets no limit; add a rule with principal: [client]"
 NEVER_FITS = "its cost of 7 never fits the local share of 6 while the store is out; write a larger local_share"
 WEAKER = (
     "limits+ takes several round trips per decision, is not atomic over rules, and its windows are approximate; "
     "write memory:// or a redis:// URL for strict limits"
 )
-WRITTEN_BY_CALLER = "is whatever the caller writes; write client, and your proxies into trusted_proxies"
+WRITTEN_BY_CALLER = "is written by the caller; write client, and your proxies into trusted_proxies"
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,7 @@ WRITTEN_BY_CALLER = "is whatever the caller writes; write client, and your proxi
         (BARE, []),
         (
             "rules:\n  - {limit: 60/minute, match: {path: /v1/**}}\n",
-            ["f.yaml:2:3: rules: what none of them matches is admitted; add a rule without match if that is not meant"],
+            ["f.yaml:2:3: rules: a request that none matches is admitted; add a rule without match if not intended"],
         ),
         (
             f"principal: [header:X-API-Key, bearer, client]\n{BARE}",

@@ -102,6 +102,6 @@ def test_what_may_not_be_meant(tmp_path: Path, changes: dict[str, Any], told: li
 def test_keys_that_somebody_on_the_way_could_change(tmp_path: Path, url: str, unsafe: bool) -> None:
     """Plain HTTP is for one's own machine."""
     policy = write_policy(tmp_path, identity={"jwt": {"issuer": "i", "audience": "a", "keys": url}})
-    found = [line for line in warnings(loader.load(policy)) if line.startswith("identity.jwt.keys: whoever")]
+    found = [line for line in warnings(loader.load(policy)) if line.startswith("identity.jwt.keys: an attacker")]
 
     assert bool(found) == unsafe

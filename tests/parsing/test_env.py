@@ -15,7 +15,7 @@ from ratelimiter.parsing.yaml import examine
 SET = {"LIMIT": "90", "EMPTY": "", "WORDS": "a: [b]\n", "NESTED": "${LIMIT}", "LATIN": "caf\udce9", "PATH_1": "/x"}
 
 EXAMPLES = "60/minute, 1000 per hour or 5 per 2 seconds"
-NONE = "has a reference that is none; write ${NAME} or ${NAME:-default}, the name in capitals"
+NONE = "has a malformed reference; write ${NAME} or ${NAME:-default}, the name in capitals"
 
 
 def value_of(text: str) -> Any:
@@ -59,8 +59,8 @@ def test_references(text: str, expected: Any) -> None:
     ("text", "problem"),
     [
         ("${UNSET}", "f:1:4: a: UNSET is not set in the environment; set it, or write ${UNSET:-and a default}"),
-        ("${WORDS}", "f:1:4: a: WORDS holds what is no text of one line; set it to something else"),
-        ("${LATIN}", "f:1:4: a: LATIN holds what is no text of one line; set it to something else"),
+        ("${WORDS}", "f:1:4: a: WORDS holds a control character or a line break; set it to text of one line"),
+        ("${LATIN}", "f:1:4: a: LATIN holds a control character or a line break; set it to text of one line"),
         ("${limit}/minute", f"f:1:4: a: '${{limit}}/minute' {NONE}"),
         ("'${LIMIT:-${OTHER}}'", f"f:1:4: a: '${{LIMIT:-${{OTHER}}}}' {NONE}"),
     ],
