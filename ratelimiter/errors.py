@@ -12,7 +12,12 @@ RateLimiterError
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class RateLimiterError(Exception):
@@ -29,6 +34,34 @@ class ConfigError(RateLimiterError):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class Problems:
+    """Problems of several checks, to be raised as one error: the user mends all of them in one go.
+
+    Example:
+        >>> problems = Problems()
+        >>> with problems.noted():
+        ...     raise ConfigError("--listen: 'x' is not HOST:PORT")
+        >>> problems.found
+        ["--listen: 'x' is not HOST:PORT"]
+    """
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note the problems of a ConfigError that is raised within, and go on."""
+        try:
+            yield
+        except ConfigError as fault:
+            self.found += fault.problems
+
+    def raise_any(self) -> None:
+        """Raise a ConfigError of all that was noted, if anything was."""
+        if self.found:
+            raise ConfigError(*self.found)
 
 
 class Kind(StrEnum):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 
 from ratelimiter import __version__
 from ratelimiter.cli import operator, replay
+from ratelimiter.cli.parser import Commands, HelpFormatter, Parser, add_settings, whole_number
 from ratelimiter.cli.table import print_table
 from ratelimiter.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from ratelimiter.dialects.answer import Answer
@@ -57,168 +59,178 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _OneLinePerCommand(argparse.RawDescriptionHelpFormatter):
-    """Help whose list of commands is not folded."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=20, width=100)
-        self._action_max_length = 16  # argparse forgets that commands are indented once more than flags
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ratelimiter",
-        description="Strict rate limiting for APIs.",
-        epilog=EXAMPLE,
-        formatter_class=_OneLinePerCommand,
-        allow_abbrev=False,
+def _parser() -> Parser:
+    parser = Parser(prog="ratelimiter", formatter_class=HelpFormatter, epilog=EXAMPLE)
+    parser.add_argument(
+        "--version", action="version", version=f"ratelimiter {__version__}", help="print the version and exit"
     )
-    parser.add_argument("--version", action="version", version=f"ratelimiter {__version__}", help="print it and exit")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-
-    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-        added.set_defaults(run=run)
-        return added
-
-    demo = command("demo", _demo, "run an example API behind the limiter, and print what to try")
-    demo.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8080", help="default: %(default)s")
-    _add_settings(demo)
-
-    proxy = command("proxy", _proxy, "limit the requests to any HTTP service, as a proxy in front of it")
-    proxy.add_argument(
-        "--upstream", metavar="URL", required=True, help="like http://127.0.0.1:8000 or unix:/run/app.sock"
+    commands = Commands(parser)
+    _add_running(commands)
+    _add_policy(commands)
+    top = commands.add("operate", "top", _top, "show a live table of the busiest and most refused principals")
+    top.add_argument(
+        "--admin", metavar="URL", default="http://127.0.0.1:9090", help="ask this admin listener; default: %(default)s"
     )
-    proxy.add_argument(
-        "--listen", metavar="HOST:PORT", default="127.0.0.1:8080", help="or unix:PATH; default: %(default)s"
+    top.add_argument(
+        "--every", metavar="SECONDS", type=whole_number, default=2, help="refresh this often; default: %(default)s"
     )
-    proxy.add_argument(
+    top.add_argument("--once", action="store_true", help="print the table once and exit")
+    operator.add_commands(commands)
+    parser.description = f"Strict rate limiting for APIs.\n\n{commands.listing()}"
+    return parser
+
+
+def _add_running(commands: Commands) -> None:
+    demo = commands.add("run", "demo", _demo, "run an example API behind the limiter, and print commands to try")
+    demo.add_argument(
+        "--listen", metavar="HOST:PORT", default="127.0.0.1:8080", help="listen here; default: %(default)s"
+    )
+    add_settings(demo)
+
+    proxy = commands.add("run", "proxy", _proxy, "run a reverse proxy that limits the requests to an HTTP service")
+    listeners = proxy.add_argument_group("listeners")
+    listeners.add_argument(
+        "--upstream",
+        metavar="URL",
+        required=True,
+        help="forward to this service, like http://127.0.0.1:8000 or unix:/run/app.sock",
+    )
+    listeners.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        default="127.0.0.1:8080",
+        help="listen here, or at unix:PATH; default: %(default)s",
+    )
+    listeners.add_argument(
         "--admin",
         metavar="HOST:PORT",
         default="127.0.0.1:9090",
-        help="health, readiness and metrics, or none; default: %(default)s",
+        help="serve health, readiness and metrics here, or none; default: %(default)s",
     )
-    _add_settings(proxy)
-    proxy.add_argument("--workers", metavar="N", type=_count, default=1, help="processes; default: %(default)s")
-    proxy.add_argument(
-        "--access-log", metavar="FILE", help="append a JSON line for each request, or - for standard output"
+    listeners.add_argument(
+        "--workers", metavar="N", type=whole_number, default=1, help="run this many processes; default: %(default)s"
     )
-    proxy.add_argument("--operator", metavar="HOST:PORT", help="listen for the operator's verbs; default: nowhere")
-    proxy.add_argument(
-        "--operator-token-file", metavar="FILE", help="a line NAME:TOKEN for each who may use --operator"
+    add_settings(proxy)
+    tls = proxy.add_argument_group("TLS")
+    tls.add_argument("--tls-cert", metavar="FILE", help="listen with TLS, with the certificate in this file")
+    tls.add_argument("--tls-key", metavar="FILE", help="read its key from this file; default: the certificate's file")
+    operating = proxy.add_argument_group("operator")
+    operating.add_argument(
+        "--access-log", metavar="FILE", help="append a JSON line for each request to this file; - for standard output"
     )
-    proxy.add_argument("--tls-cert", metavar="FILE", help="a certificate: listen with TLS")
-    proxy.add_argument("--tls-key", metavar="FILE", help="its key, if it is in a file of its own")
+    operating.add_argument(
+        "--log-format", choices=["text", "json"], default="text", help="write log lines as text or as JSON objects"
+    )
+    operating.add_argument("--operator", metavar="HOST:PORT", help="serve operator commands here; default: nowhere")
+    operating.add_argument(
+        "--operator-token-file", metavar="FILE", help="accept the operators in this file, a line NAME:TOKEN for each"
+    )
+    _add_serve(
+        commands.add("run", "serve", _serve, "run a service that decides for Envoy, nginx, Traefik, Caddy and HAProxy")
+    )
 
-    _add_serve(command("serve", _serve, "answer proxies that ask for decisions: Envoy, nginx, Traefik, Caddy, HAProxy"))
 
-    check = command("check-config", _check_config, "say every problem of a policy file; exit 2 if any")
-    check.add_argument("file", metavar="FILE", help="the policy file")
+def _add_serve(command: argparse.ArgumentParser) -> None:
+    listeners = command.add_argument_group("listeners", "Each is HOST:PORT, unix:PATH or none.")
+    listeners.add_argument(
+        "--grpc",
+        metavar="HOST:PORT",
+        default="127.0.0.1:8081",
+        help="serve Envoy's rate limit service and ext_authz here; default: %(default)s",
+    )
+    listeners.add_argument(
+        "--http",
+        metavar="HOST:PORT",
+        default="127.0.0.1:8082",
+        help="serve /check, /check/nginx and /v1/decide here; default: %(default)s",
+    )
+    listeners.add_argument(
+        "--admin",
+        metavar="HOST:PORT",
+        default="127.0.0.1:9090",
+        help="serve health, readiness and metrics here; default: %(default)s",
+    )
+    listeners.add_argument(
+        "--workers", metavar="N", type=whole_number, default=1, help="run this many processes; default: %(default)s"
+    )
+    add_settings(command)
+    tls = command.add_argument_group("TLS")
+    tls.add_argument("--tls-cert", metavar="FILE", help="listen with TLS, with the certificate in this file")
+    tls.add_argument("--tls-key", metavar="FILE", help="read its key from this file; default: the certificate's file")
+    tls.add_argument(
+        "--tls-client-ca", metavar="FILE", help="accept only clients with a certificate of the authorities in this file"
+    )
+    command.add_argument_group("operator").add_argument(
+        "--access-log", metavar="FILE", help="append a JSON line for each call to this file; - for standard output"
+    )
+
+
+def _add_policy(commands: Commands) -> None:
+    check = commands.add("policy", "check-config", _check_config, "validate a policy file (exit 2 on errors)")
+    check.add_argument("file", metavar="FILE", help="read this policy file")
     check.add_argument(
         "--processes",
         metavar="N",
-        type=_count,
+        type=whole_number,
         default=1,
-        help="how many share the store, to say what its outage admits; default: %(default)s",
+        help="tell what this many processes admit during an outage of the store; default: %(default)s",
     )
 
-    explain = command("explain", _explain, "say what a policy makes of a request; asks no store")
-    explain.add_argument("--config", metavar="FILE", required=True, help="the policy file")
-    explain.add_argument("method", metavar="METHOD", help="like GET")
-    explain.add_argument("url", metavar="URL", help="a path like /v1/items, or a whole URL")
-    explain.add_argument(
-        "-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="may be given several times"
+    explain = commands.add(
+        "policy", "explain", _explain, "show which rules, principal and keys a request matches (no store needed)"
     )
-    explain.add_argument("-d", "--data", metavar="BODY", default="", help="the body of the request; default: none")
+    explain.add_argument("--config", metavar="FILE", required=True, help="read this policy file")
+    explain.add_argument("method", metavar="METHOD", help="method of the request, like GET")
+    explain.add_argument("url", metavar="URL", help="URL of the request, or a path like /v1/items")
+    explain.add_argument(
+        "-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="add a header; may be repeated"
+    )
+    explain.add_argument("-d", "--data", metavar="BODY", default="", help="set the body of the request; default: none")
     explain.add_argument(
         "--peer",
         metavar="ADDRESS",
         default="127.0.0.1",
-        help="who connected, or none for a unix socket; default: %(default)s",
+        help="let the request come from this address, or none for a unix socket; default: %(default)s",
     )
 
-    replay.add_command(command)
+    replay.add_command(partial(commands.add, "policy"))
 
-    dialects = command("dialects", _dialects, "list the dialects, or every answer that one can give")
-    dialects.add_argument("name", metavar="NAME", nargs="?", help="a dialect, or the path of a dialect file")
+    dialects = commands.add("policy", "dialects", _dialects, "list the dialects, or all answers of one")
+    dialects.add_argument("name", metavar="NAME", nargs="?", help="show this dialect, or the dialect file at this path")
 
-    top = command("top", _top, "show who is refused most and who asks for most, as an admin listener tells")
-    top.add_argument("--admin", metavar="URL", default="http://127.0.0.1:9090", help="default: %(default)s")
-    top.add_argument("--every", metavar="SECONDS", type=_count, default=2, help="default: %(default)s")
-    top.add_argument("--once", action="store_true", help="print the table once and exit")
+    _add_keys(commands.add("policy", "keys", _keys, "make API keys, or hash them, for the key file of a policy"))
 
-    _add_keys(command("keys", _keys, "make API keys, or hash them, for the key file of a policy"))
-
-    operator.add_commands(command)
-
-    schema = command("schema", _schema, "print the JSON Schema of policy, dialect or key files, for editors")
+    schema = commands.add(
+        "policy", "schema", _schema, "print the JSON Schema of policy, dialect or key files, for editors"
+    )
     schema.add_argument(
-        "kind", choices=["policy", "dialect", "keys"], nargs="?", default="policy", help="default: %(default)s"
+        "kind",
+        choices=["policy", "dialect", "keys"],
+        nargs="?",
+        default="policy",
+        help="print the schema of these files; default: %(default)s",
     )
-    return parser
-
-
-def _add_serve(command: argparse.ArgumentParser) -> None:
-    listen = "HOST:PORT, unix:PATH or none; default: %(default)s"
-    command.add_argument(
-        "--grpc", metavar="HOST:PORT", default="127.0.0.1:8081", help=f"rate limit service and ext_authz: {listen}"
-    )
-    command.add_argument(
-        "--http", metavar="HOST:PORT", default="127.0.0.1:8082", help=f"/check, /check/nginx and /v1/decide: {listen}"
-    )
-    command.add_argument(
-        "--admin",
-        metavar="HOST:PORT",
-        default="127.0.0.1:9090",
-        help="health, readiness and metrics, or none; default: %(default)s",
-    )
-    _add_settings(command)
-    command.add_argument("--workers", metavar="N", type=_count, default=1, help="processes; default: %(default)s")
-    command.add_argument(
-        "--access-log", metavar="FILE", help="append a JSON line for each call, or - for standard output"
-    )
-    command.add_argument("--tls-cert", metavar="FILE", help="a certificate: listen with TLS")
-    command.add_argument("--tls-key", metavar="FILE", help="its key, if it is in a file of its own")
-    command.add_argument("--tls-client-ca", metavar="FILE", help="serve only clients that these authorities vouch for")
 
 
 def _add_keys(command: argparse.ArgumentParser) -> None:
     verbs = command.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
-    new = verbs.add_parser("new", help="print a new key, once, and its entry for the key file", allow_abbrev=False)
-    new.add_argument("--principal", metavar="NAME", required=True, help="who is charged")
-    new.add_argument("--plan", metavar="PLAN", help="by which limits may differ")
-    new.add_argument("--scope", metavar="SCOPE", action="append", help="may be given several times")
-    new.add_argument("--kind", metavar="KIND", help="of the credential, like user, org or service")
-    new.add_argument("--org", metavar="NAME", help="the organisation that it belongs to")
-    new.add_argument("--expires", metavar="MOMENT", help="like 2027-01-01T00:00:00Z")
-    new.add_argument("--prefix", metavar="TEXT", default="rl_", help="what it begins with; default: %(default)s")
-    hashing = verbs.add_parser("hash", help="hash the key on stdin, as the key file holds it", allow_abbrev=False)
+    new = verbs.add_parser("new", help="print a new key, once, and its entry for the key file")
+    new.add_argument("--principal", metavar="NAME", required=True, help="charge this principal")
+    new.add_argument("--plan", metavar="PLAN", help="put the principal on this plan")
+    new.add_argument("--scope", metavar="SCOPE", action="append", help="grant this scope; may be repeated")
+    new.add_argument("--kind", metavar="KIND", help="set the kind of credential, like user, org or service")
+    new.add_argument("--org", metavar="NAME", help="assign the key to this organisation")
+    new.add_argument("--expires", metavar="MOMENT", help="let the key expire, like 2027-01-01T00:00:00Z")
+    new.add_argument(
+        "--prefix", metavar="TEXT", default="rl_", help="begin the key with this text; default: %(default)s"
+    )
+    hashing = verbs.add_parser("hash", help="hash the key on standard input, as the key file holds it")
     for verb in (new, hashing):
         verb.add_argument(
             "--secret-file",
             metavar="FILE",
-            help="the policy's secret, if it has one; without this flag RATELIMITER_SECRET counts",
+            help="read the policy's secret from this file; default: the variable RATELIMITER_SECRET",
         )
-
-
-def _add_settings(command: argparse.ArgumentParser) -> None:
-    """What a policy can be made of on the command line."""
-    command.add_argument("--config", metavar="FILE", help="a policy file, instead of --limit")
-    command.add_argument("--limit", metavar="LIMIT", action="append", help="like 60/minute; may be given several times")
-    command.add_argument("--store", metavar="URL", help="where tallies are kept; default: memory://")
-    command.add_argument("--dialect", metavar="NAME", help="how refusals are written; default: problem")
-    command.add_argument(
-        "--principal",
-        metavar="SOURCE",
-        action="append",
-        help="who is charged: header:NAME, bearer, org, client or everyone; several are tried in order",
-    )
-    command.add_argument(
-        "--headers",
-        metavar="FAMILY",
-        action="append",
-        help="headers on every response: x-ratelimit, draft-11 or draft-06; may be given several times",
-    )
 
 
 def _demo(listen: str, **settings: Any) -> None:
@@ -241,14 +253,6 @@ def _serve(**settings: Any) -> None:
     status = app.run(**{name: value for name, value in settings.items() if value is not None})
     if status:
         sys.exit(status)
-
-
-def _count(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text)):
-        msg = f"{text!r} is not a whole number from 1 to 999999"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
 
 
 def _check_config(file: str, processes: int) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ratelimiter.cli.parser import whole_number
 from ratelimiter.cli.table import print_table
 from ratelimiter.core.headers import ceil_s
 from ratelimiter.errors import ConfigError
@@ -15,81 +16,82 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from ratelimiter.admin.operator import Operator, Wanted
+    from ratelimiter.cli.parser import Commands
 
     Verb = Callable[[Operator], Awaitable[Any]]
-    AddCommand = Callable[..., argparse.ArgumentParser]
 
 # Each command imports its modules when it runs, so that `--help` is fast.
 # ruff: noqa: PLC0415
 
 TIMEOUT_MS = 3000  # a person waits longer than a request
 STDIN_MAX = 4096
-WHO = (
-    "header:NAME=VALUE, client=ADDRESS, bearer=NAME, org=NAME or digest=HEX; "
-    "- for VALUE, or for all of it, reads it from stdin"
-)
+WHO = "name it by header:NAME=VALUE, client=ADDRESS, bearer=NAME, org=NAME or digest=HEX; - reads it from stdin"
 
 
-def add_commands(command: AddCommand) -> None:
-    """Add the verbs to the commands of a parser."""
-    peek = command("peek", _peek, "say what is counted of a principal, and what is ordered for it; changes nothing")
+def add_commands(commands: Commands) -> None:
+    """Add the operator's commands."""
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        return commands.add("operate", name, run, text)
+
+    peek = command("peek", _peek, "show a principal's counters and overrides")
     _add_principal(peek)
-    peek.add_argument("--plan", metavar="PLAN", default="", help="show the limits of this plan; default: the default's")
+    peek.add_argument("--plan", metavar="PLAN", default="", help="show the limits of this plan; default: the default")
 
-    reset = command("reset", _reset, "forget what is counted of a principal")
+    reset = command("reset", _reset, "forget the counters of a principal")
     _add_principal(reset)
-    reset.add_argument("--rule", metavar="NAME", default="", help="of this rule; default: of all but balances")
-    reset.add_argument("--balances", action="store_true", help="fill balances again, too, less what was topped up")
+    reset.add_argument("--rule", metavar="NAME", default="", help="reset this rule; default: all but balances")
+    reset.add_argument("--balances", action="store_true", help="refill balances, too, less the units topped up")
 
-    block = command("block", _block, "refuse a principal whatever it asks for")
+    block = command("block", _block, "refuse every request of a principal")
     _add_principal(block)
     _add_until(block)
 
-    unblock = command("unblock", _unblock, "let a blocked principal in again")
+    unblock = command("unblock", _unblock, "admit a blocked principal again")
     _add_principal(unblock)
 
-    override = command("override", _override_list, "give a principal another limit or plan than the policy does")
-    verbs = override.add_subparsers(required=True, metavar="VERB")
-    set_ = verbs.add_parser(
-        "set", allow_abbrev=False, help="set or replace one", description="Set or replace an override."
-    )
+    override = command("override", _override_list, "give a principal another limit or plan than the policy")
+    verbs = override.add_subparsers(required=True, metavar="VERB", title="verbs")
+    set_ = verbs.add_parser("set", help="set or replace an override", description="Set or replace an override.")
     set_.set_defaults(run=_override_set)
-    set_.add_argument("principal", metavar="PRINCIPAL", help=f"{WHO}; with * in VALUE, for all that it fits")
+    set_.add_argument("principal", metavar="PRINCIPAL", help=f"{WHO}; * in VALUE makes it a pattern")
     what = set_.add_mutually_exclusive_group(required=True)
-    what.add_argument("--limit", metavar="LIMIT", default="", help="like 600/minute, or unlimited")
-    what.add_argument("--plan", metavar="PLAN", default="", help="a plan of the policy")
-    set_.add_argument("--rule", metavar="NAME", default="", help="for this rule; default: for all that it fits")
+    what.add_argument("--limit", metavar="LIMIT", default="", help="apply this limit, like 600/minute, or unlimited")
+    what.add_argument("--plan", metavar="PLAN", default="", help="apply this plan of the policy")
+    set_.add_argument("--rule", metavar="NAME", default="", help="replace the limit of this rule; default: of all")
     _add_until(set_)
     _add_common(set_)
-    remove = verbs.add_parser("remove", allow_abbrev=False, help="take one back", description="Take an override back.")
+    remove = verbs.add_parser("remove", help="remove an override", description="Remove an override.")
     remove.set_defaults(run=_override_remove)
-    remove.add_argument("principal", metavar="PRINCIPAL", help="as it was set")
-    remove.add_argument("--rule", metavar="NAME", default="", help="as it was set")
+    remove.add_argument("principal", metavar="PRINCIPAL", help="remove the override of this principal, as it was set")
+    remove.add_argument("--rule", metavar="NAME", default="", help="remove the override of this rule, as it was set")
     _add_common(remove)
     list_ = verbs.add_parser(
-        "list", allow_abbrev=False, help="list all orders", description="List overrides, blocks and the switch."
+        "list", help="list overrides, blocks and the kill switch", description="List overrides, blocks and the switch."
     )
     list_.set_defaults(run=_override_list)
     _add_common(list_)
 
-    shadow = command("shadow", _shadow, "have no rule refuse anybody (on), or have them refuse again (off)")
-    shadow.add_argument("switch", metavar="on|off", choices=["on", "off"], help="all is counted as before")
+    shadow = command("shadow", _shadow, "kill switch: put all rules in shadow mode (on or off)")
+    shadow.add_argument("switch", metavar="on|off", choices=["on", "off"], help="turn shadow mode on or off")
     _add_until(shadow)
     _add_common(shadow)
 
-    topup = command("topup", _topup, "credit a balance of a principal")
+    topup = command("topup", _topup, "add credits to a principal's balance")
     _add_principal(topup)
-    topup.add_argument("units", metavar="UNITS", type=int, help="1 to 1000000000")
-    topup.add_argument("--rule", metavar="NAME", default="", help="which balance, if there are several")
+    topup.add_argument("units", metavar="UNITS", type=int, help="add 1 to 1000000000 units")
+    topup.add_argument("--rule", metavar="NAME", default="", help="credit this rule's balance, if there are several")
 
-    told = command("audit", _told, "list what operators have done, the latest first")
-    told.add_argument("--number", metavar="N", type=int, default=20, help="how many; default: %(default)s")
-    _add_common(told)
+    audit = command("audit", _audit, "list the operators' actions, the latest first")
+    audit.add_argument(
+        "--number", metavar="N", type=whole_number, default=20, help="list at most this many; default: %(default)s"
+    )
+    _add_common(audit)
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", metavar="FILE", required=True, help="the policy file")
-    command.add_argument("--store", metavar="URL", help="the store, if it is not the file's")
+    command.add_argument("--config", metavar="FILE", required=True, help="read this policy file")
+    command.add_argument("--store", metavar="URL", help="use this store; default: the policy's")
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -100,9 +102,9 @@ def _add_principal(command: argparse.ArgumentParser) -> None:
 
 def _add_until(command: argparse.ArgumentParser) -> None:
     until = command.add_mutually_exclusive_group()
-    until.add_argument("--for", metavar="DURATION", dest="for_", default="", help="like 30s, 10m or 24h")
+    until.add_argument("--for", metavar="DURATION", dest="for_", default="", help="end after this time, like 30s")
     until.add_argument(
-        "--until", metavar="MOMENT", default="", help="like 2027-01-01T00:00:00Z; default: until further notice"
+        "--until", metavar="MOMENT", default="", help="end at this time, like 2027-01-01T00:00:00Z; default: never"
     )
 
 
@@ -196,7 +198,7 @@ def _topup(*, principal: str, units: int, rule: str, **common: Any) -> None:
     _say(common, f"{told['digest']}: {told['rule']} has {told['available']} available")
 
 
-def _told(*, number: int, **common: Any) -> None:
+def _audit(*, number: int, **common: Any) -> None:
     told = _done(lambda operator: operator.told(number), common)
     if not common["json"]:
         from ratelimiter.parsing.units import spell_moment

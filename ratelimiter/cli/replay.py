@@ -36,29 +36,31 @@ _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%")
 
 def add_command(command: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     """Add `replay` to the commands."""
-    replay = command("replay", run, "judge an access log by a policy: who would have been refused, and when")
+    replay = command("replay", run, "judge an access log by a policy, and show who would have been refused")
     replay.epilog = EXAMPLE
     replay.formatter_class = argparse.RawDescriptionHelpFormatter
-    replay.add_argument("--config", metavar="FILE", required=True, help="the policy file")
-    replay.add_argument("--against", metavar="FILE", help="another policy file, to compare with")
+    replay.add_argument("--config", metavar="FILE", required=True, help="read this policy file")
+    replay.add_argument("--against", metavar="FILE", help="compare with this policy file")
     replay.add_argument(
         "--format",
         metavar="FORMAT",
         default="auto",
-        help="a name, a format string of nginx ($remote_addr ...) or Apache (%%h ...), or json:time=KEY,...; "
+        help="read this format: a name, one of nginx ($remote_addr ...) or Apache (%%h ...), or json:time=KEY,...; "
         "default: told from the log",
     )
-    replay.add_argument("--principal", metavar="FIELD", default="", help="field of the log that names the caller")
-    replay.add_argument("--timezone", metavar="ZONE", default="UTC", help="of times without one; default: %(default)s")
-    replay.add_argument("--reorder", metavar="TIME", default="60s", help="sort lines within it; default: %(default)s")
-    replay.add_argument("--compare", metavar="NAMES", default="", help=f"some of {','.join(ALGORITHMS)}")
+    replay.add_argument("--principal", metavar="FIELD", default="", help="charge the caller in this field")
+    replay.add_argument(
+        "--timezone", metavar="ZONE", default="UTC", help="zone of times without one; default: %(default)s"
+    )
+    replay.add_argument("--reorder", metavar="TIME", default="60s", help="sort lines within this; default: %(default)s")
+    replay.add_argument("--compare", metavar="NAMES", default="", help=f"compare with some of {','.join(ALGORITHMS)}")
     replay.add_argument("--suggest", action="store_true", help="suggest a limit for each rule, with the reason")
     replay.add_argument("--names", action="store_true", help="show callers by name, not by digest")
-    replay.add_argument("--top", metavar="N", type=int, default=10, help="callers listed; default: %(default)s")
+    replay.add_argument("--top", metavar="N", type=int, default=10, help="list this many callers; default: %(default)s")
     replay.add_argument("--json", action="store_true", help="print the answer as one JSON object")
     replay.add_argument("--report", metavar="FILE", help="write the answer as one HTML file")
     replay.add_argument("--fail-above", metavar="SHARE", help="exit 1 if more is refused, like 0.1%%")
-    replay.add_argument("logs", metavar="LOG", nargs="+", help="a file, plain or compressed, a pattern, or -")
+    replay.add_argument("logs", metavar="LOG", nargs="+", help="read this file, plain or compressed, a pattern, or -")
 
 
 def run(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ratelimiter.admin.operator_tokens import Tokens
 from ratelimiter.config import loader as configuration
 from ratelimiter.engine.override_watcher import OverrideWatcher
-from ratelimiter.errors import ConfigError
+from ratelimiter.errors import ConfigError, Problems
 from ratelimiter.logs import diagnostics
 from ratelimiter.logs.access_log import REFUSALS_PER_S, AccessLog
 from ratelimiter.proxy import lifecycle, listener
@@ -98,16 +98,22 @@ def run(
     Raises:
         ConfigError: an argument or the policy file cannot be used.
     """
-    policy, section, file, _ = configuration.build_loaded(**settings)
+    problems = Problems()
+    with problems.noted():
+        policy, section, file, _ = configuration.build_loaded(**settings)
+    with problems.noted():
+        target = parse_upstream(upstream)
+    with problems.noted():
+        places = parse_listen(listen)
+    with problems.noted():
+        tls = None if tls_cert is None else listener.tls_context(tls_cert, tls_key)
+    problems.raise_any()
     of_proxy = dict(section)
     families = tuple(of_proxy.pop("forwarded", ("x-forwarded",)))
     via = of_proxy.pop("via", "").encode()
     refusals_per_s = of_proxy.pop("access_log_refusals", REFUSALS_PER_S)
     place = of_proxy.pop("access_log", None) if access_log is None else access_log
     written = None if place is None else AccessLog(place, refusals_per_s=refusals_per_s)
-    target = parse_upstream(upstream)
-    tls = None if tls_cert is None else listener.tls_context(tls_cert, tls_key)
-    places = parse_listen(listen)
     tokens = _tokens(policy, operator, operator_token_file, workers)
     with ExitStack() as stack:  # closes what was bound if something else cannot be
         watched = operated = None

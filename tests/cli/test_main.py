@@ -15,6 +15,21 @@ from ratelimiter.dialects import loader
 
 BAD = Path(__file__).parents[1] / "data" / "policies" / "bad"
 SHIPPED = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
+COMMANDS = [
+    "demo",
+    "proxy",
+    "serve",
+    "check-config",
+    "explain",
+    "replay",
+    "dialects",
+    "keys",
+    "schema",
+    "top",
+    "peek",
+    "reset",
+]
+COMMANDS += ["block", "unblock", "override", "shadow", "topup", "audit"]
 POLICY = """
 principal: [header:X-API-Key, client]
 trusted_proxies: [10.0.0.0/8]
@@ -66,27 +81,56 @@ def test_it_runs_as_a_module() -> None:
     assert "set()\n" == lean.stdout
 
 
-def test_help_has_one_line_per_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command has its line, and there is an example to copy."""
+def help_of(*command: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit):
-        main(["--help"])
-    lines = capsys.readouterr().out.splitlines()
+        main([*command, "--help"])
+    return capsys.readouterr().out
 
-    for command in ("demo", "check-config", "explain", "dialects", "top", "schema"):
-        (line,) = (line for line in lines if line.strip().startswith(f"{command} ") and line.startswith("    "))
+
+def test_help_has_one_line_per_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command has its line in one of three groups, and there is an example to copy."""
+    lines = help_of(capsys=capsys).splitlines()
+
+    for group in ("run a limiter:", "write and check policies:", "operate a running limiter:"):
+        assert group in lines
+    for command in COMMANDS:
+        (line,) = (line for line in lines if re.match(f"  {command} ", line) and not line.startswith("  ratelimiter"))
         assert len(line.split()) > 3
+        assert len(line) <= 100
     assert any("ratelimiter demo --limit" in line for line in lines)
 
 
-@pytest.mark.parametrize("command", ["demo", "check-config", "explain", "dialects", "top", "schema"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_flag_is_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """No flag stands alone in the help of its command."""
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
-    flags = capsys.readouterr().out.partition("options:")[2]
+    """No flag stands alone in the help of its command, and what it says is more than an example."""
+    flags = help_of(command, capsys=capsys).partition("options:")[2].partition("example")[0]
 
-    for flag in re.findall(r"^  -.*(?:\n {10,}.*)?", flags, re.MULTILINE):
-        assert len(re.split(r"\s{2,}", flag.strip())) > 1, flag
+    for flag in re.findall(r"^  -.*(?:\n {10,}.*)*", flags, re.MULTILINE):
+        text = " ".join(re.split(r"\s{2,}", flag.strip())[1:])
+        assert len(text.split()) > 1, flag
+        assert not text.startswith(("like ", "default: ", "or ")), flag
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["chek-config", "p.yaml"], "there is no 'chek-config' here; did you mean check-config?"),
+        (["override", "st"], "did you mean set?"),
+        (["schema", "polcy"], "did you mean policy?"),
+        (["shadow", "onn", "--config", "p.yaml"], "did you mean on?"),
+        (["demo", "--limt=1/minute"], "unrecognized arguments: --limt=1/minute; did you mean --limit?"),
+        (["override", "list", "--config", "p.yaml", "--jsno"], "did you mean --json?"),
+    ],
+)
+def test_a_misspelt_word_is_answered_with_the_one_that_was_meant(
+    arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands, verbs, choices and flags are looked up among those that exist."""
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+
+    assert 2 == left.value.code
+    assert hint in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["nosuch"], ["explain", "GET", "/"], ["demo", "--lim", "1/minute"]])
@@ -367,3 +411,14 @@ def test_top_of_nobody_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> No
     """One line says what did not answer, and how to name it."""
     assert 2 == main(["top", "--admin", "localhost:9090", "--once"])
     assert capsys.readouterr().err.startswith("--admin: 'localhost:9090' is not an http URL; write one like http://")
+
+
+def test_proxy_says_all_that_is_wrong_with_its_flags(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing limit does not hide a bad upstream or listener: all problems come in one go."""
+    monkeypatch.delenv("RATELIMITER_CONFIG", raising=False)
+
+    assert 2 == main(["proxy", "--upstream", "foo", "--listen", "nowhere", "--tls-cert", "/nonexistent.pem"])
+    told = capsys.readouterr().err.splitlines()
+    assert ["limit", "--upstream", "--listen", "--tls-cert"] == [line.partition(":")[0] for line in told]
