@@ -92,7 +92,8 @@ def served(tmp_path: Path, policy: str, *flags: str) -> Iterator[Served]:
     listen = ["--grpc", f"127.0.0.1:{grpc}", "--http", f"127.0.0.1:{http_port}", "--admin", f"127.0.0.1:{admin}"]
     command = [sys.executable, "-m", "ratelimiter", "serve", *listen, "--config", str(file), *flags]
     with running(*command, port=admin, log=tmp_path / "serve.log") as process:
-        wait_for(http_port, process)
+        while ask(admin, "GET", "/readyz")[0] != 200:  # it listens before it serves
+            time.sleep(0.02)
         yield Served(grpc, http_port, admin, process, file)
 
 
