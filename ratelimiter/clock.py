@@ -19,3 +19,11 @@ def unix_ms() -> int:
 def monotonic_ms() -> int:
     """Milliseconds since some moment, for durations: never set, never stepped."""
     return time.monotonic_ns() // 1_000_000
+
+
+def boottime_ms() -> int:
+    """Milliseconds since some moment, that go on while the machine sleeps (Linux `CLOCK_BOOTTIME`)."""
+    return time.clock_gettime_ns(_BOOTTIME) // 1_000_000
+
+
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

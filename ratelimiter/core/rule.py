@@ -74,6 +74,7 @@ class Rule:
         tokens: units are tokens of a language model, reserved by an estimate and settled by the answer; None if not.
         descriptors: of calls to the decision service; such a rule applies to these and to no request. None for a rule
             that applies to requests.
+        lease: units that one process may take in advance, 0 to 10^9; 0 asks the store for each request.
 
     Attributes:
         quotas: what a request is charged to: one, or two with a burst.
@@ -102,6 +103,7 @@ class Rule:
     warn_at: float = 0.8
     quiet: bool = False
     descriptors: DescriptorMatch | None = None
+    lease: int = LIMIT_MAX
     tokens: TokenTerms | None = None
     quotas: tuple[AnyQuota, ...] = field(init=False)
     shadow: bool = field(init=False)
@@ -127,6 +129,9 @@ class Rule:
             raise ValueError(msg)
         if not 0 <= self.cost <= LIMIT_MAX:
             msg = f"cost must be 0 to {LIMIT_MAX}, not {self.cost}"
+            raise ValueError(msg)
+        if not 0 <= self.lease <= LIMIT_MAX:
+            msg = f"lease must be 0 to {LIMIT_MAX}, not {self.lease}"
             raise ValueError(msg)
         self._check_what_is_settled()
         without_store = OnStoreError(self.on_store_error)

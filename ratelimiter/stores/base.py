@@ -29,6 +29,12 @@ class StoreObserver:
     def degraded(self, *, degraded: bool) -> None:
         """Note that the circuit breaker opened, so that the store gets probes only; or that it closed again."""
 
+    def leased(self, requests: int) -> None:
+        """Note that units for *requests* to come were taken in advance."""
+
+    def returned(self, requests: int) -> None:
+        """Note that units for *requests* that did not come were given back."""
+
 
 SILENT = StoreObserver()  # the observer of a store that was given none
 
@@ -54,6 +60,10 @@ class Store(ABC):
         Raises:
             StoreError: the store gave no answer. It may be unknown whether the hits were charged.
         """
+
+    def spend(self, hits: Sequence[Hit]) -> Receipt | None:  # noqa: ARG002  # for those that have leases
+        """Decide about *hits* without asking, from units taken in advance; return None if the store has to be asked."""
+        return None
 
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
         """Replace the charge of hits by what they turned out to cost, or renew their leases. Sent once, best effort.
