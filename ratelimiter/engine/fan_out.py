@@ -84,3 +84,13 @@ class FanOut(Decisions):
         """Pass on the state of the circuit breaker."""
         for observer in self._all:
             observer.degraded(degraded=degraded)
+
+    def leased(self, requests: int) -> None:
+        """Pass on units that were taken in advance."""
+        for observer in self._all:
+            observer.leased(requests)
+
+    def returned(self, requests: int) -> None:
+        """Pass on units that were given back."""
+        for observer in self._all:
+            observer.returned(requests)

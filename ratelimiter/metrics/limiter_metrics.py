@@ -137,6 +137,10 @@ class Metrics(Instruments, Decisions):
         self._decisions = self._histogram("decision_seconds", "From a request to its verdict.", DECISION_S, "source")
         self._store_calls = self._histogram("store_call_seconds", "Round trips to the store.", CALL_S)
         self._store_batches = self._histogram("store_batch_requests", "Requests that shared a round trip.", BATCH)
+        self._leased = self._counter("leased_requests", "Requests whose units were taken in advance from the store.")
+        self._returned = self._counter(
+            "lease_returned_requests", "Requests whose units taken in advance were given back."
+        )
         self._store_errors = self._counter(
             "store_errors", "Requests and settlements that the store failed to answer.", "kind"
         )
@@ -228,6 +232,14 @@ class Metrics(Instruments, Decisions):
         calls[bisect_left(CALL_S, seconds) + 1] += 1
         batches[0] += requests
         batches[bisect_left(BATCH, requests) + 1] += 1
+
+    def leased(self, requests: int) -> None:
+        """Count units taken in advance, in requests."""
+        self._leased.inc(requests)
+
+    def returned(self, requests: int) -> None:
+        """Count units given back, in requests."""
+        self._returned.inc(requests)
 
     def failed(self, kind: str) -> None:
         """Count a request that the store gave no answer to, by `ratelimiter.errors.Kind` or as our mistake."""

@@ -17,7 +17,7 @@ from ratelimiter.core.algorithms.calendar import known, names
 from ratelimiter.core.json_body import JsonField, spelled
 from ratelimiter.core.match import Match
 from ratelimiter.core.principal import Source, parse_source
-from ratelimiter.core.quota import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
+from ratelimiter.core.quota import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LIMIT_MAX
 from ratelimiter.core.rule import CostFrom
 from ratelimiter.parsing.document import shown
 from ratelimiter.parsing.schema import listed, suggestion
@@ -33,6 +33,13 @@ TIMEOUT_MS_MAX = 10_000
 PROXY_TIMEOUT_MS_MAX = 24 * 3600 * 1000
 KINDS = ("bearer", "org", "client", "everyone")  # sources beside header:NAME
 TOKEN = re.compile(r"[A-Za-z0-9-]{1,64}")  # a plausible name of a header
+
+
+def read_lease(value: bool | int) -> int:
+    """Return the units that a process may take in advance: all that fit, none, or so many."""
+    if isinstance(value, bool):
+        return LIMIT_MAX if value else 0
+    return value
 
 
 def read_headers(value: Any) -> tuple[str, ...]:

@@ -46,9 +46,11 @@ class Store(ABC):
 
     Attributes:
         embedded: whether the tallies are in this process, so that no call fails and no other process sees them.
+        leases: whether units of windows can be taken in advance and given back.
     """
 
     embedded: ClassVar[bool] = False
+    leases: ClassVar[bool] = False
 
     @abstractmethod
     async def charge(self, hits: Sequence[Hit]) -> Receipt:

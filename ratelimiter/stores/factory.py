@@ -9,6 +9,7 @@ from ratelimiter.errors import ConfigError
 from ratelimiter.stores import limits_bridge
 from ratelimiter.stores.base import SILENT, StoreObserver
 from ratelimiter.stores.fallback import FallbackStore
+from ratelimiter.stores.leases import LeasingStore
 from ratelimiter.stores.memory import KEYS_MAX, MemoryStore
 from ratelimiter.stores.redis.cluster import open_cluster
 from ratelimiter.stores.redis.store import TIMEOUT_MS, open_redis, open_sentinel
@@ -41,6 +42,8 @@ def store_for(policy: Policy, observer: StoreObserver = SILENT) -> Store:
     if store.embedded:
         return store
     store.observe(observer)
+    if store.leases:
+        store = LeasingStore(store, observer=observer)
     return RefusalCache(FallbackStore(store, local_share=policy.local_share, observer=observer))
 
 

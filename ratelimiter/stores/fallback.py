@@ -93,6 +93,10 @@ class FallbackStore(Store):
         """Return what each rule says should happen without the store."""
         return self._without_store(hits)
 
+    def spend(self, hits: Sequence[Hit]) -> Receipt | None:
+        """Decide from units that were taken in advance, also while the store is out; None if there are none."""
+        return self._store.spend(hits)
+
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none, with the store or without; `Receipt.source` says how."""
         probing = self._breaker.open

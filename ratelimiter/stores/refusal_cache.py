@@ -80,12 +80,19 @@ class RefusalCache(Store):
         """Return what stands in for the store behind."""
         return self._store.charge_without_store(hits)
 
+    def spend(self, hits: Sequence[Hit]) -> Receipt | None:
+        """Decide from units that were taken in advance; None if there are none."""
+        return self._store.spend(hits)
+
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
         """Charge all *hits* or none; a refusal from memory has `source` "remembered".
 
         Raises:
             StoreError: of the store behind.
         """
+        receipt = self._store.spend(hits)
+        if receipt is not None:
+            return receipt
         if self._refusals:
             keys = tuple([hit.key for hit in hits])
             refusal = self._refusals.get(keys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from binascii import crc_hqx
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from ratelimiter.core.receipt import STORE, Receipt
 from ratelimiter.core.settlement import settlement_of
@@ -71,6 +71,8 @@ class ClusterStore(Store):
         clock: Unix time in milliseconds, instead of the servers'.
         batching: settings of `ratelimiter.stores.redis.group_commit.GroupCommit`.
     """
+
+    leases: ClassVar[bool] = True
 
     def __init__(
         self, seeds: Sequence[Address], *, timeout_ms: int = TIMEOUT_MS, clock: Clock | None = None, **batching: int

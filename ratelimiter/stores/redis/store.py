@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ratelimiter.core.receipt import STORE
 from ratelimiter.stores.base import SILENT, Store, StoreObserver
@@ -55,6 +55,8 @@ class RedisStore(Store):
             for the time. All who share the server must then agree on it.
         batching: settings of `ratelimiter.stores.redis.group_commit.GroupCommit`.
     """
+
+    leases: ClassVar[bool] = True
 
     def __init__(
         self, place: Place, *, timeout_ms: int = TIMEOUT_MS, clock: Clock | None = None, **batching: int
