@@ -19,7 +19,7 @@ from ratelimiter.core.quota import Quota
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.policy import Hit
+    from ratelimiter.core.rule import Hit
 
 CELL_MS_MIN = 20  # shorter cells save too few calls
 LIFE_MS_MAX = 1000  # so that a header is at most a second behind other processes

@@ -11,8 +11,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, boottime_ms
-from ratelimiter.core.algorithms.sliding_window import STORE, Receipt, Tally, new
 from ratelimiter.core.cell_lease import LIFE_MS_MAX, leasable, requests_fitting, requests_wanted, spendable_ms
+from ratelimiter.core.receipt import STORE, Receipt, Tally, new
 from ratelimiter.core.settlement import Settlement
 from ratelimiter.errors import StoreError
 from ratelimiter.stores.base import SILENT, Store, StoreObserver
@@ -20,7 +20,8 @@ from ratelimiter.stores.base import SILENT, Store, StoreObserver
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.rule import Hit
     from ratelimiter.stores.overrides import OverrideStore
 
     Keys = bytes | tuple[bytes, ...]  # of one request: the key of its hit, or those of all of them

@@ -408,14 +408,14 @@ class TestPolicy:
             len(samples(Metrics(CollectorRegistry(), Policy(rules, store="redis://h")).exposition()[0]))
             for rules in [tuple(per_minute(60, name=f"r{n}") for n in range(number)) for number in (0, 2, 3)]
         ]
-        said = re.search(r"begins with (\d+), and each rule adds up to (\d+)", PAGE.read_text())
+        said = re.search(r"begins with (\d+), and each rule\s+adds up to (\d+)", PAGE.read_text())
 
         assert said is not None
         assert [counts[0], counts[2] - counts[1]] == [*map(int, said.groups())]
 
     def test_no_more_series_than_is_said(self) -> None:
         """Whatever can happen, the number of series stays below what the reference says of a policy."""
-        said = re.search(r"add (\d+) at most and (\d+) for each rule", PAGE.read_text())
+        said = re.search(r"add\s+(\d+)\s+at\s+most\s+and\s+(\d+)\s+for\s+each\s+rule", PAGE.read_text())
         assert said is not None
         rules = (per_minute(1000, name="a"), per_minute(1000, name="b"))
         registry = CollectorRegistry()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ratelimiter.core.cell_lease import GROWTH, SHARE, leasable, requests_wanted, spendable_ms
-from ratelimiter.core.policy import Hit, Mode, Rule
 from ratelimiter.core.quota import Bucket, Quota, Slots
+from ratelimiter.core.rule import Hit, Mode, Rule
 from ratelimiter.errors import StoreTimeout
 from ratelimiter.stores.base import Store
 from ratelimiter.stores.leases import LeasingStore
@@ -24,7 +24,7 @@ from tests.exact_log import ExactLog
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.algorithms.sliding_window import Receipt
+    from ratelimiter.core.receipt import Receipt
     from ratelimiter.core.settlement import Settlement
 
 START_US = 1_800_000_000_000_000

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ratelimiter.core.policy import Policy
 from ratelimiter.core.rule import OnStoreError
 from ratelimiter.errors import Kind, StoreTimeout
+from ratelimiter.stores.base import StoreObserver
 from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, CircuitBreaker
 from ratelimiter.stores.factory import store_for
 from ratelimiter.stores.fallback import FallbackStore
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tests.stores.redis_server import RedisServer
 
 
-class Listener:
+class Listener(StoreObserver):
     def __init__(self) -> None:
         self.calls: list[tuple[int, float]] = []
         self.failures: list[str] = []
@@ -72,7 +73,7 @@ async def test_errors_and_changes_of_state_are_told(clock: FakeClock) -> None:
 async def test_round_trips_are_told_with_their_requests(redis_server: RedisServer) -> None:
     """The requests of all round trips are those that were made, and concurrent ones shared a trip."""
     listener = Listener()
-    rule = per_minute(1000, on_store_error=OnStoreError.DENY)
+    rule = per_minute(1000, on_store_error=OnStoreError.DENY, lease=0)
     policy = Policy((rule,), store=redis_server.url, decision_timeout_ms=5000)
     store = store_for(policy, listener)
     await store.charge(hits_of(rule))  # the first also connects
