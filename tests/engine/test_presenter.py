@@ -51,7 +51,7 @@ def test_a_plain_policy_reserves_nothing_of_requests() -> None:
 
 def test_the_request_id_is_in_the_header_and_in_the_body() -> None:
     """One that the client sends is taken over where the dialect's form fits it."""
-    presenter = Presenter(Policy((per_minute(),), dialect="tracefinance"))
+    presenter = Presenter(Policy((per_minute(),), dialect="intrace"))
     identifier = presenter.request_id([])
     reply, headers = presenter.refused(decision(allowed=False), identifier)
 
