@@ -84,12 +84,13 @@ class RateLimitMiddleware:
             assembly.begin()
         if kind not in ("http", "websocket"):
             return await self.app(scope, receive, self._behind_the_end(send) if kind == "lifespan" else send)
-        presenter, limiter = assembly.presenter, assembly.limiter
-        body = BodyReader(receive)
+        presenter, limiter = assembly.presenter, self.limiter
+        body = BodyReader()
+        body.receive = receive
         outer: RequestState | None = scope.get(SCOPE_KEY)
         if outer is None:
             judgement = await limiter.judge(_request(scope), body=body)
-            identifier = presenter.request_id(scope.get("headers", ())) if presenter.id_header is not None else ""
+            identifier = "" if presenter.id_header is None else presenter.request_id(scope.get("headers", ()))
             state = scope[SCOPE_KEY] = RequestState(presenter, limiter, judgement, identifier)
             send = state.sender(send)
         else:  # another limiter further out has let it through, and writes the headers of all decisions at once
@@ -102,7 +103,7 @@ class RateLimitMiddleware:
             if pending is not None:
                 pending.refused(reply.status)
             return await refuse(scope, body.receive, send, reply, decision.reason)
-        if presenter.identity_headers.names:
+        if presenter.tells_identity:
             scope["headers"] = presenter.identity_headers.replaced(scope.get("headers", ()), identity)
         if pending is not None:
             send = settling(send, pending)

@@ -41,11 +41,13 @@ class RequestState:
         started: whether the response has begun.
     """
 
-    __slots__ = ("_judged", "_presenter", "identity", "request_id", "started")
+    __slots__ = ("_first", "_further", "_limiter", "_presenter", "identity", "request_id", "started")
 
     def __init__(self, presenter: Presenter, limiter: Limiter, judgement: Judgement, request_id: str) -> None:
         self._presenter = presenter
-        self._judged: Sequence[tuple[Limiter, Judgement]] = ((limiter, judgement),)
+        self._limiter = limiter
+        self._first = judgement
+        self._further: Sequence[tuple[Limiter, Judgement]] = ()
         self.identity = judgement[2]
         self.request_id = request_id
         self.started = False
@@ -54,29 +56,27 @@ class RequestState:
         """Add the *judgement* of a *limiter* further in; if it charges nobody, give back what the others charged."""
         decision = judgement.decision
         if not decision.allowed and decision.reason not in CHARGED_AND_REFUSED:
-            for other, passed in self._judged:
+            for other, passed in ((self._limiter, self._first), *self._further):
                 other.give_back(passed)
-        self._judged = (*self._judged, (limiter, judgement))
+        self._further = (*self._further, (limiter, judgement))
         if judgement.identity is not NOBODY:
             self.identity = judgement.identity
 
     @property
     def decisions(self) -> Sequence[Decision]:
         """The decisions of all limiters, from the outermost inward."""
-        return [judgement.decision for _, judgement in self._judged]
+        return [self._first.decision, *(judgement.decision for _, judgement in self._further)]
 
     @property
     def charged(self) -> Sequence[Hit]:
         """The hits that the limiters have charged, so that one further in does not charge them again."""
-        return [hit for _, judgement in self._judged for hit in judgement.hits]
+        return [*self._first.hits, *(hit for _, judgement in self._further for hit in judgement.hits)]
 
     @property
     def headers(self) -> list[Header]:
         """The headers that are ours to say, for all that was decided so far."""
-        judged = self._judged
-        decision = judged[0][1][0] if len(judged) == 1 else merge(self.decisions)
         presenter = self._presenter
-        headers = presenter.headers(decision)
+        headers = presenter.headers(merge(self.decisions) if self._further else self._first[0])
         if presenter.id_header is not None:
             headers.append((presenter.id_header, self.request_id.encode()))
         return headers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.json_body import JsonFields, read_fields
 from ratelimiter.core.overrides import NO_OVERRIDES
@@ -44,6 +44,7 @@ class RuleSet:
         "_policy",
         "_reader",
         "_tiers",
+        "_watched",
         "estimates",
         "looks_at_bodies",
         "requirements",
@@ -64,6 +65,7 @@ class RuleSet:
         self.estimates = any(rule.tokens is not None for rule in rules)
         self._policy = policy
         self._reader = reader
+        self._watched = reader.watched
         self._tiers = tiers
         self._memo: dict[tuple[object, ...], tuple[Hit, ...]] = {}
         self._of_bodies: dict[tuple[bool, ...], RuleSet] = {}
@@ -87,11 +89,15 @@ class RuleSet:
             MalformedRequest: a header that names a principal can be read in two ways.
             BlockedError: it is of somebody who is blocked.
         """
-        watched = self._reader.watched
-        headers = [header for header in request[2] if header[0].lower() in watched]
-        evidence = (request[3], *headers)
+        watched = self._watched
+        seen: list[Any] = [request[3]]
+        for header in request[2]:  # a comprehension would cost a tenth of a microsecond more
+            if header[0].lower() in watched:
+                seen.append(header)  # noqa: PERF401
+        evidence = tuple(seen)
         hits = self._memo.get(evidence)
         if hits is None:
+            headers = seen[1:]
             hits = self._hits(headers, request.peer)
             if len(self._memo) >= HITS_MAX:
                 self._memo.clear()

@@ -89,6 +89,7 @@ class Limiter:
         self._stopwatch = stopwatch
         self._authenticator: Authenticator | None = None
         self._settlements = Settlements(store, self._observer)
+        self._gave_back = False  # something that is not sent yet
         self.overrides = NO_OVERRIDES
         self._load(policy)
 
@@ -119,8 +120,11 @@ class Limiter:
         self._planner = Planner(policy, self.overrides, now_ms=self._clock(), noted=_note_unknown_plan)
         self._looks_at_bodies = self._planner.looks_at_bodies
         self._prices = any(rule.cost_from and rule.cost_from.where == REQUEST_HEADER for rule in policy.rules)
-        # Bound here, so that a policy without kill switch does not pay for the question.
+        # Bound here, as are the flags below: a policy does not pay for the questions that it does not raise.
+        self._hits: Callable[[Request], Sequence[Hit]] = self._priced_hits if self._prices else self._planner.hits
         self._conclude: Callable[[Sequence[Hit], Receipt], Decision] = decide
+        self._settles = any(rule.settles for rule in policy.rules)
+        self._simple = not self._settles and not self.overrides.shadow
         if self.overrides.shadow:
             self._conclude = partial(suspended, shadowed=lru_cache(SHADOWS_MAX)(_shadowed))
 
@@ -129,7 +133,6 @@ class Limiter:
         self._make_ready(policy)
         identifies = policy.identity is not None or bool(policy.requirements)
         self._authenticator = Authenticator(policy, self._authenticator, clock=self._clock) if identifies else None
-        self._settles = any(rule.settles for rule in policy.rules)
         self._observer.loaded(policy)
 
     def hits(self, request: Request) -> Sequence[Hit]:
@@ -138,8 +141,10 @@ class Limiter:
         Raises:
             MalformedRequest: its path or a header that names a principal can be read in two ways.
         """
-        hits = self._planner.hits(request)
-        return priced(hits, request, self.policy.trust) if self._prices else hits
+        return self._hits(request)
+
+    def _priced_hits(self, request: Request) -> Sequence[Hit]:
+        return priced(self._planner.hits(request), request, self.policy.trust)
 
     def body_wanted(self, request: Request) -> int:
         """Return how many bytes of the body of *request* a rule may look at; 0 for none. `judge` asks by itself."""
@@ -174,9 +179,7 @@ class Limiter:
         started_s = 0.0 if observer is NULL_OBSERVER else self._stopwatch()
         try:
             if self._authenticator is None and identity is None:
-                hits = self._planner.hits(request)
-                if self._prices:
-                    hits = priced(hits, request, self.policy.trust)
+                hits = self._hits(request)
             else:
                 if identity is None and self._authenticator is not None:
                     identity = await self._authenticator.identity(request)
@@ -195,7 +198,8 @@ class Limiter:
                 hits = _leased(hits)
                 decision = self._conclude(hits, await self._charge_leases(hits))
             else:
-                if self._settlements.unsent:
+                if self._gave_back:  # what is charged next comes behind it
+                    self._gave_back = False
                     await self._settlements.sent()
                 decision = self._conclude(hits, await self.store.charge(hits))
             if requirements and decision.allowed and identity is not None:
@@ -205,6 +209,8 @@ class Limiter:
             if self.policy.show_principals:
                 observer.named(self._planner.names(hits, request, () if identity is None else identity.verified))
             observer.decided(decision, hits, seconds)
+        if self._simple and identity is None:
+            return new(Judgement, (decision, hits, NOBODY, None))
         if decision.reason == SUSPENDED:
             hits = ()  # nothing was charged, so nothing is settled or given back
         pending = self._settlements.pending(decision, hits) if self._settles else None
@@ -214,6 +220,7 @@ class Limiter:
 
     def give_back(self, judgement: Judgement) -> None:
         """Give back what *judgement* charged, because another limiter of the stack has refused the request (1)."""
+        self._gave_back = True
         if judgement.pending is not None:
             judgement.pending.forget()
         self._settlements.give_back(judgement.decision, judgement.hits)

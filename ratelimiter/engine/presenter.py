@@ -33,6 +33,7 @@ class Presenter:
         headers: renders the rate limit headers of a decision.
         id_header: name of the header with the request's id; None if the dialect has none.
         identity_headers: tells the upstream the caller's identity.
+        tells_identity: whether it tells anything.
         reserved_request: lower-case names of the request headers that a client cannot set, as they are ours to set.
         reserved_response: lower-case names of the response headers that are ours to set.
 
@@ -49,6 +50,7 @@ class Presenter:
         self.identity_headers = UpstreamIdentityHeaders(
             () if policy.identity is None else policy.identity.tell_upstream
         )
+        self.tells_identity = bool(self.identity_headers.names)
         of_id = frozenset() if self.id_header is None else frozenset({self.id_header})
         self.reserved_request = of_id | self.identity_headers.names
         self.reserved_response = replaced(policy.headers) | of_id

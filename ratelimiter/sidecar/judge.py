@@ -80,7 +80,7 @@ class Gate:
             headers, told = presenter.headers(decision), of_id
             if of_id:
                 headers = [*headers, *of_id]
-            if presenter.identity_headers.names:
+            if presenter.tells_identity:
                 told = [*of_id, *presenter.upstream_headers(identity)]
             return new(Verdict, (None, headers, told, identifier, pending))
         reply, headers = presenter.refused(decision, identifier)

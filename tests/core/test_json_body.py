@@ -280,7 +280,7 @@ def test_combinations_are_remembered_boundedly() -> None:
         body = json.dumps({f"f{n}": 1 for n in range(8) if number >> n & 1}).encode()
         names = [hit.rule.name for hit in planner.hits(request()._replace(body=body))]
         assert [f"r{n}" for n in range(8) if number >> n & 1] == names
-    (plan,) = planner._plans.values()
+    (plan,) = planner._rule_sets.values()
 
     assert len(plan._of_bodies) <= BODIES_MAX
 
