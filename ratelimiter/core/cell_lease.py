@@ -25,6 +25,7 @@ CELL_MS_MIN = 20  # shorter cells save too few calls
 LIFE_MS_MAX = 1000  # so that a header is at most a second behind other processes
 SHARE = 16  # of what remains, one lease is at most the 16th part
 GROWTH = 4  # a lease is at most so many times as large as the one before
+REQUESTS_MIN = 4  # a smaller lease saves less than giving back its rest costs
 
 
 def leasable(hits: Sequence[Hit]) -> bool:
@@ -52,7 +53,7 @@ def spendable_ms(hits: Sequence[Hit], now_ms: int) -> int:
 
 
 def requests_wanted(spent: int, elapsed_ms: int, ahead_ms: int, before: int) -> int:
-    """Return the number of requests to take in advance.
+    """Return the number of requests to take in advance, 0 if that would not pay.
 
     Args:
         spent: requests like these since the store was last asked.
@@ -60,7 +61,8 @@ def requests_wanted(spent: int, elapsed_ms: int, ahead_ms: int, before: int) -> 
         ahead_ms: how long what is taken may be spent.
         before: requests taken in advance then.
     """
-    return min(spent * ahead_ms // max(1, elapsed_ms), GROWTH * max(1, before))
+    wanted = min(spent * ahead_ms // max(1, elapsed_ms), GROWTH * max(1, before))
+    return wanted if wanted >= REQUESTS_MIN else 0
 
 
 def requests_fitting(hits: Sequence[Hit], useds: Sequence[int]) -> int:
