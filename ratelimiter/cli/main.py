@@ -271,10 +271,10 @@ def _check_config(file: str, processes: int) -> None:
 
 
 def _explain(*, config: str, method: str, url: str, header: Sequence[str], data: str, peer: str) -> None:
-    from ratelimiter.cli.explain import explain
     from ratelimiter.clock import unix_ms
     from ratelimiter.config.loader import load
     from ratelimiter.core.request import Request
+    from ratelimiter.engine.explain import explain
 
     policy = load(config)
     body = data.encode("utf-8", "surrogateescape")

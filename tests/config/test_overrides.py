@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.cli.explain import explain
+from ratelimiter.engine.explain import explain
 from ratelimiter.clock import unix_ms
 from ratelimiter.config import loader
 from ratelimiter.config.lint import outage, warnings

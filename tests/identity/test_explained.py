@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.cli.explain import explain
+from ratelimiter.engine.explain import explain
 from ratelimiter.config import loader
 from ratelimiter.config.lint import warnings
 from tests.config.test_identity import write_policy

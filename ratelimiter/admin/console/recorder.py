@@ -1,0 +1,246 @@
+"""The facts that the console shows: what was decided in the last minutes, and the last refusals one by one."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from ratelimiter.clock import Clock, unix_ms
+from ratelimiter.config.redact import disclosed
+from ratelimiter.engine.batched_observer import Decisions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ratelimiter.core.decision import Decision
+    from ratelimiter.core.overrides import Orders
+    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.engine.batched_observer import Told
+
+REFUSALS_MAX = 500  # kept one by one, about 1 kB each
+STEP_MS = 5000
+STEPS_MAX = 120  # ten minutes
+SPAN_MS = 60_000
+UNCOUNTED_MAX = 256  # request ids of refusals that are not counted yet
+CHANGES_MAX = 50
+
+
+class Refusal(NamedTuple):
+    """One refused request."""
+
+    at_ms: int
+    reason: str
+    rule: str  # that clients are told of; empty if there is none
+    limit: int | None
+    remaining: int | None
+    retry_after_ms: int | None
+    principal: str  # digest; empty if nobody was charged
+    name: str  # empty unless the policy permits names
+    request_id: str
+    method: str
+
+
+class RuleRow:
+    """The numbers of one rule in a span."""
+
+    __slots__ = ("admitted", "least_remaining", "refused", "shadow_refused")
+
+    def __init__(self) -> None:
+        self.admitted = 0
+        self.refused = 0
+        self.shadow_refused = 0
+        self.least_remaining: int | None = None
+
+
+class ConsoleRecorder(Decisions):
+    """The observer behind the console. Decisions are counted in batches; only refusals are looked at closely.
+
+    Args:
+        refusals_max: refusals kept.
+        clock: Unix time in milliseconds.
+
+    Attributes:
+        outcomes: decisions by reason, since the start.
+        refusals: the last ones, the oldest first.
+        policy: in force; None before one is.
+        loaded_ms: when it was loaded.
+        changes: what changed then, against the policy before.
+        orders: of operators, in force; None before any.
+        degraded_since_ms: since when decisions are made without the store; 0 if they are not.
+        failures: of the store, by kind.
+        reload: result of the last look at a changed policy file, and when.
+    """
+
+    def __init__(self, *, refusals_max: int = REFUSALS_MAX, clock: Clock = unix_ms) -> None:
+        super().__init__()
+        self._clock = clock
+        self.outcomes: Counter[str] = Counter()
+        self.refusals: deque[tuple[Refusal, Decision]] = deque(maxlen=refusals_max)
+        self.policy: Policy | None = None
+        self.loaded_ms = 0
+        self.changes: list[str] = []
+        self.orders: Orders | None = None
+        self.degraded_since_ms = 0
+        self.failures: Counter[str] = Counter()
+        self.reload: tuple[str, int] | None = None
+        self._steps: deque[list[int]] = deque(maxlen=STEPS_MAX)  # number of the step, requests, refused
+        self._rows: dict[str, RuleRow] = {}
+        self._rows_before: dict[str, RuleRow] = {}
+        self._begun_ms = clock()
+        self._names: dict[bytes, str] = {}
+        self._ids: dict[int, tuple[Decision, str, str]] = {}
+
+    # --- What an observer is told
+
+    def named(self, names: Mapping[bytes, str]) -> None:
+        """Keep the names of the next decision's principals; the policy permits it."""
+        self._names.update(names)
+
+    def refused(self, decision: Decision, request_id: str, method: str) -> None:
+        """Note under which request id a refusal was answered."""
+        for place in range(len(self.refusals) - 1, max(-1, len(self.refusals) - 65), -1):
+            refusal, of = self.refusals[place]
+            if of is decision:  # its batch was counted at once
+                self.refusals[place] = (refusal._replace(request_id=request_id, method=method), of)
+                return
+        if len(self._ids) >= UNCOUNTED_MAX:
+            self._ids.clear()
+        self._ids[id(decision)] = (decision, request_id, method)
+
+    def loaded(self, policy: Policy) -> None:
+        """Note the policy in force, and what is different in it."""
+        before, self.policy = self.policy, policy
+        self.loaded_ms = self._clock()
+        self.changes = [] if before is None else changes_between(before, policy)
+        if not policy.show_principals:
+            self.catch_up()
+            self._names.clear()
+            self.refusals = deque(
+                ((refusal._replace(name=""), decision) for refusal, decision in self.refusals), self.refusals.maxlen
+            )
+
+    def obeyed(self, orders: Orders) -> None:
+        """Note the orders in force."""
+        self.orders = orders
+
+    def reloaded(self, result: str) -> None:
+        """Note the result of a look at the policy file."""
+        self.reload = (result, self._clock())
+
+    def degraded(self, *, degraded: bool) -> None:
+        """Note that decisions are made without the store, or with it again."""
+        self.degraded_since_ms = self._clock() if degraded else 0
+
+    def failed(self, kind: str) -> None:
+        """Note a failure of the store."""
+        self.failures[kind] += 1
+
+    def _count(self, batch: Sequence[Told]) -> None:
+        if not batch:
+            return
+        now_ms = batch[-1][0].now_ms
+        if now_ms - self._begun_ms >= SPAN_MS:
+            self._turn(now_ms)
+        rows, refused = self._rows, 0
+        for decision, hits, _ in batch:
+            if not decision[0]:
+                refused += 1
+                self._keep(decision, hits)
+            for rule, remaining, _, retry_after_ms in decision[3]:
+                row = rows.get(rule.name)
+                if row is None:
+                    row = rows[rule.name] = RuleRow()
+                if retry_after_ms != 0:
+                    if rule.shadow:
+                        row.shadow_refused += 1
+                    else:
+                        row.refused += 1
+                elif decision[0]:
+                    row.admitted += 1
+                if row.least_remaining is None or remaining < row.least_remaining:
+                    row.least_remaining = remaining
+        self.outcomes.update([told[0][1] for told in batch])
+        number = now_ms // STEP_MS
+        if not self._steps or self._steps[-1][0] < number:
+            self._steps.append([number, 0, 0])
+        self._steps[-1][1] += len(batch)
+        self._steps[-1][2] += refused
+        self._names.clear()
+
+    def _keep(self, decision: Decision, hits: Sequence[Hit]) -> None:
+        binding = decision.binding
+        rule = None if binding is None else binding.rule
+        hit = next((hit for hit in hits if rule is not None and hit.rule.name == rule.name), None)
+        if hit is None and hits:
+            hit = hits[0]
+        _, request_id, method = self._ids.pop(id(decision), (None, "", ""))
+        refusal = Refusal(
+            decision.now_ms,
+            decision.reason,
+            "" if rule is None else rule.name,
+            None if rule is None else rule.quota.limit,
+            None if binding is None else binding.remaining,
+            decision.retry_after_ms,
+            "" if hit is None else digest_of(hit.key),
+            "" if hit is None else self._names.get(hit.key, ""),
+            request_id,
+            method,
+        )
+        self.refusals.append((refusal, decision))
+
+    def _turn(self, now_ms: int) -> None:
+        self._rows_before = self._rows if now_ms - self._begun_ms < 2 * SPAN_MS else {}
+        self._rows = {}
+        self._begun_ms = now_ms
+
+    # --- What the page asks
+
+    def steps(self) -> list[tuple[int, int, int]]:
+        """Return the last ten minutes: Unix ms, requests and refused of each step, quiet ones included."""
+        last = max(self._clock() // STEP_MS, self._steps[-1][0] if self._steps else 0)
+        counted = {number: (requests, refused) for number, requests, refused in self._steps}
+        return [
+            (number * STEP_MS, *counted.get(number, (0, 0))) for number in range(last - STEPS_MAX + 1, last + 1)
+        ]  # fmt: skip
+
+    def rows(self) -> dict[str, RuleRow]:
+        """Return each rule's numbers of this minute and the one before."""
+        found: dict[str, RuleRow] = {}
+        for rows in (self._rows_before, self._rows):
+            for name, row in rows.items():
+                sums = found.setdefault(name, RuleRow())
+                sums.admitted += row.admitted
+                sums.refused += row.refused
+                sums.shadow_refused += row.shadow_refused
+                known = [each for each in (sums.least_remaining, row.least_remaining) if each is not None]
+                sums.least_remaining = min(known, default=None)
+        return found
+
+
+def digest_of(key: bytes) -> str:
+    """Return the principal's digest in a key."""
+    return key.partition(b"{")[2].partition(b"}")[0].decode("ascii", "replace")
+
+
+def changes_between(before: Policy, after: Policy) -> list[str]:
+    """Return what differs between two policies, one line for each field, without secrets."""
+    old, new = disclosed(before), disclosed(after)
+    lines = []
+    rules_before = {rule["name"]: rule for rule in old.pop("rules")}
+    rules_after = {rule["name"]: rule for rule in new.pop("rules")}
+    lines += [f"rule {name}: removed" for name in rules_before if name not in rules_after]
+    lines += [f"rule {name}: added" for name in rules_after if name not in rules_before]
+    for name, rule in rules_after.items():
+        lines += _differences(f"rule {name}, ", rules_before.get(name, rule), rule)
+    lines += _differences("", old, new)
+    return lines[:CHANGES_MAX]
+
+
+def _differences(place: str, before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return [f"{place}{name}: {_short(before.get(name))} became {_short(after.get(name))}" for name in names]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:119]}\N{HORIZONTAL ELLIPSIS}"
