@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "asgi": {"clock", "config", "core", "dialects", "engine", "errors", "parsing", "stores"},
     "proxy": {"clock", "core", "errors"},
     "logs": {"clock", "errors", "proxy"},
-    "admin": {"clock", "config", "core", "engine", "errors", "metrics", "parsing", "stores"},
+    "admin": {"charts", "clock", "config", "core", "engine", "errors", "metrics", "parsing", "stores"},
     "sidecar": {
         "logs",
         "admin",
@@ -95,7 +95,7 @@ KNOWN_BY = {
     "redis": {"stores.redis.control"},
     "prometheus_client": {"metrics.counting_files", "metrics.prometheus"},
     "ruamel": {"parsing.yaml"},
-    "starlette": {"admin.app", "admin.operator_http", "asgi.error_handlers", "cli.demo"},
+    "starlette": {"admin.app", "admin.console.app", "admin.operator_http", "asgi.error_handlers", "cli.demo"},
     "tzdata": set(),  # what zoneinfo reads where the system has no time zones
     "uvicorn": {"admin.listener", "cli.demo"},
     "uvloop": {"proxy.lifecycle"},

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
+from ratelimiter.admin.console.app import Console, console_routes
 from ratelimiter.config.redact import disclosed, fingerprint
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def admin_app(
     top: Callable[[int], Mapping[str, Any]] | None = None,
     ready_requires_store: bool = False,
     hosts: Sequence[str] = (),
+    console: Console | None = None,
 ) -> ASGIApp:
     """The admin listener as an ASGI application.
 
@@ -56,6 +58,7 @@ def admin_app(
             unless being limited by nobody is worse than being down.
         hosts: what a request may call us, without port; anything when empty. On a loopback address it must be one of
             our own names, so that no web page can have a browser ask us under another name (DNS rebinding).
+        console: the web console at `/`; None for none.
     """
 
     async def metrics(request: Request) -> Response:
@@ -89,7 +92,10 @@ def admin_app(
         return JSONResponse(top(int(number)))
 
     pages = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz, "/policy": effective, "/top": heaviest}
-    inner = Starlette(routes=[Route(path, page, methods=["GET"]) for path, page in pages.items()])
+    routes: list[BaseRoute] = [Route(path, page, methods=["GET"]) for path, page in pages.items()]
+    if console is not None:
+        routes += console_routes(console, policy=policy, state=state, top=top)
+    inner = Starlette(routes=routes)
     return OwnNames(inner, hosts) if hosts else inner
 
 

@@ -45,6 +45,11 @@ class FanOut(Decisions):
         for observer in self._in_batches:
             observer.take(batch)
 
+    def refused(self, decision: Decision, request_id: str, method: str) -> None:
+        """Pass on the request id of a refusal."""
+        for observer in self._all:
+            observer.refused(decision, request_id, method)
+
     def named(self, names: Mapping[bytes, str]) -> None:
         """Pass on the names of principals."""
         for observer in self._all:

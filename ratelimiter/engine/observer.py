@@ -31,6 +31,9 @@ class Observer(StoreObserver):
             seconds: from the request to the decision, the wait for the store included.
         """
 
+    def refused(self, decision: Decision, request_id: str, method: str) -> None:
+        """Note under which request id the refusal *decision* was answered; empty if requests have none."""
+
     def named(self, names: Mapping[bytes, str]) -> None:
         """Note the principals behind the keys of the next decision; called under `show_principals` only (8)."""
 

@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ratelimiter.core.policy import Policy
-    from ratelimiter.metrics.heavy_hitters import Top
-    from ratelimiter.metrics.limiter_metrics import Metrics
+    from ratelimiter.engine.observer import Observer
     from ratelimiter.metrics.service_metrics import ServiceMetrics
     from ratelimiter.proxy.exchange_record import ExchangeRecord
     from ratelimiter.service.grpc.calls import Status
@@ -240,6 +239,7 @@ class _Serving(lifecycle.Server):
 
 
 async def _serve(plan: _Plan, sockets: _Sockets, beat: Callable[[], None] | None = None) -> None:
+    from ratelimiter.admin.console.recorder import ConsoleRecorder  # noqa: PLC0415
     from ratelimiter.engine.fan_out import FanOut  # noqa: PLC0415
     from ratelimiter.engine.observer import NULL_OBSERVER  # noqa: PLC0415
     from ratelimiter.metrics.heavy_hitters import Top  # noqa: PLC0415
@@ -249,8 +249,8 @@ async def _serve(plan: _Plan, sockets: _Sockets, beat: Callable[[], None] | None
 
     loop = asyncio.get_running_loop()
     registry = process_registry()
-    metrics, top = Metrics(registry), Top()
-    observers = NULL_OBSERVER if plan.admin is None else FanOut(metrics, top)
+    metrics, top, recorder = Metrics(registry), Top(), ConsoleRecorder()
+    observers = NULL_OBSERVER if plan.admin is None else FanOut(metrics, top, recorder)
     engine = Engine(plan.policy, store_for(plan.policy, observers), loop, observer=observers)
     calls = rls.RateLimitService(engine)
     counted = None
@@ -272,14 +272,15 @@ async def _serve(plan: _Plan, sockets: _Sockets, beat: Callable[[], None] | None
         engine.swap(policy)
         calls.renew()
 
-    await _live(plan, engine, serving, _Watched(metrics, top), swap, beat)
+    shown = sidecar.Shown(metrics, top, recorder, plan.file)
+    await _live(plan, engine, serving, _Watched(observers, shown), swap, beat)
 
 
 class _Watched(NamedTuple):
-    """The observers that the admin listener shows."""
+    """The observers of the engine, and those of them that the admin listener shows."""
 
-    metrics: Metrics
-    top: Top
+    all: Observer
+    shown: sidecar.Shown
 
 
 async def _live(  # noqa: PLR0917  # each is there once
@@ -293,7 +294,6 @@ async def _live(  # noqa: PLR0917  # each is there once
     """Serve until the process is told to stop, then drain."""
     from ratelimiter.config.reload import Reloader  # noqa: PLC0415
 
-    metrics, top = observers
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.close)
         reloader = None
@@ -303,7 +303,7 @@ async def _live(  # noqa: PLR0917  # each is there once
                 plan.policy,
                 swap,
                 load=lambda: _in_time(configuration.build(**plan.settings)),
-                observer=metrics,
+                observer=observers.all,
             )
             reloading = asyncio.create_task(reloader.run())
             stack.callback(reloading.cancel)
@@ -311,7 +311,7 @@ async def _live(  # noqa: PLR0917  # each is there once
         standing.start()
         stack.push_async_callback(standing.stop)
         if plan.admin is not None:
-            await stack.enter_async_context(sidecar._watched(plan.admin, engine.gate, serving, metrics, top))
+            await stack.enter_async_context(sidecar._watched(plan.admin, engine.gate, serving, observers.shown))
         if plan.access_log is not None:
             stack.callback(plan.access_log.close)
         await serving.start()

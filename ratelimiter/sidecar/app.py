@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from ratelimiter.admin.console.app import ASGIApp
+    from ratelimiter.admin.console.recorder import ConsoleRecorder
     from ratelimiter.core.policy import Policy
     from ratelimiter.metrics.heavy_hitters import Top
     from ratelimiter.metrics.limiter_metrics import Metrics
@@ -196,6 +198,7 @@ def _counting_directory() -> Iterator[str]:
 
 
 async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], None] | None = None) -> None:
+    from ratelimiter.admin.console.recorder import ConsoleRecorder  # noqa: PLC0415
     from ratelimiter.config.reload import Reloader  # noqa: PLC0415
     from ratelimiter.engine.fan_out import FanOut  # noqa: PLC0415
     from ratelimiter.engine.observer import NULL_OBSERVER  # noqa: PLC0415
@@ -205,9 +208,9 @@ async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], N
     from ratelimiter.metrics.proxy_metrics import ProxyMetrics  # noqa: PLC0415
 
     registry = process_registry()
-    metrics, top = Metrics(registry), Top()
+    metrics, top, recorder = Metrics(registry), Top(), ConsoleRecorder()
     # Where nobody can ask nothing is counted, which is a fifth of what a request costs.
-    observers = NULL_OBSERVER if plan.admin is None else FanOut(metrics, top)
+    observers = NULL_OBSERVER if plan.admin is None else FanOut(metrics, top, recorder)
     gate = Gate(plan.policy, store_for(plan.policy, observers), observer=observers)
     proxy = Proxy(
         plan.target,
@@ -230,16 +233,19 @@ async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], N
         reloader = None
         if plan.file is not None:
             reloader = Reloader(
-                plan.file, plan.policy, gate.swap, load=lambda: configuration.build(**plan.settings), observer=metrics
+                plan.file, plan.policy, gate.swap, load=lambda: configuration.build(**plan.settings), observer=observers
             )
             reloading = asyncio.create_task(reloader.run())
             stack.callback(reloading.cancel)
         standing.start()
         stack.push_async_callback(standing.stop)
+        operator = None
         if plan.operator is not None and plan.tokens is not None:
-            await stack.enter_async_context(_operated(plan.operator, plan.tokens, gate, store, standing))
+            operator = _operator_app(plan.tokens, gate, store, standing)
+            await stack.enter_async_context(_operated(plan.operator, operator))
         if plan.admin is not None:
-            await stack.enter_async_context(_watched(plan.admin, gate, serving, metrics, top))
+            shown = Shown(metrics, top, recorder, plan.file, operator, plan.tokens)
+            await stack.enter_async_context(_watched(plan.admin, gate, serving, shown))
         if plan.access_log is not None:
             stack.callback(plan.access_log.close)
         await serving.start()
@@ -292,37 +298,52 @@ def _exchanges_told(written: AccessLog | None, counted: ProxyMetrics | None) -> 
     return _Exchanges(written, counted) if written is not None and counted is not None else written or counted
 
 
-def _operated(
-    listener: socket.socket, tokens: Tokens, gate: Gate, store: Store, standing: OverrideWatcher
-) -> AbstractAsyncContextManager[str]:
-    """The operator listener of a worker."""
-    from ratelimiter.admin.app import OwnNames  # noqa: PLC0415  # brings uvicorn along
-    from ratelimiter.admin.listener import hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
+class Shown(NamedTuple):
+    """The objects that the admin listener of a worker shows."""
+
+    metrics: Metrics
+    top: Top
+    recorder: ConsoleRecorder
+    file: str | os.PathLike[str] | None = None  # of the policy
+    operator: ASGIApp | None = None  # of `operator_app`; None: the console gives no orders
+    tokens: Tokens | None = None
+
+
+def _operator_app(tokens: Tokens, gate: Gate, store: Store, standing: OverrideWatcher) -> ASGIApp:
+    """Return the application of the operator's verbs, for the operator listener and for the console."""
     from ratelimiter.admin.operator import Operator, audit_to_stderr  # noqa: PLC0415
-    from ratelimiter.admin.operator_http import operator_app  # noqa: PLC0415  # and starlette
+    from ratelimiter.admin.operator_http import operator_app  # noqa: PLC0415  # brings starlette along
 
     audit_to_stderr()
-    operator = Operator(lambda: gate.policy, store, "nobody", done=standing.poll)
+    return operator_app(Operator(lambda: gate.policy, store, "nobody", done=standing.poll), tokens)
+
+
+def _operated(listener: socket.socket, app: ASGIApp) -> AbstractAsyncContextManager[str]:
+    """Return the operator listener of a worker."""
+    from ratelimiter.admin.app import OwnNames  # noqa: PLC0415  # brings uvicorn along
+    from ratelimiter.admin.listener import hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
+
     hosts = hosts_for(listener.getsockname()[0])
-    app = operator_app(operator, tokens)
     return serve_admin(OwnNames(app, hosts) if hosts else app, listener)
 
 
 def _watched(
-    listener: socket.socket, gate: Gate, serving: lifecycle.Server, metrics: Metrics, top: Top
+    listener: socket.socket, gate: Gate, serving: lifecycle.Server, shown: Shown
 ) -> AbstractAsyncContextManager[str]:
     """The admin listener of a worker."""
     from ratelimiter.admin.app import State, admin_app  # noqa: PLC0415  # brings uvicorn along
+    from ratelimiter.admin.console.app import Console  # noqa: PLC0415  # and starlette
     from ratelimiter.admin.listener import hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
 
     def state() -> State:
-        return State(() if serving.ready else ("draining",), "degraded" if metrics.store_out else "ok")
+        return State(() if serving.ready else ("draining",), "degraded" if shown.metrics.store_out else "ok")
 
     app = admin_app(
-        exposition=metrics.exposition,
+        exposition=shown.metrics.exposition,
         policy=lambda: gate.policy,
         state=state,
-        top=top.report,
+        top=shown.top.report,
         hosts=hosts_for(listener.getsockname()[0]),
+        console=Console(shown.recorder, shown.file, shown.operator, shown.tokens),
     )
     return serve_admin(app, listener)

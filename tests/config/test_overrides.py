@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.engine.explain import explain
 from ratelimiter.clock import unix_ms
 from ratelimiter.config import loader
 from ratelimiter.config.lint import outage, warnings
@@ -14,6 +13,7 @@ from ratelimiter.config.redact import disclosed, fingerprint
 from ratelimiter.config.reload import LOADED, Reloader
 from ratelimiter.core.planner import Planner, reader_for
 from ratelimiter.core.quota import Bucket, Period, Quota, Slots
+from ratelimiter.engine.explain import explain
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import request

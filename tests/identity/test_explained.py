@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.engine.explain import explain
 from ratelimiter.config import loader
 from ratelimiter.config.lint import warnings
+from ratelimiter.engine.explain import explain
 from tests.config.test_identity import write_policy
 from tests.identity.provider import KeyServer, token
 from tests.requesting import request

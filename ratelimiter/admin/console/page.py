@@ -26,7 +26,7 @@ SECTIONS = (
     ("rules", "Rules"),
     ("most", "Refused most"),
     ("store", "Store"),
-    ("orders", "Orders in force"),
+    ("orders", "Overrides in force"),
     ("policy", "Policy"),
     ("refusals", "Last refusals"),
 )
@@ -47,7 +47,8 @@ def page(live: str, *, operated: bool) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><title>ratelimiter console</title>'
-        '<link rel="stylesheet" href="console/console.css"><script src="console/console.js" defer></script></head><body>'
+        '<link rel="stylesheet" href="console/console.css"><script src="console/console.js" defer></script>'
+        "</head><body>"
         '<a class="skip" href="#live">Skip to the numbers</a>'
         f'<header><h1>ratelimiter <span class="dim">{escape(__version__)}</span></h1>'
         '<p><button type="button" id="pause" aria-pressed="false" hidden>Pause updates</button> '
@@ -74,7 +75,7 @@ def _operator() -> str:
         '<form id="operator" autocomplete="off"><div class="fields">'
         '<label>Token of an operator<input id="token" type="password" autocomplete="off" required></label>'
         f'<label>Order<select id="verb">{options}</select></label>'
-        '<label>Principal<input id="principal" placeholder="client=192.0.2.1, header:X-API-Key=..., digest=..."></label>'
+        '<label>Principal<input id="principal" placeholder="client=192.0.2.1, header:X-API-Key=..."></label>'
         '<label>Rule (empty: all)<input id="rule"></label>'
         '<label>Limit of an override<input id="limit" placeholder="600/minute, or unlimited"></label>'
         '<label>For how long (empty: until further notice)<input id="for" placeholder="10m"></label>'
@@ -214,8 +215,9 @@ def _most(top: Mapping[str, Any] | None, *, operated: bool) -> str:
             )
         rows.append((_principal(principal, names[principal]), escape(rule), f"{count:,}", act or "-"))
     advice = (
-        '<p class="dim">A few principals far above the others: look at them (peek), then block or override them. Many with a '
-        "few refusals each: the limit is too low for them, or a client retries without waiting for Retry-After.</p>"
+        '<p class="dim">A few principals far above the others: look at them (peek), then block or override them. '
+        "Many with a few refusals each: the limit is too low for them, or a client retries without waiting for "
+        "Retry-After.</p>"
     )
     heads = ("Principal", "Rule", "Refusals", "Act")
     return _section(
@@ -245,7 +247,7 @@ def _store(recorder: ConsoleRecorder, policy: Policy | None, state: State, now_m
 
 
 def _orders(recorder: ConsoleRecorder) -> str:
-    orders = recorder.orders
+    orders = recorder.overrides
     rows = []
     if orders is not None:
         if orders.shadow:
@@ -261,7 +263,7 @@ def _orders(recorder: ConsoleRecorder) -> str:
             rows.append(
                 ("override", f"<code>{escape(digests)}</code>{pattern}", escape(rule + what), _until(each.until_ms))
             )
-    return _section("orders", _table("Orders in force", ("Order", "Principal", "What", "Until"), rows, "None."))
+    return _section("orders", _table("Overrides in force", ("Kind", "Principal", "What", "Until"), rows, "None."))
 
 
 def _until(until_ms: int) -> str:

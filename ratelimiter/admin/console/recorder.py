@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ratelimiter.core.decision import Decision
-    from ratelimiter.core.overrides import Orders
-    from ratelimiter.core.policy import Hit, Policy
+    from ratelimiter.core.overrides import RuntimeOverrides
+    from ratelimiter.core.policy import Policy
+    from ratelimiter.core.rule import Hit
     from ratelimiter.engine.batched_observer import Told
 
 REFUSALS_MAX = 500  # kept one by one, about 1 kB each
@@ -65,7 +66,7 @@ class ConsoleRecorder(Decisions):
         policy: in force; None before one is.
         loaded_ms: when it was loaded.
         changes: what changed then, against the policy before.
-        orders: of operators, in force; None before any.
+        overrides: of operators, in force; None before any.
         degraded_since_ms: since when decisions are made without the store; 0 if they are not.
         failures: of the store, by kind.
         reload: result of the last look at a changed policy file, and when.
@@ -79,7 +80,7 @@ class ConsoleRecorder(Decisions):
         self.policy: Policy | None = None
         self.loaded_ms = 0
         self.changes: list[str] = []
-        self.orders: Orders | None = None
+        self.overrides: RuntimeOverrides | None = None
         self.degraded_since_ms = 0
         self.failures: Counter[str] = Counter()
         self.reload: tuple[str, int] | None = None
@@ -119,9 +120,9 @@ class ConsoleRecorder(Decisions):
                 ((refusal._replace(name=""), decision) for refusal, decision in self.refusals), self.refusals.maxlen
             )
 
-    def obeyed(self, orders: Orders) -> None:
-        """Note the orders in force."""
-        self.orders = orders
+    def overridden(self, overrides: RuntimeOverrides) -> None:
+        """Note the runtime overrides in force."""
+        self.overrides = overrides
 
     def reloaded(self, result: str) -> None:
         """Note the result of a look at the policy file."""
