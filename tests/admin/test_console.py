@@ -1,0 +1,205 @@
+"""The console without a browser: what it shows, what it lets through, and what it never says."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from ratelimiter.admin.console.recorder import ConsoleRecorder, changes_between
+from ratelimiter.config.loader import build, load
+from tests.admin.console import POLICY, TOKEN, consoled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'&"
+
+
+async def test_the_page_shows_what_happened(tmp_path: Path) -> None:
+    """Rules with their lines, refusals with rule, figures and request id, the store, and the policy's hash."""
+    async with consoled(tmp_path) as console, httpx.AsyncClient() as client:
+        await console.ask("alice", 8, request_id="req_42")
+        text = (await client.get(console.url)).text
+
+    assert "policy.yaml:4" in text
+    assert ">5 per minute<" in text
+    assert "<strong>3</strong>" in text  # refused by per-minute
+    assert "<code>req_42</code>" in text
+    assert "alice" in text
+    assert "Answers." in text
+    assert "over limit" in text
+
+
+async def test_names_are_shown_only_if_the_policy_permits(tmp_path: Path) -> None:
+    """Without `show_principals` a principal is its digest, everywhere on the page."""
+    policy = POLICY.replace("show_principals: true", "show_principals: false")
+    async with consoled(tmp_path, policy) as console, httpx.AsyncClient() as client:
+        await console.ask("very-secret-key", 8)
+        text = (await client.get(console.url)).text
+
+    assert "very-secret-key" not in text
+    assert re.search("<code>[0-9a-f]{32}</code>", text)
+
+
+async def test_hostile_text_is_text(tmp_path: Path) -> None:
+    """A principal and a request id of markup make no element."""
+    async with consoled(tmp_path) as console, httpx.AsyncClient() as client:
+        await console.ask(HOSTILE, 8, request_id=HOSTILE)
+        text = (await client.get(console.url)).text
+
+    assert "<img" not in text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text
+
+
+@pytest.mark.parametrize("path", ["/", "/console/live", "/console/console.css", "/console/console.js"])
+async def test_a_browser_may_do_nothing_else_with_it(tmp_path: Path, path: str) -> None:
+    """Every answer has the strict policy, stands in no frame and is not kept."""
+    async with consoled(tmp_path) as console, httpx.AsyncClient() as client:
+        answer = await client.get(console.url + path)
+
+    assert 200 == answer.status_code
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert ("nosniff", "no-store") == (answer.headers["x-content-type-options"], answer.headers["cache-control"])
+
+
+async def test_the_page_has_no_inline_script_and_no_foreign_resource(tmp_path: Path) -> None:
+    """One script and one style sheet, both of this listener; no style attributes and no handlers."""
+    async with consoled(tmp_path) as console, httpx.AsyncClient() as client:
+        await console.ask("alice", 8)
+        text = (await client.get(console.url)).text
+
+    assert ['<script src="console/console.js" defer>'] == re.findall(r"<script[^>]*>", text)
+    assert [] == re.findall(r"\s(?:style|on[a-z]+)=", text)
+    assert [] == [url for url in re.findall(r'(?:src|href)="([^"]+)"', text) if "//" in url]
+
+
+ORDERS = [("/operator/v1/block", {"principal": "client=192.0.2.1"}), ("/console/explain", {"method": "GET"})]
+
+
+@pytest.mark.parametrize(("path", "body"), ORDERS)
+async def test_an_order_needs_a_token(tmp_path: Path, path: str, body: dict[str, str]) -> None:
+    """Without one, and with a wrong one, nothing is done."""
+    async with consoled(tmp_path) as console, httpx.AsyncClient() as client:
+        none = await client.post(console.url + path, json=body)
+        wrong = await client.post(console.url + path, json=body, headers={"authorization": "Bearer " + "x" * 20})
+
+    assert [401, 401] == [none.status_code, wrong.status_code]
+    assert not console.limiter.policy.overrides
+
+
+@pytest.mark.parametrize(("path", "body"), ORDERS)
+@pytest.mark.parametrize(
+    "headers", [{"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}]
+)
+async def test_another_page_cannot_give_orders(
+    tmp_path: Path, path: str, body: dict[str, str], headers: dict[str, str]
+) -> None:
+    """Even with the token: a request that a browser sends for another page is refused."""
+    told = {**headers, "authorization": f"Bearer {TOKEN}"}
+    async with consoled(tmp_path) as console, httpx.AsyncClient() as client:
+        answer = await client.post(console.url + path, json=body, headers=told)
+
+    assert 403 == answer.status_code
+
+
+async def test_without_an_operator_no_order_is_there(tmp_path: Path) -> None:
+    """A process without `--operator` has neither forms nor routes."""
+    async with consoled(tmp_path, operated=False) as console, httpx.AsyncClient() as client:
+        text = (await client.get(console.url)).text
+        answer = await client.post(f"{console.url}/operator/v1/block", json={})
+
+    assert 404 == answer.status_code
+    assert "<form" not in text
+
+
+async def test_the_console_explains_as_the_command_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same lines, for the same request."""
+    from ratelimiter.cli.main import main
+
+    asked = {"method": "GET", "url": "/v1/exports/1", "peer": "192.0.2.1", "headers": "X-API-Key: alice"}
+    async with consoled(tmp_path) as console, httpx.AsyncClient() as client:
+        answer = await client.post(
+            f"{console.url}/console/explain", json=asked, headers={"authorization": f"Bearer {TOKEN}"}
+        )
+    arguments = ["GET", "/v1/exports/1", "--peer", "192.0.2.1", "-H", "X-API-Key: alice"]
+    assert 0 == main(["explain", "--config", str(tmp_path / "policy.yaml"), *arguments])
+
+    assert capsys.readouterr().out.splitlines() == answer.json()["lines"]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"method":1}', b"x" * 20_000, b'{"a":' * 5000])
+async def test_explain_answers_400_to_nonsense(tmp_path: Path, body: bytes) -> None:
+    """A body that describes no request is refused."""
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    async with consoled(tmp_path) as console, httpx.AsyncClient() as client:
+        answer = await client.post(f"{console.url}/console/explain", content=body, headers=headers)
+
+    assert 400 == answer.status_code
+
+
+async def test_an_outage_is_on_top(tmp_path: Path) -> None:
+    """While the store is out the page says so, for how long, and what is admitted meanwhile."""
+    policy = POLICY + "store: redis://127.0.0.1:1/0\n"
+    async with consoled(tmp_path, policy) as console, httpx.AsyncClient() as client:
+        console.state["store"] = "degraded"
+        console.recorder.degraded(degraded=True)
+        console.recorder.failed("timeout")
+        text = (await client.get(console.url)).text
+
+    assert "What the outage does now" in text
+    assert "per-minute: without the store, each process at most 5 per minute" in text
+    assert "<dt>timeout</dt><dd>1</dd>" in text
+
+
+async def test_refusals_are_bounded_and_find_their_request_id(tmp_path: Path) -> None:
+    """The last refusals are kept, no more; each has the id that it was answered under, whenever it was counted."""
+    async with consoled(tmp_path) as console:
+        console.recorder.refusals = type(console.recorder.refusals)(maxlen=100)
+        for number in range(200):
+            await console.ask("alice", 1, request_id=f"req_{number}")
+        console.recorder.catch_up()
+
+    ids = [refusal.request_id for refusal, _ in console.recorder.refusals]
+    assert [f"req_{number}" for number in range(100, 200)] == ids
+
+
+def test_the_last_ten_minutes_are_kept_in_steps() -> None:
+    """Steps without requests are there, and old ones go."""
+    now_ms = [1_000_000_000]
+    recorder = ConsoleRecorder(clock=lambda: now_ms[0])
+
+    assert 120 == len(recorder.steps())
+    assert recorder.steps()[-1][0] <= now_ms[0] < recorder.steps()[-1][0] + 5000
+
+
+def test_a_reload_says_what_changed(tmp_path: Path) -> None:
+    """Added, removed and changed rules and settings, one line each, and no secret."""
+    (tmp_path / "a.yaml").write_text(
+        "store: redis://:hunter2@localhost/0\nrules: [{name: a, limit: 5/minute}, {limit: 9/hour}]\n"
+    )
+    (tmp_path / "b.yaml").write_text(
+        "store: redis://:hunter3@localhost/1\nrules: [{name: a, limit: 6/minute}, {name: b, limit: 1/day}]\n"
+    )
+
+    lines = changes_between(load(tmp_path / "a.yaml"), load(tmp_path / "b.yaml"))
+
+    assert "rule per-hour: removed" in lines
+    assert "rule b: added" in lines
+    assert any(line.startswith("rule a, quota: ") for line in lines)
+    assert any(line.startswith("store: ") for line in lines)
+    assert "hunter" not in "".join(lines)
+
+
+def test_names_go_with_the_permission() -> None:
+    """A policy that no longer shows principals takes the names out of the ring."""
+    recorder = ConsoleRecorder()
+    recorder.loaded(build(limit="1/minute", show_principals=True))
+    recorder.loaded(build(limit="1/minute"))
+
+    assert not recorder._names
