@@ -64,7 +64,7 @@ async def main() -> None:
             console.state["store"] = "degraded"
             console.recorder.degraded(degraded=True)
             await asyncio.sleep(3)
-            await picture(page, "blocked", scheme="dark")
+            await picture(page, "blocked", scheme="dark", height=1500)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import Request
@@ -173,11 +174,11 @@ class _Places:
         document = found.document
         if document is None or [rule.name for rule in found.policy.rules] != [rule.name for rule in policy.rules]:
             return {}
-        stated = [index for index, _ in enumerate(found.policy.rules)]
-        try:
-            return {rule.name: document.place(("rules", at)) for at, rule in zip(stated, policy.rules, strict=True)}
-        except (KeyError, IndexError):
+        stated = document.value.get("rules") if isinstance(document.value, dict) else None
+        if not isinstance(stated, list) or len(stated) != len(policy.rules):
             return {}
+        name = Path(self._file or "").name
+        return {rule.name: f"{name}:{document.mark(('rules', at))[0]}" for at, rule in enumerate(policy.rules)}
 
 
 def _asked(body: bytes) -> JudgedRequest:
