@@ -11,7 +11,7 @@ from ratelimiter.charts import Point, timeline
 from ratelimiter.config.lint import outage
 from ratelimiter.config.redact import fingerprint, without_secrets
 from ratelimiter.core.overrides import FOR_EVER
-from ratelimiter.parsing.units import UNLIMITED, spell_duration, spell_limit
+from ratelimiter.parsing.units import UNLIMITED, spell_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -111,7 +111,7 @@ def sections(
             _requests(recorder, state, now_ms),
             _rules(recorder, policy, places),
             _most(top, operated=operated),
-            _store(recorder, policy, state, now_ms),
+            _store(recorder, policy, state),
             _orders(recorder),
             _policy(recorder, policy, now_ms),
             _refusals([refusal for refusal, _ in recorder.refusals]),
@@ -230,10 +230,10 @@ def _principal(digest: str, name: str) -> str:
     return f"{escape(name)} {told}" if name else told
 
 
-def _store(recorder: ConsoleRecorder, policy: Policy | None, state: State, now_ms: int) -> str:
+def _store(recorder: ConsoleRecorder, policy: Policy | None, state: State) -> str:
     out = state.store != "ok"
     since_ms = recorder.degraded_since_ms
-    lasted = f" for {spell_duration(max(0, now_ms - since_ms) // 1000 * 1000)}" if out and since_ms else ""
+    lasted = f", since {spell_instant(since_ms)}" if out and since_ms else ""
     told = f"Out{lasted}: decisions are made without it." if out else "Answers."
     url = "" if policy is None else f" <code>{escape(without_secrets(policy.store))}</code>"
     lines = "" if policy is None else "".join(f"<li>{escape(line)}</li>" for line in outage(policy))
