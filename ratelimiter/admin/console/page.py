@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from ratelimiter.charts import Point, timeline
 from ratelimiter.config.lint import outage
 from ratelimiter.config.redact import fingerprint, without_secrets
 from ratelimiter.core.overrides import FOR_EVER
-from ratelimiter.parsing.units import UNLIMITED, spell_limit
+from ratelimiter.parsing.units import UNLIMITED, spell_limit, spell_moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -142,12 +141,7 @@ def _figure(name: str, told: str) -> str:
 
 def clock_time(at_ms: int) -> str:
     """Return the time of day of *at_ms* in UTC."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%H:%M:%S")
-
-
-def spell_instant(at_ms: int) -> str:
-    """Return *at_ms* in ISO 8601, to the second."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return spell_moment(at_ms)[11:19]
 
 
 def _requests(recorder: ConsoleRecorder, state: State, now_ms: int) -> str:
@@ -164,7 +158,7 @@ def _requests(recorder: ConsoleRecorder, state: State, now_ms: int) -> str:
         "requests",
         f"<dl>{_figure('In a minute', f'{requests:,}')}{_figure('Refused of them', f'{refused:,}{share}')}"
         f"{_figure('Store', 'ok' if state.store == 'ok' else 'out')}{_figure('This process is', ready)}"
-        f"{_figure('Time', spell_instant(now_ms))}</dl>"
+        f"{_figure('Time', spell_moment(now_ms))}</dl>"
         '<p class="key dim"><span class="a"></span>admitted<span class="r"></span>refused</p>'
         f"{chart}<h3>Since the start, by outcome</h3><dl>{outcomes or _figure('none', '0')}</dl>",
     )
@@ -233,7 +227,7 @@ def _principal(digest: str, name: str) -> str:
 def _store(recorder: ConsoleRecorder, policy: Policy | None, state: State) -> str:
     out = state.store != "ok"
     since_ms = recorder.degraded_since_ms
-    lasted = f", since {spell_instant(since_ms)}" if out and since_ms else ""
+    lasted = f", since {spell_moment(since_ms)}" if out and since_ms else ""
     told = f"Out{lasted}: decisions are made without it." if out else "Answers."
     url = "" if policy is None else f" <code>{escape(without_secrets(policy.store))}</code>"
     lines = "" if policy is None else "".join(f"<li>{escape(line)}</li>" for line in outage(policy))
@@ -267,7 +261,7 @@ def _orders(recorder: ConsoleRecorder) -> str:
 
 
 def _until(until_ms: int) -> str:
-    return "further notice" if until_ms == FOR_EVER else spell_instant(until_ms)
+    return "further notice" if until_ms == FOR_EVER else spell_moment(until_ms)
 
 
 def _policy(recorder: ConsoleRecorder, policy: Policy | None, now_ms: int) -> str:
@@ -276,13 +270,13 @@ def _policy(recorder: ConsoleRecorder, policy: Policy | None, now_ms: int) -> st
     reload = ""
     if recorder.reload is not None:
         result, at_ms = recorder.reload
-        reload = _figure("Last look at the file", f"{result}, {spell_instant(at_ms)}")
+        reload = _figure("Last look at the file", f"{result}, {spell_moment(at_ms)}")
     changes = "".join(f"<li>{escape(line)}</li>" for line in recorder.changes)
     changed = f"<h3>What changed with it</h3><ul>{changes}</ul>" if changes else ""
     return _section(
         "policy",
         f"<dl>{_figure('Hash', fingerprint(policy))}{_figure('Name', policy.name)}{_figure('Dialect', policy.dialect)}"
-        f"{_figure('In force since', spell_instant(recorder.loaded_ms or now_ms))}{reload}</dl>{changed}"
+        f"{_figure('In force since', spell_moment(recorder.loaded_ms or now_ms))}{reload}</dl>{changed}"
         '<p><a href="policy">The whole policy, with every default</a></p>',
     )
 
@@ -290,7 +284,7 @@ def _policy(recorder: ConsoleRecorder, policy: Policy | None, now_ms: int) -> st
 def _refusals(refusals: Sequence[Refusal]) -> str:
     rows = [
         (
-            f"<time>{spell_instant(each.at_ms)}</time>",
+            f"<time>{spell_moment(each.at_ms)}</time>",
             escape(each.reason.replace("_", " ")),
             escape(each.rule or "-"),
             "-" if each.limit is None else f"{each.remaining or 0:,} left of {each.limit:,}",
