@@ -80,6 +80,7 @@ def test_every_block_is_of_a_known_kind(page: Path) -> None:
     assert set() == {match[2] for match in FENCE.finditer(text_of(page))} - known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", listed("python"))
 def test_python_runs(text: str) -> None:
     """Runs as it stands, from the root of the repository."""

@@ -231,6 +231,7 @@ def test_planning_never_fails_otherwise(target: bytes, root_path: str, routed_pa
             planned(policy, each)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "noise",
     [

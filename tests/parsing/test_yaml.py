@@ -125,6 +125,7 @@ def test_what_cannot_be_opened_is_a_problem(tmp_path: Path, name: str) -> None:
 # Bombs: refused quickly, whatever they would have become
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

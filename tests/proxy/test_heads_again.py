@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from tests.proxy.memory import Bench
 
 REQUEST = b"GET /v1/items HTTP/1.1\r\nHost: a.example\r\nX-User: me\r\n\r\n"
@@ -52,6 +54,7 @@ async def test_whether_paths_matter_may_change_in_between() -> None:
     assert after[1].startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.slow
 async def test_known_heads_are_of_no_consequence() -> None:
     """Whatever came before, in one piece or two, to GET or HEAD: an exchange is as it is on new connections."""
     exchanges = [

@@ -354,7 +354,7 @@ class MemoryStoreMachine(RuleBasedStateMachine):
         assert CountedKey.alive == len(self.store) <= self.KEYS_MAX
 
 
-TestMemoryStoreMachine = MemoryStoreMachine.TestCase
+TestMemoryStoreMachine = pytest.mark.slow(MemoryStoreMachine.TestCase)
 TestMemoryStoreMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 

@@ -133,6 +133,7 @@ class Asked(NamedTuple):
         return decide(self.hits, self.receipt)
 
 
+@pytest.mark.slow
 @many
 @given(sequences)
 async def test_says_what_the_store_would_say(sequence: list[tuple[str, str, int, int]]) -> None:
@@ -147,6 +148,7 @@ async def test_says_what_the_store_would_say(sequence: list[tuple[str, str, int,
         assert expected == asked.decision._replace(source=STORE)
 
 
+@pytest.mark.slow
 @many
 @given(sequences, st.integers(0, 40), st.integers(0, 40))
 async def test_is_never_harsher_than_a_store_far_away(

@@ -428,6 +428,7 @@ def test_the_client_that_left_is_told_apart() -> None:
 LONG = DECOY * 12_000  # about 1.4 MB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "headers", "body", "expected"),
     [
@@ -462,6 +463,7 @@ def test_memory_is_bounded(preset: str, headers: list[Header], body: bytes, expe
     assert peak < 700_000
 
 
+@pytest.mark.slow
 def test_steps_are_linear_in_the_length() -> None:
     """Twice the bytes are at most about twice the steps, for input that is made to be slow."""
 
