@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ratelimiter import __version__
-from ratelimiter.cli import operator, replay
+from ratelimiter.cli import convert, operator, replay
 from ratelimiter.cli.parser import Commands, HelpFormatter, Parser, add_settings, whole_number
 from ratelimiter.cli.table import print_table
 from ratelimiter.errors import ConfigError, StoreError
@@ -194,6 +194,7 @@ def _add_policy(commands: Commands) -> None:
     )
 
     replay.add_command(partial(commands.add, "policy"))
+    convert.add_command(commands)
 
     dialects = commands.add("policy", "dialects", _dialects, "list the dialects, or all answers of one")
     dialects.add_argument("name", metavar="NAME", nargs="?", help="show this dialect, or the dialect file at this path")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FIELD = "descriptors"
 ANSWERS = (UNLIMITED, BLOCKED)  # limits that count nothing
-ONLY_HERE = ("refunds", "candidate", "replaces")  # fields that mean nothing for rules without descriptors
+ONLY_HERE = ("domain", "refunds", "candidate", "replaces")  # fields that mean nothing for rules without descriptors
 NEVER_HERE = ("match", "count", "cost_from")  # fields that are about requests and their responses
 PLACEHOLDER = Quota(1, 1000)  # the quota of a rule that counts nothing; never charged
 
@@ -64,6 +64,7 @@ def read_match(path: Path, rule: Mapping[str, Any], refuse: Callable[..., None])
         rule.get("refunds", False),
         rule.get("candidate", False),
         (replaces,) if isinstance(replaces, str) else tuple(replaces),
+        rule.get("domain", ""),
     )
 
 

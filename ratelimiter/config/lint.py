@@ -81,7 +81,7 @@ def _shared(policy: Policy) -> bool:
 
 
 def _coverage_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
-    if not policy.catch_all:
+    if not policy.catch_all and any(rule.descriptors is None for rule in policy.rules):
         yield (
             ("rules",),
             "rules: a request that none matches is admitted; add a rule without match if not intended",

@@ -84,6 +84,7 @@ class DescriptorMatch:
         refunds: True if callers may give back what was charged.
         candidate: True if the rule refuses a call only if all candidates that the call meets refuse it.
         replaces: names of rules that do not apply to a call that meets this one.
+        domain: the one domain that the rule is of; empty for every one that the policy answers for.
     """
 
     entries: tuple[EntryMatch, ...]
@@ -92,6 +93,7 @@ class DescriptorMatch:
     refunds: bool = False
     candidate: bool = False
     replaces: tuple[str, ...] = ()
+    domain: str = ""
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -171,7 +173,7 @@ class DescriptorPlanner:
         hits: list[Hit] = []
         answers: list[Rule] = []
         for rule, match in self._by_keys.get(keys, ()):
-            value = match.value_of(ordered)
+            value = match.value_of(ordered) if match.domain in ("", domain) else None
             if value is None:
                 continue
             if match.answer:
