@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 async def peek(receive: Receive, wanted: int) -> tuple[bytes, Receive]:
-    """The first *wanted* bytes of the body, or all of it if it is shorter; and what the application receives from.
+    """Return the first *wanted* bytes of the body, and what the application receives from then on.
 
     The application gets what was read as one message, then whatever comes after it, a disconnect included. No more is
     held than *wanted* and the last message that came.

@@ -56,7 +56,7 @@ def install_error_handlers(app: Starlette, dialect: str | os.PathLike[str] | Dia
         DialectError: handlers.dialect_error,
         Exception: handlers.unhandled_error,
     }
-    # Where nobody has imported FastAPI, nothing of it can be raised.
+    # Where FastAPI is not imported, nothing of it can be raised.
     if "fastapi" in sys.modules and handlers.dialect.validates:
         from fastapi.exceptions import RequestValidationError  # noqa: PLC0415  # FastAPI is not required
 
@@ -76,7 +76,7 @@ class ErrorHandlers:
         self.dialect = dialect
 
     async def http_error(self, connection: HTTPConnection, error: Exception) -> Response | None:
-        """An `HTTPException` of Starlette or FastAPI, with the headers it has."""
+        """Answer an `HTTPException` of Starlette or FastAPI, with the headers it has."""
         assert isinstance(error, HTTPException)  # noqa: S101  # it is registered for nothing else
         own = _encoded(error.headers)
         if not 400 <= error.status_code <= 599:
@@ -87,7 +87,7 @@ class ErrorHandlers:
         return await _sent(connection, reply, [*own, *ids])
 
     async def dialect_error(self, connection: HTTPConnection, error: Exception) -> Response | None:
-        """The answer that the application asked for."""
+        """Answer with what the application asked for."""
         assert isinstance(error, DialectError)  # noqa: S101  # it is registered for nothing else
         named, ids = self._named(connection)
         own = _encoded(error.headers)
@@ -95,14 +95,14 @@ class ErrorHandlers:
         return await _sent(connection, reply, [*own, *ids])
 
     async def validation_error(self, connection: HTTPConnection, error: Exception) -> Response | None:
-        """A request that FastAPI found invalid."""
+        """Answer a request that FastAPI found invalid."""
         named, ids = self._named(connection)
         reply = self.dialect.validation_reply(findings(error.errors()), named)  # type: ignore[attr-defined]
         assert reply is not None  # noqa: S101  # it is registered for dialects that answer it
         return await _sent(connection, reply, ids)
 
     async def unhandled_error(self, request: Request, error: Exception) -> Response:  # noqa: ARG002  # nothing leaks
-        """Anything else: the 500 of the dialect, and no word about the error.
+        """Answer anything else with the 500 of the dialect, and no word about the error.
 
         Starlette sends it outside of every middleware, so it takes the limiter's headers along.
         """
@@ -116,7 +116,7 @@ class ErrorHandlers:
         return _response(reply.status, _merged(reply.headers, [*limits, *ids]), reply.body)
 
     def _named(self, connection: HTTPConnection) -> tuple[str, list[Header]]:
-        """The request's id, and the header that tells it where no middleware does."""
+        """Return the request's id, and the header that tells it where no middleware does."""
         ids = self.dialect.request_ids
         state = _state(connection)
         if ids is None:
@@ -128,7 +128,7 @@ class ErrorHandlers:
 
 
 def findings(errors: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """What pydantic found, without any value of the request.
+    """Return what pydantic found, without any value of the request.
 
     Args:
         errors: as `RequestValidationError.errors()` returns them.
@@ -171,7 +171,7 @@ _CHOICE = re.compile(r"'((?:[^'\\]|\\.)*)'")
 
 
 def _issue(error: Mapping[str, Any]) -> str:
-    """The message of a pydantic error as a predicate of its field."""
+    """Return the message of a pydantic error as a predicate of its field."""
     type_, message = str(error["type"]), str(error["msg"])
     if type_.startswith("missing"):
         return "is required"
@@ -189,7 +189,7 @@ def _issue(error: Mapping[str, Any]) -> str:
 
 
 def _facts(error: HTTPException) -> dict[str, Any]:
-    """What the detail of an `HTTPException` says of the answer."""
+    """Return what the detail of an `HTTPException` says of the answer."""
     detail: Any = error.detail
     if isinstance(detail, str):
         return {"message": detail} if detail and detail != _phrase(error.status_code) else {}
@@ -201,7 +201,7 @@ def _facts(error: HTTPException) -> dict[str, Any]:
 
 
 def _phrase(status: int) -> str:
-    """What Starlette puts into the detail where the application gave none."""
+    """Return what Starlette puts into the detail where the application gave none."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -209,7 +209,7 @@ def _phrase(status: int) -> str:
 
 
 def _wait(headers: Sequence[Header]) -> dict[str, int]:
-    """The Retry-After that the error brings, for the body."""
+    """Return the Retry-After that the error brings, for the body."""
     value = next((value for name, value in headers if name == b"retry-after"), b"")
     return {"retry_after_s": int(value)} if value.isdigit() and len(value) < 10 else {}
 
@@ -225,13 +225,13 @@ def _state(connection: HTTPConnection) -> RequestState | None:
 
 
 def _merged(headers: Sequence[Header], winning: Sequence[Header]) -> list[Header]:
-    """*headers* but for those that *winning* has, too, then *winning*."""
+    """Return *headers* but for those that *winning* has, too, then *winning*."""
     names = {name for name, _ in winning}
     return [*(header for header in headers if header[0] not in names), *winning]
 
 
 async def _sent(connection: HTTPConnection, reply: Reply, headers: Sequence[Header]) -> Response | None:
-    """The response to send; None when *connection* is a websocket that can carry none, and was closed."""
+    """Return the response to send; None when *connection* is a websocket that can carry none, and was closed."""
     if isinstance(connection, WebSocket):
         deniable = DENIAL_RESPONSE in (connection.scope.get("extensions") or {})
         if not deniable or connection.application_state is not WebSocketState.CONNECTING:

@@ -53,7 +53,7 @@ class RequestState:
         self.started = False
 
     def add(self, limiter: Limiter, judgement: Judgement) -> None:
-        """Add the *judgement* of a *limiter* further in; if it charges nobody, give back what the others charged."""
+        """Add the *judgement* of a *limiter* further in; if it charges nothing, give back what the others charged."""
         decision = judgement.decision
         if not decision.allowed and decision.reason not in CHARGED_AND_REFUSED:
             for other, passed in ((self._limiter, self._first), *self._further):

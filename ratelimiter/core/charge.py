@@ -21,7 +21,7 @@ class KeyState(Protocol):
         """Drop what no longer counts."""
 
     def wait_ms(self, quota: Any, cost: int, now_ms: int, lease: int = 0) -> int:
-        """How long until *cost* more units fit; 0 when they do, NEVER when no wait is known to help."""
+        """Return the wait until *cost* more units fit; 0 when they do, NEVER when no wait is known to help."""
 
     def add(self, quota: Any, cost: int, now_ms: int, lease: int = 0) -> None:
         """Charge *cost* units now; where there are leases as the one named *lease*, unless that is 0."""
@@ -30,10 +30,10 @@ class KeyState(Protocol):
         """Take note of what a charge came to."""
 
     def reset_ms(self, quota: Any, now_ms: int) -> int:
-        """How long until less counts; 0 when nothing does."""
+        """Return the time until less counts; 0 when nothing does."""
 
     def ttl_ms(self, quota: Any, now_ms: int) -> int:
-        """How long until nothing of this counts any more (6)."""
+        """Return the time until nothing of this counts any more (6)."""
 
     @property
     def used(self) -> int:

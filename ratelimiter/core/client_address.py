@@ -55,19 +55,19 @@ class Trust:
         return bool(self.proxies or self.hops)
 
     def trusts_peer(self, peer: str | None) -> bool:
-        """Whether *peer*, the address of a socket's other end and None for a unix socket, may speak for others."""
+        """Return whether *peer*, the address of a socket's other end or None for a unix socket, may name others."""
         if peer is None or self.hops:
             return self.anyone
         address = parse_address(peer)
         return address is not None and self.trusts(address)
 
     def trusts(self, address: Address) -> bool:
-        """Whether *address* is one of the proxies."""
+        """Return whether *address* is one of the proxies."""
         return any(address in network for network in self.proxies if network.version == address.version)
 
 
 def parse_address(text: str) -> Address | None:
-    """The address that *text* names, decided by its bits and not its notation; None when it names none.
+    """Return the address that *text* names, decided by its bits and not its notation; None when it names none.
 
     Takes off a port, brackets, quotes and an IPv6 zone. An IPv4-mapped address is the IPv4 address inside it.
     """
@@ -85,7 +85,7 @@ def parse_address(text: str) -> Address | None:
 
 
 def forwarded_for(values: Iterable[str], header: str) -> list[str]:
-    """The node names that forwarding headers list, left to right, at most the last `HOPS_MAX` of them."""
+    """Return the node names that forwarding headers list, left to right, at most the last `HOPS_MAX` of them."""
     joined = ",".join(values)
     if header != "forwarded":
         return [item.strip() for item in joined.split(",")[-HOPS_MAX:]]
@@ -97,8 +97,9 @@ def forwarded_for(values: Iterable[str], header: str) -> list[str]:
 
 
 def resolve_client(peer: str | None, nodes: list[str], trust: Trust) -> Address | None:
-    """The client's address: walked from the right, because each proxy appends, so only the tail was written by hosts we
-    trust. Stops before the first node that is no address, never skips over it.
+    """Return the client's address, walking from the right: each proxy appends, so only the tail is of trusted hosts.
+
+    The walk stops before the first node that is no address, and never skips over it.
 
     Returns None when the peer has no address: a unix socket.
     """
@@ -121,7 +122,7 @@ def resolve_client(peer: str | None, nodes: list[str], trust: Trust) -> Address 
 
 
 def client_id(address: Address | None, ipv6_prefix: int) -> str:
-    """What of *address* names one client: all of IPv4, the prefix of IPv6, `local` for a unix socket.
+    """Return the part of *address* that names one client: all of IPv4, the prefix of IPv6, `local` for a unix socket.
 
     NAT64 (64:ff9b::/96) and 6to4 addresses are charged as the IPv4 address inside them: the prefix would put all of
     IPv4 into one bucket, or give one caller 65,536 of them. They are not trusted as that address (`Trust.trusts`).

@@ -22,7 +22,7 @@ _DIGITS = re.compile(rb"[ \t]*([0-9]{1,10})[ \t]*")
 
 
 def priced(hits: Sequence[Hit], request: Request, trust: Trust) -> Sequence[Hit]:
-    """*hits* with what *request* itself says that they cost, where a rule asks it and its peer may speak for others.
+    """Return *hits* at the cost that *request* names, where a rule asks for it and the peer may speak for others.
 
     Raises:
         MalformedRequest: a header that says so is there twice, or is no whole number from 0 to 10^9.
@@ -62,12 +62,12 @@ def requested_cost(headers: Iterable[Header], name: str) -> int | None:
 
 
 def counts(rule: Rule, status: int) -> bool:
-    """Whether a response of *status* is one that *rule* counts."""
+    """Return whether a response of *status* is one that *rule* counts."""
     return not rule.count or str(status) in rule.count or f"{status // 100}xx" in rule.count
 
 
 def due_of(rule: Rule, charged: int, status: int, headers: Iterable[Header]) -> int | None:
-    """What a request that was charged *charged* units by *rule* comes to after all.
+    """Return the final cost of a request that was charged *charged* units by *rule*.
 
     Args:
         rule: counts some responses only, or has the response say what it costs, or both.

@@ -26,10 +26,10 @@ STORE_ERROR = "store_error"  # the store did not answer, and the policy says wha
 BLOCKED = "blocked"  # an operator has blocked the principal, so nothing was charged
 SUSPENDED = "suspended"  # would have been refused, so nothing was charged; an operator has all rules in shadow
 
-# What a principal that is blocked until further notice is told to wait: nobody knows more, and asking costs little.
+# What a principal that is blocked until further notice is told to wait: its end is unknown, and asking costs little.
 BLOCKED_WAIT_MS = 3_600_000
 
-# A slot returns when a response ends, which nobody can foresee: mostly long before its lease would lapse, so that is
+# A slot returns when a response ends, which cannot be foreseen: mostly long before its lease would lapse, so that is
 # not what a client is told to wait for.
 SLOT_WAIT_MS_MAX = 1000
 
@@ -70,7 +70,7 @@ class Decision(NamedTuple):
 
 
 def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
-    """What *receipt*, the store's reply to *hits*, means.
+    """Return the decision that *receipt*, the store's reply to *hits*, means.
 
     The binding rule is the one that a client must heed: of a refusal the one with the longest wait (at its end all the
     others have let go, too), of an admission the one with the least remaining of those that are not quiet, the earlier
@@ -129,8 +129,7 @@ def _failed_closed(receipt: Receipt) -> Decision:
 
 
 def merge(decisions: Sequence[Decision]) -> Decision:
-    """What several limiters in one stack say of one request: the first refusal, else an admission that counts all
-    rules.
+    """Merge the decisions of several limiters in one stack: the first refusal, else an admission that counts all rules.
 
     Args:
         decisions: at least one.
@@ -146,7 +145,7 @@ def merge(decisions: Sequence[Decision]) -> Decision:
 
 
 def refused_for(decision: Decision, lacking: Unmet) -> Decision:
-    """*decision*, an admission, as a refusal: there was room, and it was charged, but something is *lacking*."""
+    """Return *decision*, an admission, as a refusal: there was room, and it was charged, but something is *lacking*."""
     return decision._replace(allowed=False, reason=lacking.reason, fault=lacking)
 
 
@@ -156,16 +155,16 @@ def unmatched(now_ms: int) -> Decision:
 
 
 def malformed(now_ms: int, field: str, issue: str) -> Decision:
-    """The request has no one meaning, so no rule can be chosen: refused, and nobody is charged."""
+    """Refuse a request that has no one meaning, so that no rule can be chosen. Nothing is charged."""
     return Decision(False, MALFORMED, now_ms, (), None, fault=(field, issue))
 
 
 def blocked(now_ms: int, until_ms: int, rule: Rule) -> Decision:
-    """A principal is blocked: refused, and nobody is charged.
+    """Refuse the request of a blocked principal. Nothing is charged.
 
     Args:
         now_ms: Unix time.
-        until_ms: when the block ends; 0 when nobody knows: `BLOCKED_WAIT_MS` is told then.
+        until_ms: when the block ends; 0 when it is unknown: `BLOCKED_WAIT_MS` is told then.
         rule: whose words the answer has.
     """
     left_ms = max(1, until_ms - now_ms) if until_ms else BLOCKED_WAIT_MS
@@ -173,7 +172,7 @@ def blocked(now_ms: int, until_ms: int, rule: Rule) -> Decision:
 
 
 def suspended(hits: Sequence[Hit], receipt: Receipt, shadowed: Callable[[Rule], Rule]) -> Decision:
-    """Like `decide`, but nobody is refused: every rule is in shadow, by an order and not by the policy.
+    """Decide like `decide`, but refuse nothing: an operator has put every rule in shadow.
 
     The store is not told, so that what it counts is what it would count otherwise.
 
@@ -216,14 +215,14 @@ def _short_of_credits(
 
 
 def _told_wait(quota: AnyQuota, wait_ms: int) -> int | None:
-    """The wait that a client is told of, when the store knows of *wait_ms*."""
+    """Return the wait that a client is told, when the store knows of *wait_ms*."""
     if wait_ms == NEVER:
         return None
     return min(wait_ms, SLOT_WAIT_MS_MAX) if quota.kind == Slots.kind else wait_ms
 
 
 def _tighter(one: Outcome, other: Outcome) -> Outcome:
-    """Of two quotas of one rule, the one that speaks for it; what remains is what both have room for."""
+    """Return, of two quotas of one rule, the one that speaks for it; what remains is what both have room for."""
     if one.refuses or other.refuses:
         return max(one, other, key=_wait)._replace(remaining=min(one.remaining, other.remaining))
     return min(one, other, key=_remaining)

@@ -183,7 +183,7 @@ class DescriptorPlanner:
         return Planned(tuple(hits), tuple(answers), bool(hits or answers))
 
     def _overridden(self, domain: str, ordered: tuple[Entry, ...], override: Override) -> Planned:
-        """A limit of the caller's own counts by all keys and values, and no rule of the policy applies."""
+        """Plan a limit of the caller's own: it counts by all keys and values, and no rule of the policy applies."""
         every = DescriptorMatch(
             tuple(EntryMatch(key) for key, _ in ordered), answer="" if override.limit else BLOCKED, refunds=True
         )

@@ -119,7 +119,7 @@ SINGLE: dict[str, frozenset[bytes]] = {
 
 
 def renderer(families: Sequence[str], *, expose: bool) -> Renderer:
-    """One function from a decision to all headers of *families*; with *expose*, browsers may read them."""
+    """Return one function from a decision to all headers of *families*; with *expose*, browsers may read them."""
     renderers = [FAMILIES[name] for name in families]
     if len(renderers) == 1 and not expose:
         return renderers[0]
@@ -139,14 +139,16 @@ def replaced(families: Sequence[str]) -> frozenset[bytes]:
 
 
 def _told(decision: Decision) -> Sequence[Outcome]:
-    """What clients are told of: the enforced rules, the quiet ones among them only where they refuse."""
+    """Return what clients are told of: the enforced rules, the quiet ones among them only where they refuse."""
     refused = not decision.allowed
     return [o for o in decision.outcomes if not o.rule.silent or (refused and o.refuses and not o.rule.shadow)]
 
 
 def _on_behalf_of(decision: Decision, refusing: Outcome) -> Outcome:
-    """What the fields say where the rule to heed is a quiet one: the limit of the rule that they always speak of, with
-    nothing remaining until *refusing* lets go. Where no wait helps, and where only quiet rules apply, just how it is.
+    """Return the outcome to tell where the binding rule is a quiet one.
+
+    It is that of the rule that the fields always speak of, with nothing remaining until *refusing* lets go. Where no wait
+    helps, that rule's own figures are told, and where only quiet rules apply, *refusing* itself.
     """
     others = [outcome for outcome in decision.outcomes if not outcome.rule.silent]
     if not others:

@@ -15,7 +15,7 @@ MISSING = "credentials_missing"
 TOKEN_EXPIRED = "token_expired"  # noqa: S105  # a word, as are the next
 TOKEN_INVALID = "token_invalid"  # noqa: S105
 KEY_INVALID = "api_key_invalid"  # unknown, revoked or expired
-UNAVAILABLE = "identity_unavailable"  # nobody can say: the identity provider is down, and no keys of it are at hand
+UNAVAILABLE = "identity_unavailable"  # unknown: the identity provider is down, and no keys of it are at hand
 FAULTS = (MISSING, TOKEN_EXPIRED, TOKEN_INVALID, KEY_INVALID, UNAVAILABLE)
 PENDING = "pending"  # no fault yet: its keys are being fetched, so ask again when they are there
 
@@ -46,7 +46,7 @@ NOBODY = Identity(fault=MISSING)
 
 
 def named(source: str, principal: str, org: str) -> tuple[tuple[str, str], ...]:
-    """What `Identity.verified` says of one good credential."""
+    """Return what `Identity.verified` says of one good credential."""
     return ((source, principal), (str(ORG), org)) if org else ((source, principal),)
 
 
@@ -93,7 +93,7 @@ class JwtPolicy:
         leeway_s: by how many seconds the issuer's clock may differ from ours.
         refresh_ms: from this age on, keys of a URL are fetched again before they are used.
         keep_ms: up to this age they are used while they cannot be fetched.
-        cooldown_ms: at least so long passes between two fetches for keys that tokens name and nobody has seen.
+        cooldown_ms: at least so long passes between two fetches for keys that tokens name and that are unknown.
         timeout_ms: the whole of one fetch.
     """
 

@@ -17,7 +17,7 @@ SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
 
 class UpstreamIdentityHeaders:
-    """Tells the upstream whom a request is from, in headers that nobody else can send.
+    """Tells the upstream whom a request is from, in headers that a client cannot send.
 
     Args:
         tell_upstream: for what of `TELLABLE`, the name of the header that tells it.
@@ -32,7 +32,7 @@ class UpstreamIdentityHeaders:
         self.names = frozenset(twin.encode() for _, name in tell_upstream for twin in underscore_twins(name.lower()))
 
     def headers(self, identity: Identity) -> list[tuple[bytes, bytes]]:
-        """The headers that tell of *identity*; none for what is not known.
+        """Return the headers that tell of *identity*; none for what is not known.
 
         Values are UTF-8 in which all but visible ASCII is percent-encoded, so that none can end a line or begin
         another; scopes are sorted and parted by spaces.
@@ -47,6 +47,6 @@ class UpstreamIdentityHeaders:
         return headers
 
     def replaced(self, headers: Iterable[tuple[bytes, bytes]], identity: Identity) -> list[tuple[bytes, bytes]]:
-        """*headers* of a request with ours in place of whatever it says of them."""
+        """Return *headers* of a request with ours in place of whatever it says of them."""
         names = self.names
         return [*(header for header in headers if header[0].lower() not in names), *self.headers(identity)]

@@ -2,7 +2,7 @@
 another.
 
 Parsers differ in what they make of duplicate keys, of keys in another case, of characters that end a string in C, of
-other encodings and of what is no JSON at all (RFC 8259 sections 4, 7 and 8). Whoever is limited by what a body says
+other encodings and of what is no JSON at all (RFC 8259 sections 4, 7 and 8). A client that is limited by what a body says
 would use such a difference, so here every reading counts.
 """
 
@@ -31,7 +31,7 @@ class JsonFields(dict[str, set[str]]):
     """The fields of a JSON object: by name, without regard to case, the spellings of every value that it has."""
 
     def meet(self, wanted: tuple[JsonField, ...]) -> bool:
-        """Whether each field of *wanted* has one of its values, in some reader's eyes."""
+        """Return whether each field of *wanted* has one of its values, in the eyes of some parser."""
         for name, values in wanted:
             have = self.get(name.casefold())
             if have is None or (ANYTHING not in have and have.isdisjoint(values)):
@@ -44,7 +44,7 @@ class _Pairs(list[tuple[str, object]]):
 
 
 def spelled(value: Scalar) -> str:
-    """One spelling for all ways to write *value*: numbers as most parsers keep them, in double precision.
+    """Return one spelling for all ways to write *value*: numbers as most parsers keep them, in double precision.
 
     Raises:
         ValueError: a number that JSON has not, or a double cannot hold.
@@ -62,10 +62,10 @@ def spelled(value: Scalar) -> str:
 
 
 def read_fields(body: bytes) -> JsonFields | None:
-    """The top-level fields of *body*; none if it is another value than an object.
+    """Return the top-level fields of *body*; none if it is another value than an object.
 
     Returns:
-        None if nobody can say what an application makes of it: no JSON in UTF-8, nested too deeply, or with a key that
+        None if it is unknown what an application makes of it: no JSON in UTF-8, nested too deeply, or with a key that
         parsers take for different ones.
     """
     try:

@@ -60,7 +60,7 @@ class Match:
         return not self.methods and not self.looks_at_paths and not self.json
 
     def matches(self, method: str, path: str) -> bool:
-        """Whether *method* on canonical *path* meets the condition, as far as it is not about the body."""
+        """Return whether *method* on canonical *path* meets the condition, as far as it is not about the body."""
         if self._methods and method.upper() not in self._methods:
             return False
         segments = (unquote(path).casefold() if self.ignore_case else path).strip("/").split("/")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PATTERN_BYTES_MAX = 256
 WILDCARDS_MAX = 8  # of one pattern, so that no value takes long to compare
-FOR_EVER = 0  # instead of a moment: until somebody says otherwise
+FOR_EVER = 0  # instead of a moment: until it is taken back
 
 
 class Pattern(NamedTuple):
@@ -22,7 +22,7 @@ class Pattern(NamedTuple):
     parts: tuple[bytes, ...]  # what stands between the wildcards; two at least
 
     def fits(self, value: bytes) -> bool:
-        """Whether *value* is such a text; in time proportional to its length for each wildcard."""
+        """Return whether *value* is such a text, in time proportional to its length for each wildcard."""
         first, *middle, last = self.parts
         if len(value) < len(first) + len(last) or not value.startswith(first) or not value.endswith(last):
             return False
@@ -36,7 +36,7 @@ class Pattern(NamedTuple):
 
 
 def parse_pattern(text: str) -> Pattern | None:
-    """The pattern that *text* is; None if it has no wildcard.
+    """Return the pattern that *text* is; None if it has no wildcard.
 
     Raises:
         ValueError: it is too long, or has too many wildcards.
@@ -95,7 +95,7 @@ class RuntimeOverrides:
         version: another one whenever something has changed, if only that counters were reset.
         overrides: beside those of the policy; these prevail where both speak of the same principal equally exactly.
         blocks: who is refused.
-        shadow: nobody is refused by any rule, and all is counted and reported as if they were.
+        shadow: no rule refuses a request, and all is counted and reported as if they did.
         shadow_until_ms: when that ends, Unix time; `FOR_EVER`.
     """
 
@@ -106,7 +106,7 @@ class RuntimeOverrides:
     shadow_until_ms: int = FOR_EVER
 
     def at(self, now_ms: int) -> RuntimeOverrides:
-        """Those of them that are in force at *now_ms*."""
+        """Return those of them that are in force at *now_ms*."""
         return replace(
             self,
             overrides=in_force(self.overrides, now_ms),
@@ -125,7 +125,7 @@ NO_OVERRIDES = RuntimeOverrides()
 
 
 def in_force(overrides: Iterable[Override], now_ms: int) -> tuple[Override, ...]:
-    """Those of *overrides* that have not ended at *now_ms*."""
+    """Return those of *overrides* that have not ended at *now_ms*."""
     return tuple(override for override in overrides if _holds(override.until_ms, now_ms))
 
 
@@ -134,7 +134,7 @@ def _holds(until_ms: int, now_ms: int) -> bool:
 
 
 class BlockedError(Exception):
-    """The request is of somebody who is blocked.
+    """The request's principal is blocked.
 
     Attributes:
         until_ms: when that ends, Unix time; `FOR_EVER`.
@@ -150,7 +150,7 @@ class PlanChoice:
     """Which plan a request is on, where neither an override nor its credentials say.
 
     Args:
-        default: the plan of whoever has no other.
+        default: the plan of principals that have no other.
         headers: that a trusted peer may name the plan in; the first that it did counts.
     """
 

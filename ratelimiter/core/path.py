@@ -14,7 +14,7 @@ HEX = frozenset(b"0123456789ABCDEFabcdef")
 
 
 def canonical_path(target: bytes, root_path: str = "") -> str:
-    """The one path that *target* means, in ASCII, without query and *root_path*.
+    """Return the one path that *target* means, in ASCII, without query and *root_path*.
 
     Encoded plain characters are decoded, all other escapes are upper case (RFC 3986 section 6.2.2), repeated slashes
     are one and dot segments are resolved (section 5.2.4). `*` stays `*` (RFC 9112 section 3.2.4), and of the absolute
@@ -92,7 +92,7 @@ def _without_root(path: str, root_path: str) -> str:
 
 
 def routed_path(path: str, root_path: str) -> str:
-    """The routed path as rules spell paths: relative to *root_path*, plain characters plain, all others encoded."""
+    """Return the routed path as rules spell it: relative to *root_path*, plain characters plain, others encoded."""
     root = root_path.rstrip("/")
     if root and (path == root or path.startswith(root + "/")):
         path = path[len(root) :] or "/"

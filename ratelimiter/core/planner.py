@@ -71,7 +71,7 @@ class RuleSet:
         self._of_bodies: dict[tuple[bool, ...], RuleSet] = {}
 
     def of_body(self, fields: JsonFields) -> RuleSet:
-        """The rules that are met if the body has these *fields*."""
+        """Return the rules that match if the body has these *fields*."""
         met = tuple([fields.meet(rule.match.json) for rule in self.rules])
         rule_set = self._of_bodies.get(met)
         if rule_set is None:
@@ -83,11 +83,11 @@ class RuleSet:
         return rule_set
 
     def hits(self, request: Request) -> tuple[Hit, ...]:
-        """The charges of *request*, in the order of the rules.
+        """Return the charges of *request*, in the order of the rules.
 
         Raises:
             MalformedRequest: a header that names a principal can be read in two ways.
-            BlockedError: it is of somebody who is blocked.
+            BlockedError: its principal is blocked.
         """
         watched = self._watched
         seen: list[Any] = [request[3]]
@@ -106,7 +106,7 @@ class RuleSet:
         return hits
 
     def hits_of(self, request: Request, identity: Identity) -> tuple[Hit, ...]:
-        """The charges of *request*, as `hits`, where credentials are verified: they are what *identity* says."""
+        """Return the charges of *request*, as `hits`, where credentials are verified: they are what *identity* says."""
         watched = self._reader.watched
         headers = [header for header in request[2] if header[0].lower() in watched]
         evidence = (request[3], identity.verified, identity.plan, *headers)
@@ -167,7 +167,7 @@ class Planner:
         policy: what is made ready.
         orders: of operators, those in force.
         now_ms: Unix time, to tell which overrides of the policy have ended.
-        noted: is told of a plan that nobody knows, once.
+        noted: is told of an unknown plan, once.
 
     Attributes:
         looks_at_bodies: whether the body of some request makes a difference.
@@ -198,13 +198,13 @@ class Planner:
         self.hits = self._hits if self._only is None else self._only.hits
 
     def _hits(self, request: Request) -> tuple[Hit, ...]:
-        """The charges of *request*; see `RuleSet.hits`."""
+        """Return the charges of *request*; see `RuleSet.hits`."""
         return self.rule_set(request).hits(request)
 
     def names(
         self, hits: Iterable[Hit], request: Request, verified: Iterable[tuple[str, str]] = ()
     ) -> dict[bytes, str]:
-        """Whom *hits* of *request* are about, for people, by key; without those whom nobody may be shown.
+        """Return the names of the principals of *hits* by key, for people; without those that may not be shown.
 
         Args:
             hits: charges of *request*.
@@ -216,7 +216,7 @@ class Planner:
         return {key: text for key, text in found.items() if text}
 
     def rule_set(self, request: Request) -> RuleSet:
-        """The rules that *request* meets.
+        """Return the rules that *request* matches.
 
         Raises:
             MalformedRequest: its path can be read in two ways, and a rule looks at paths.
@@ -271,8 +271,7 @@ class Planner:
         return rule_set
 
     def met(self, request: Request) -> tuple[tuple[Rule, ...], tuple[Requirement, ...]]:
-        """The rules and the requirements whose condition *request* meets as far as it is not about the body, in the
-        order of the file.
+        """Return the rules and requirements that *request* matches, the body left out, in the order of the file.
 
         A path matches in its canonical form, and in the form that the application routes by where that is not ours to
         choose: whichever of the two is dispatched, its rules apply.
@@ -290,7 +289,7 @@ class Planner:
         return rules, tuple(requirement for requirement in policy.requirements if met(requirement.match))
 
     def paths(self, request: Request) -> tuple[str, ...]:
-        """The paths that rules are matched against: the canonical one, and the routed one where it differs."""
+        """Return the paths that rules are matched against: the canonical one, and the routed one where it differs."""
         if not self._looks_at_paths:
             return ("/",)
         routed = None if request.routed_path is None else routed_path(request.routed_path, request.root_path)
@@ -322,7 +321,7 @@ class Planner:
 
 
 def reader_for(policy: Policy) -> PrincipalReader:
-    """What reads principals as *policy* says."""
+    """Return the reader of principals that *policy* asks for."""
     sources = [source for rule in policy.rules for source in rule.principal]
     of_plans = () if policy.plan is None else policy.plan.headers
     verified = frozenset() if policy.identity is None else policy.identity.verified

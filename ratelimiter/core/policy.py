@@ -137,7 +137,7 @@ class Policy:
 
 
 def key_of(policy: Policy, rule: Rule, principal: Principal, quota_index: int) -> bytes:
-    """The key of one tally: `rl1:{DIGEST}:POLICY:RULE:INDEX`.
+    """Return the key of one tally: `rl1:{DIGEST}:POLICY:RULE:INDEX`.
 
     The braces put all of one principal's keys into one slot of a Redis Cluster. Neither name can hold a colon and the
     digest has a fixed length, so different tallies never share a key (7). In the place of the index of a window, which
@@ -149,13 +149,13 @@ def key_of(policy: Policy, rule: Rule, principal: Principal, quota_index: int) -
 
 
 def plans_of(policy: Policy) -> tuple[str, ...]:
-    """Every plan that *policy* knows, the default first."""
+    """Return every plan that *policy* knows, the default first."""
     default = () if policy.plan is None else (policy.plan.default,)
     return tuple(dict.fromkeys((*default, *(plan for rule in policy.rules for plan, _ in rule.plans))))
 
 
 def plan_fault(policy: Policy) -> str:
-    """Why the plans of *policy* cannot be; empty when they can."""
+    """Return the fault of the plans of *policy*; empty when there is none."""
     known = plans_of(policy)
     for rule in policy.rules:
         if rule.plans and policy.plan is None:
@@ -171,7 +171,7 @@ def plan_fault(policy: Policy) -> str:
 
 
 def override_fault(policy: Policy, override: Override) -> str:
-    """Why *override* means nothing to *policy*; empty when it means something."""
+    """Return why *override* means nothing to *policy*; empty when it means something."""
     rules = [rule for rule in policy.rules if override.rule in ("", rule.name)]
     if not rules:
         return f"{override.rule!r} is no rule; write {' or '.join(rule.name for rule in policy.rules)}"
@@ -199,7 +199,7 @@ def _quota_fault(rule: Rule, quota: AnyQuota) -> str:
 
 
 def with_quota(rule: Rule, quota: AnyQuota) -> Rule:
-    """*rule* with another limit and all else its own: its name too, so that what is counted stays.
+    """Return *rule* with another limit and all else its own: its name too, so that what is counted stays.
 
     Raises:
         ValueError: its burst does not go with that limit.
@@ -208,7 +208,7 @@ def with_quota(rule: Rule, quota: AnyQuota) -> Rule:
 
 
 def adapted(rule: Rule, quota: AnyQuota, *, named: bool) -> AnyQuota | None:
-    """*quota*, as an override gives it, as a limit of *rule*; None when it is none.
+    """Return *quota*, as an override gives it, as a limit of *rule*; None when it is none.
 
     The number is the override's, everything else the rule's: its calendar, its time zone, its burst. Only a window may
     have another length, and only if the override names the rule.

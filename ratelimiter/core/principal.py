@@ -71,7 +71,7 @@ class PrincipalReader:
         sources: every source that any rule names.
         trust: who may speak for another address.
         secret: key of the digests, at most 64 bytes; the same in every process that shares a store.
-        verified: of them those that name a principal only when somebody has verified what they hold. Their headers are
+        verified: of them those that name a principal only when what they hold is verified. Their headers are
             not looked at here.
 
     Attributes:
@@ -97,7 +97,7 @@ class PrincipalReader:
         peer: str | None,
         names: Iterable[tuple[str, str]] = (),
     ) -> Principal:
-        """The first of *sources* that the request has, else its client: never nobody.
+        """Return the first of *sources* that the request has, else its client.
 
         Args:
             sources: in order.
@@ -117,7 +117,7 @@ class PrincipalReader:
         peer: str | None,
         names: Iterable[tuple[str, str]] = (),
     ) -> tuple[str, bytes]:
-        """Like `read`: the source, and the value that nobody else may see (8)."""
+        """Return, like `read`, the source and the value, which no output may show (8)."""
         for source in sources:
             if source in self._verified:
                 for verified, name in names:
@@ -140,8 +140,9 @@ class PrincipalReader:
         peer: str | None,
         names: Iterable[tuple[str, str]] = (),
     ) -> str:
-        """What `find` finds as people may be shown it: its first `NAME_CHARACTERS_MAX` characters. Empty for a token
-        that nobody has verified, with which whoever sees it could ask.
+        """Return what `find` finds as people may be shown it: its first `NAME_CHARACTERS_MAX` characters.
+
+        Empty for a token that is not verified, as its reader could use it.
         """
         source, value = self.find(sources, headers, peer, names)
         if source == "bearer" and all(verified != source for verified, _ in names):
@@ -149,13 +150,13 @@ class PrincipalReader:
         return value.decode("utf-8", "backslashreplace")[:NAME_CHARACTERS_MAX]
 
     def client(self, headers: Iterable[tuple[bytes, bytes]], peer: str | None) -> Address | None:
-        """The client's address, as far as the trusted proxies say; None on a unix socket."""
+        """Return the client's address, as far as the trusted proxies say; None on a unix socket."""
         lines = [value for name, value in headers if name.lower() == self._forwarding]
         nodes = forwarded_for((line.decode("latin-1") for line in lines), self._trust.header) if lines else []
         return resolve_client(peer, nodes, self._trust)
 
     def principal(self, source: str, value: bytes) -> Principal:
-        """The principal that *source* calls *value*."""
+        """Return the principal that *source* calls *value*."""
         # The length before the source keeps ("a", "b:c") and ("a:b", "c") apart (7).
         text = b"%d:%s:%s" % (len(source), source.encode(), value)
         digest = blake2b(text, digest_size=DIGEST_BYTES, key=self._secret, person=b"principal").hexdigest()
@@ -163,13 +164,13 @@ class PrincipalReader:
 
 
 def watched_for(sources: Iterable[Source]) -> dict[bytes, bytes]:
-    """Every spelling of the headers that *sources* are in, lower case, each with the name it means."""
+    """Return every spelling of the headers that *sources* are in, lower case, each with the name it means."""
     named = {source.name or "authorization" for source in sources if source.kind in ("header", "bearer")}
     return {twin.encode(): name.encode() for name in named for twin in underscore_twins(name)}
 
 
 def credential(source: Source, headers: Iterable[tuple[bytes, bytes]], watched: Mapping[bytes, bytes]) -> bytes:
-    """What *source*, a header or `bearer`, holds; empty when the request does not have it.
+    """Return what *source*, a header or `bearer`, holds; empty when the request does not have it.
 
     Args:
         source: where to look.
@@ -203,7 +204,7 @@ def _single(name: str, headers: Iterable[tuple[bytes, bytes]], watched: Mapping[
 
 
 def underscore_twins(name: str) -> list[str]:
-    """Every spelling of *name* with some of its hyphens as underscores; itself first."""
+    """Return every spelling of *name* with some of its hyphens as underscores; itself first."""
     parts = name.split("-")
     if len(parts) > 7:  # 64 spellings are enough; the all-underscore one is what gateways produce
         return [name, name.replace("-", "_")]

@@ -106,7 +106,7 @@ class Period:
     Args:
         limit: units in one period, 1 to 10^9.
         unit: hour, day, week, month or year, as `PERIOD_UNITS` has them.
-        timezone: whose calendar, a name of the IANA database; whether there is such a zone is for whoever reads it
+        timezone: whose calendar, a name of the IANA database; whether there is such a zone is for the reader of
             from somewhere to check (`ratelimiter.core.algorithms.calendar.known`).
         credits: what is spent is money's worth: refused with 402, not 429.
         lease_ttl_ms: how long a reservation holds that is neither settled nor renewed, 1 second to 1 hour.
@@ -160,10 +160,10 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Credits: everybody begins with *limit*, and what is spent comes back by a top-up only. Refused with 402.
+    """Credits: each principal begins with *limit*, and what is spent comes back by a top-up only. Refused with 402.
 
     Args:
-        limit: what everybody begins with, 1 to 10^9.
+        limit: what each principal begins with, 1 to 10^9.
         lease_ttl_ms: how long a reservation holds that is neither settled nor renewed, 1 second to 1 hour.
 
     Raises:

@@ -99,7 +99,7 @@ class Requirement:
         return (*(FAULTS if self.credentials else ()), *(reason for wanted, reason in asked if wanted))
 
     def reason(self, identity: Identity) -> str:
-        """Why *identity* does not do; empty when it does."""
+        """Return why *identity* does not do; empty when it does."""
         if not self.credentials:
             return ""
         if identity.fault:
@@ -113,7 +113,7 @@ class Requirement:
         return "" if self.scopes <= identity.scopes else INSUFFICIENT_SCOPE
 
     def header_issue(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """What is wrong with the header that must be among *headers*; empty when nothing is."""
+        """Return what is wrong with the header that must be among *headers*; empty when nothing is."""
         if not self.header:
             return ""
         # As with principals, a twin in underscores may be what the application reads.
@@ -135,7 +135,7 @@ def unmet(
     policy: IdentityPolicy,
     realm: str,
 ) -> Unmet | None:
-    """What is told a request that does not meet all of *requirements*: of the first that it does not meet.
+    """Return the first of *requirements* that a request does not meet, in the words of an answer; None if it meets all.
 
     Args:
         requirements: that it matches.
@@ -150,7 +150,7 @@ def unmet(
             used, required = _kinds(identity, requirement, policy)
             return Unmet(reason, used=used, required=required)
         if reason == UNAVAILABLE:
-            return Unmet(reason)  # a 503, which nobody can make up for
+            return Unmet(reason)  # a 503, which no client can mend
         if reason:
             return Unmet(reason, challenges=tuple(_challenges(reason, requirement, policy, realm)))
         issue = requirement.header_issue(headers)
@@ -161,7 +161,7 @@ def unmet(
 
 
 def _kinds(identity: Identity, requirement: Requirement, policy: IdentityPolicy) -> tuple[str, str]:
-    """The kind of credential that came, and of the one that would do: `org_api_key`, `user_api_key_or_jwt`."""
+    """Return the kind of the credential that came, and of the one that would do, like `user_api_key_or_jwt`."""
     methods = "_or_".join(name for name, there in ((API_KEY, policy.api_keys), (JWT, policy.tokens)) if there)
     wanted = "_or_".join(f"{kind}_{methods}" for kind in sorted(requirement.kinds))
     return (f"{identity.kind}_{identity.method}" if identity.kind else identity.method), wanted
@@ -171,8 +171,9 @@ _INVALID_TOKEN = {TOKEN_EXPIRED: "the token has expired", TOKEN_INVALID: "the to
 
 
 def _challenges(reason: str, requirement: Requirement, policy: IdentityPolicy, realm: str) -> list[str]:
-    """What would do, for WWW-Authenticate (RFC 9110 section 11.6.1). A token's fault is told as RFC 6750 section 3 has
-    it; a scheme for keys in a header of their own has nobody registered, so ours is named for what it is.
+    """Return the challenges of WWW-Authenticate (RFC 9110 section 11.6.1).
+
+    A token's fault is told as RFC 6750 section 3 has it; no scheme is registered for keys in a header of their own, so ours is named for what it is.
     """
     keys = policy.api_keys
     by_bearer = policy.tokens is not None or (keys is not None and keys.source.kind == "bearer")

@@ -36,12 +36,12 @@ class Settlement(NamedTuple):
 
 
 def settlement_of(hit: Hit, due: int, charged_at_ms: int) -> Settlement:
-    """That *hit*, charged at *charged_at_ms*, comes to *due* units, or is to be renewed."""
+    """Return the settlement of *hit*, charged at *charged_at_ms*, at *due* units, or its renewal."""
     return Settlement(hit.key, hit.quota, hit.cost, due, hit.rule, hit.lease, charged_at_ms)
 
 
 def topup(key: bytes, quota: AnyQuota, units: int, rule: Rule) -> Hit:
-    """What credits the balance of *key* with *units*: to be charged, alone, like any hit.
+    """Return the hit that credits the balance of *key* with *units*: to be charged, alone, like any hit.
 
     The receipt's `used` is then the limit less what is available, below 0 when more than the limit is. It is refused,
     and nothing happens, if the balance would exceed `BALANCE_MAX`. If a StoreError is

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     Header = tuple[bytes, bytes]
 
 PRINCIPALS_MAX = 8192  # whose overrides are remembered, with their digest and nothing else of them
-UNKNOWN_MAX = 32  # plans that nobody knows and that were told of
+UNKNOWN_MAX = 32  # unknown plans that were logged
 
 
 def tiers_needed(policy: Policy, orders: RuntimeOverrides) -> bool:
-    """Whether one principal may meet other rules than the next: the hot path of others knows nothing of this."""
+    """Return whether one principal may meet other rules than the next; the hot path of others knows nothing of this."""
     return bool(policy.plan or policy.overrides or orders.overrides or orders.blocks)
 
 
@@ -37,7 +37,7 @@ class Tiers:
         orders: in force now.
         reader: of principals, that watches the headers that name plans, too.
         now_ms: Unix time, to tell which overrides of the policy have ended.
-        noted: is told of a plan that nobody knows, once.
+        noted: is told of an unknown plan, once.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Tiers:
                 raise BlockedError(until_ms)
 
     def plan(self, headers: Sequence[Header], peer: str | None, told: str) -> str:
-        """The plan of a request, less overrides.
+        """Return the plan of a request, less overrides.
 
         Args:
             headers: those that are watched.
@@ -113,8 +113,9 @@ class Tiers:
         return choice.default
 
     def plan_of(self, headers: Sequence[Header], peer: str | None, names: Iterable[tuple[str, str]], told: str) -> str:
-        """The plan of a request as others may be told it: `plan`, unless an override of all rules says another for one
-        of its verified principals.
+        """Return the plan of a request as the application is told it.
+
+        That is `plan`, unless an override of all rules says another for one of its verified principals.
 
         Args:
             headers: those that are watched.
@@ -130,7 +131,7 @@ class Tiers:
         return self.plan(headers, peer, told)
 
     def rule(self, rule: Rule, principal: Principal, value: bytes, plan: str) -> Rule | None:
-        """*rule* as it applies to *principal*, found as *value*; None when it does not limit it."""
+        """Return *rule* as it applies to *principal*, found as *value*; None when it does not limit it."""
         override = self.override(rule, principal, value)
         if override is None:
             return self._of_plan(rule, plan)
@@ -140,7 +141,7 @@ class Tiers:
         return None if quota is None else self._variant(rule, quota)
 
     def override(self, rule: Rule, principal: Principal, value: bytes) -> Override | None:
-        """What prevails for *principal*, found as *value*, over what *rule* says; None when nothing does."""
+        """Return the override that prevails over *rule* for *principal*, found as *value*; None when none does."""
         for override in self._of(principal, value):
             if override.rule in ("", rule.name):
                 quota = override.quota
@@ -149,7 +150,7 @@ class Tiers:
         return None
 
     def _of(self, principal: Principal, value: bytes) -> tuple[Override, ...]:
-        """The overrides for *principal*, the one that prevails first."""
+        """Return the overrides for *principal*, the one that prevails first."""
         applying = self._applying.get(principal.digest)
         if applying is None:
             fitting = [

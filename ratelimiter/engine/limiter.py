@@ -276,7 +276,7 @@ class Limiter:
 
 
 def _less(hits: Sequence[Hit], charged: Collection[Hit]) -> Sequence[Hit]:
-    """*hits* without those that were *charged* already, under whatever lease."""
+    """Return *hits* without those that were *charged* already, under whatever lease."""
     done = [hit._replace(lease=0) if hit.lease else hit for hit in charged]
     return [hit for hit in hits if hit not in done]
 

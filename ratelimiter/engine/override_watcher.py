@@ -44,7 +44,7 @@ SHADOW = "shadow"  # the field of the kill switch
 
 
 def override_from(entry: dict[str, Any], until_ms: int) -> Override:
-    """The override that the JSON of a book says.
+    """Return the override that a stored JSON object says.
 
     Raises:
         ValueError: it says none.
@@ -56,13 +56,13 @@ def override_from(entry: dict[str, Any], until_ms: int) -> Override:
         raise ValueError(str(fault)) from None
     quota = None if limit in ("", UNLIMITED) else parse_limit(limit)
     if not who or bool(plan) == bool(limit):
-        msg = "an override is for somebody, and says either a plan or a limit"
+        msg = "an override names a principal, and either a plan or a limit"
         raise ValueError(msg)
     return Override(frozenset({who}), pattern, str(entry.get("source", "")), rule, quota, plan, until_ms)
 
 
 def orders_of(page: Snapshot, policy: Policy, ahead_ms: int, noted: Callable[[str, str], None]) -> RuntimeOverrides:
-    """What *page* orders under *policy*.
+    """Return the runtime overrides of *page* that mean something under *policy*.
 
     Args:
         page: of a book.
@@ -134,7 +134,7 @@ class OverrideWatcher:
 
     @property
     def needs_time(self) -> bool:
-        """Whether something changes that nobody says: another process writes, or an override ends."""
+        """Whether something changes unannounced: another process writes, or an override ends."""
         return (self._book is not None and self._book.shared) or bool(self._next_end_ms)
 
     def start(self) -> None:
@@ -191,7 +191,7 @@ class OverrideWatcher:
         return changed
 
     def _written(self) -> None:
-        """The book of this process was written to: obey at once."""
+        """Apply at once what this process has written."""
         limiter = self._limiter()
         page = None if self._book is None else self._book.page()
         if limiter is None or page is None:

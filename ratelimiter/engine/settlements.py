@@ -1,7 +1,7 @@
 """What becomes of a request after it was admitted: its response settles what it was charged, and its leases are renewed
 until it ends.
 
-Nobody waits for any of it. Settlements leave in the order in which they came about, before whatever the same process
+No request waits for any of it. Settlements leave in the order in which they came about, before whatever the same process
 charges afterwards: who has his answer and comes back finds what it gave back.
 """
 
@@ -58,7 +58,7 @@ class PendingRequest:
         settlements.open(source, [settlement_of(hit, RENEW, charged_at_ms) for hit in hits if hit.lease])
 
     def responded(self, status: int, headers: Iterable[Header]) -> None:
-        """The final response has begun; of a second one nothing more is learnt.
+        """Settle what the response tells: its final head is there. A second one is ignored.
 
         Args:
             status: 101 or 200 to 599.
@@ -70,16 +70,16 @@ class PendingRequest:
             self._settle([(hit, self._due(hit, status, headers)) for hit in hits])
 
     def refused(self, status: int) -> None:
-        """It was charged, and is refused all the same, with *status*: for want of what else it must bring.
+        """Settle a request that was charged and is refused all the same, with *status*, as it lacks what it must bring.
 
-        That is a response like any other to who counts responses; what it might have cost, it has not.
+        A rule that counts responses counts this one; a cost that the response would tell is not charged.
         """
         hits, self._unanswered = self._unanswered, []
         self._settle([(hit, _due_of_refusal(hit, status)) for hit in hits])
         self.ended()
 
     def ended(self) -> None:
-        """It is over, however it ended.
+        """Settle what is left: the request is over, however it ended.
 
         Where no response has begun, a reservation is given back. What counts some responses only stays charged: which
         it would have been is not known, and who goes before he is answered must not try for nothing.
@@ -176,7 +176,7 @@ class Settlements:
         self.settle(decision.source, [settlement_of(hit, 0, decision.now_ms) for hit in charged])
 
     def unsaid(self, hit: Hit) -> None:
-        """A response did not say what it cost."""
+        """Warn, once a rule, that a response did not say what it cost."""
         rule = hit.rule
         if rule.name not in self._unsaid and rule.cost_from is not None:
             self._unsaid.add(rule.name)
@@ -223,7 +223,7 @@ class Settlements:
             await self._store.settle(settlements, source)
         except StoreError as error:
             self._fail(error.kind, str(error))
-        except Exception as error:  # nobody is there to whom it could be raised
+        except Exception as error:  # there is no caller to raise it to
             self._fail(type(error).__name__, str(error), error)
         finally:
             self._under_way -= len(settlements)
@@ -297,7 +297,7 @@ class Settlements:
             self._rest(loop, first_s)
 
     def _enter(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop that runs; None outside of any, as when an application is torn down."""
+        """Return the event loop that runs; None outside of any, as when an application is torn down."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -308,7 +308,7 @@ class Settlements:
 
 
 def _calls(pending: Iterable[tuple[str, Settlement]]) -> Iterator[tuple[str, list[Settlement]]]:
-    """*pending* as calls of a store: one source each, no key twice, in order for each key."""
+    """Yield *pending* as calls of a store: one source each, no key twice, in order for each key."""
     rounds: dict[tuple[str, int], list[Settlement]] = {}
     seen: dict[tuple[str, bytes], int] = {}
     for source, settlement in pending:

@@ -69,7 +69,7 @@ class Account:
             self.start_ms = start_ms
 
     def wait_ms(self, quota: AccountQuota, cost: int, now_ms: int, lease: int = 0) -> int:
-        """How long until *cost* more units fit; 0 when they do, NEVER when no wait is known to help.
+        """Return the wait until *cost* more units fit; 0 when they do, NEVER when no wait is known to help.
 
         They may fit earlier, if leases are settled before they end.
         """
@@ -120,7 +120,7 @@ class Account:
             self.spent -= charged - due
 
     def reset_ms(self, quota: AccountQuota, now_ms: int) -> int:
-        """How long until less counts: until the period ends, or of slots the first lease; 0 when nothing is known.
+        """Return the time until less counts: until the period ends, or of slots the first lease; 0 when unknown.
 
         Open reservations are left out of periods and balances: mostly they are the request's own.
         """
@@ -131,7 +131,7 @@ class Account:
         return 0
 
     def ttl_ms(self, quota: AccountQuota, now_ms: int) -> int:
-        """How long until nothing of this counts any more: what its key's TTL should be (6); 0 if nothing does now."""
+        """Return the time until nothing of this counts any more, the TTL of its key (6); 0 if nothing does now."""
         ends = [lease.until_ms - now_ms for lease in self.leases]
         if isinstance(quota, Period) and self.spent:
             ends.append(self.until_ms - now_ms)

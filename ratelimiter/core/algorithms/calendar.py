@@ -18,7 +18,7 @@ _MEMO: dict[tuple[str, str], tuple[int, int, int, int, int]] = {}  # one entry p
 
 
 def around(period: Period, now_ms: int) -> tuple[int, int, int, int, int]:
-    """The beginnings of five periods in a row: the last one, the present one, and the three to come.
+    """Return the beginnings of five periods in a row: the last one, the present one, and the three to come.
 
     A day and whatever is longer begins at the first moment of its first day there, which need not be midnight; an hour
     of the day that comes twice is two periods. So periods are of different length where the clock is changed, and every
@@ -31,7 +31,7 @@ def around(period: Period, now_ms: int) -> tuple[int, int, int, int, int]:
 
 
 def known(timezone: str) -> bool:
-    """Whether there is such a time zone."""
+    """Return whether there is such a time zone."""
     try:
         ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # absolute, upward, or a folder of the database
@@ -40,7 +40,7 @@ def known(timezone: str) -> bool:
 
 
 def names() -> set[str]:
-    """All time zones; takes long, as it looks through the database."""
+    """Return all time zones; this takes long, as it looks through the database."""
     return available_timezones()
 
 
@@ -61,7 +61,7 @@ def _wall(now_ms: int, zone: ZoneInfo) -> datetime:
 
 
 def _stepped(unit: str, wall: datetime, step: int) -> datetime:
-    """When the period *step* units from that of *wall* begins, on the wall clock."""
+    """Return the beginning, on the wall clock, of the period *step* units from that of *wall*."""
     day = wall.replace(hour=0, minute=0, second=0, microsecond=0)
     if unit == "day":
         return day + timedelta(days=step)
@@ -74,7 +74,7 @@ def _stepped(unit: str, wall: datetime, step: int) -> datetime:
 
 
 def _instants(wall: datetime, unit: str, zone: ZoneInfo) -> list[int]:
-    """When the clock on the wall shows *wall*: of days the first time, of hours each; if it is skipped, when it is."""
+    """Return when the wall clock shows *wall*: of days the first time, of hours each; if it is skipped, when it is."""
     moments = [wall.replace(tzinfo=zone)]
     again = wall.replace(tzinfo=zone, fold=1)
     if unit == "hour" and again.astimezone(UTC).astimezone(zone).replace(tzinfo=None, fold=0) == wall:

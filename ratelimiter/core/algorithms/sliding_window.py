@@ -68,7 +68,7 @@ class Window:
             del instants[:gone], self.counts[:gone]
 
     def wait_ms(self, quota: Quota, cost: int, now_ms: int, _lease: int = 0) -> int:
-        """How long until *cost* more units fit; 0 when they do, NEVER when they exceed the limit."""
+        """Return the wait until *cost* more units fit; 0 when they do, NEVER when they exceed the limit."""
         surplus = self.used + cost - quota.limit
         if surplus <= 0 or not cost:  # a limit lowered below what counts already leaves no room, but a peek needs none
             return 0
@@ -109,14 +109,14 @@ class Window:
                 del self.instants[place], self.counts[place]
 
     def reset_ms(self, quota: Quota, now_ms: int) -> int:
-        """How long until the oldest counted entry leaves; 0 when nothing counts."""
+        """Return the time until the oldest counted entry leaves; 0 when nothing counts."""
         return self.instants[0] + quota.window_ms - now_ms if self.instants else 0
 
     def ttl_ms(self, quota: Quota, now_ms: int) -> int:
-        """How long until nothing of this counts any more: what its key's TTL should be (6)."""
+        """Return the time until nothing of this counts any more, the TTL of its key (6)."""
         return self.instants[-1] + quota.window_ms - now_ms if self.instants else 0
 
 
 def last_instant(quota: Quota, now_ms: int) -> int:
-    """The last millisecond of the cell that holds *now_ms*; *now_ms* itself at resolution 1."""
+    """Return the last millisecond of the cell that holds *now_ms*; *now_ms* itself at resolution 1."""
     return now_ms - now_ms % quota.resolution_ms + quota.resolution_ms - 1

@@ -50,7 +50,7 @@ class BucketState:
             self.since_ms = now_ms
 
     def wait_ms(self, quota: Bucket, cost: int, now_ms: int, _lease: int = 0) -> int:
-        """How long until *cost* more units fit; 0 when they do, NEVER when they exceed the limit."""
+        """Return the wait until *cost* more units fit; 0 when they do, NEVER when they exceed the limit."""
         over = self.debt + (cost - quota.limit) * quota.weight
         if over <= 0 or not cost:
             return 0
@@ -80,11 +80,11 @@ class BucketState:
                 self.debt = max(0, self.debt - weight + elapsed_ms * quota.drain)
 
     def reset_ms(self, quota: Bucket, now_ms: int) -> int:
-        """How long until one unit more is back; 0 when all are."""
+        """Return the time until one unit more is back; 0 when all are."""
         if not self.debt:
             return 0
         return self.since_ms - now_ms + -(-(self.debt - (self.used - 1) * quota.weight) // quota.drain)
 
     def ttl_ms(self, quota: Bucket, now_ms: int) -> int:
-        """How long until nothing is owed: what its key's TTL should be (6)."""
+        """Return the time until nothing is owed, the TTL of its key (6)."""
         return self.since_ms - now_ms + -(-self.debt // quota.drain) if self.debt else 0
