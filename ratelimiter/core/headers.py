@@ -147,8 +147,8 @@ def _told(decision: Decision) -> Sequence[Outcome]:
 def _on_behalf_of(decision: Decision, refusing: Outcome) -> Outcome:
     """Return the outcome to tell where the binding rule is a quiet one.
 
-    It is that of the rule that the fields always speak of, with nothing remaining until *refusing* lets go. Where no wait
-    helps, that rule's own figures are told, and where only quiet rules apply, *refusing* itself.
+    It is that of the rule that the fields always speak of, with nothing remaining until *refusing* lets go. Where no
+    wait helps, that rule's own figures are told, and where only quiet rules apply, *refusing* itself.
     """
     others = [outcome for outcome in decision.outcomes if not outcome.rule.silent]
     if not others:

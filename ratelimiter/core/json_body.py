@@ -2,8 +2,8 @@
 another.
 
 Parsers differ in what they make of duplicate keys, of keys in another case, of characters that end a string in C, of
-other encodings and of what is no JSON at all (RFC 8259 sections 4, 7 and 8). A client that is limited by what a body says
-would use such a difference, so here every reading counts.
+other encodings and of what is no JSON at all (RFC 8259 sections 4, 7 and 8). A client that is limited by what a body
+says would use such a difference, so here every reading counts.
 """
 
 from __future__ import annotations

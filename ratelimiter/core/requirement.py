@@ -173,7 +173,8 @@ _INVALID_TOKEN = {TOKEN_EXPIRED: "the token has expired", TOKEN_INVALID: "the to
 def _challenges(reason: str, requirement: Requirement, policy: IdentityPolicy, realm: str) -> list[str]:
     """Return the challenges of WWW-Authenticate (RFC 9110 section 11.6.1).
 
-    A token's fault is told as RFC 6750 section 3 has it; no scheme is registered for keys in a header of their own, so ours is named for what it is.
+    A token's fault is told as RFC 6750 section 3 has it. No scheme is registered for keys in a header of their own, so
+    ours is named for what it is.
     """
     keys = policy.api_keys
     by_bearer = policy.tokens is not None or (keys is not None and keys.source.kind == "bearer")

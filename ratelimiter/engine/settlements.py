@@ -1,8 +1,8 @@
 """What becomes of a request after it was admitted: its response settles what it was charged, and its leases are renewed
 until it ends.
 
-No request waits for any of it. Settlements leave in the order in which they came about, before whatever the same process
-charges afterwards: who has his answer and comes back finds what it gave back.
+No request waits for any of it. Settlements leave in the order in which they came about, before what the same process
+charges afterwards: a client that has its answer and comes back finds what was given back.
 """
 
 from __future__ import annotations
