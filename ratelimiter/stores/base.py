@@ -64,7 +64,7 @@ class Store(ABC):
         """
 
     def spend(self, hits: Sequence[Hit]) -> Receipt | None:  # noqa: ARG002  # for those that have leases
-        """Decide about *hits* without asking, from units taken in advance; return None if the store has to be asked."""
+        """Charge *hits* without waiting, from units of this process; return None if `charge` has to ask for them."""
         return None
 
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
