@@ -9,7 +9,7 @@ from ratelimiter.asgi.assembly import Assembly
 from ratelimiter.asgi.body import BodyReader
 from ratelimiter.asgi.refusal import refuse
 from ratelimiter.asgi.request_state import SCOPE_KEY, RequestState
-from ratelimiter.asgi.response_hook import settling
+from ratelimiter.asgi.response_hook import Drain, SettlingSend
 from ratelimiter.core.receipt import new
 from ratelimiter.core.request import Request
 
@@ -105,11 +105,16 @@ class RateLimitMiddleware:
             return await refuse(scope, body.receive, send, reply, decision.reason)
         if presenter.tells_identity:
             scope["headers"] = presenter.identity_headers.replaced(scope.get("headers", ()), identity)
+        receive, settling, drain, failed = body.receive, None, None, False
         if pending is not None:
-            send = settling(send, pending)
+            send = settling = SettlingSend(send, pending)
+            if pending.drains:
+                drain = Drain(receive, send, pending)
+                receive, send = drain.receive, drain.send
         try:
-            return await self.app(scope, body.receive, send)
+            return await self.app(scope, receive, send)
         except Exception:
+            failed = True
             if pending is not None:
                 pending.responded(500, ())
             # A framework answers this outside of us, so past our headers, and raises on; servers do no better. Where
@@ -118,8 +123,10 @@ class RateLimitMiddleware:
                 await refuse(scope, body.receive, send, presenter.error(500, state.request_id), "")
             raise
         finally:
-            if pending is not None:
-                pending.ended()
+            if settling is not None:
+                settling.ended(failed=failed)
+            if drain is not None:
+                drain.end()
 
     def _behind_the_end(self, send: Send) -> Send:
         """Return *send* of a lifespan, which says goodbye only when nothing of ours is left."""

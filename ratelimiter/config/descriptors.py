@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FIELD = "descriptors"
 ANSWERS = (UNLIMITED, BLOCKED)  # limits that count nothing
 ONLY_HERE = ("domain", "refunds", "candidate", "replaces")  # fields that mean nothing for rules without descriptors
-NEVER_HERE = ("match", "count", "cost_from")  # fields that are about requests and their responses
+NEVER_HERE = ("match", "count", "cost_from", "tokens")  # fields that are about requests and their responses
 PLACEHOLDER = Quota(1, 1000)  # the quota of a rule that counts nothing; never charged
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.config import descriptors
+from ratelimiter.config import descriptors, tokens
 from ratelimiter.config.layers import DraftRule
 from ratelimiter.config.match import read_match
 from ratelimiter.config.principal import read_principal
 from ratelimiter.core.principal import EVERYONE
 from ratelimiter.core.quota import LEASE_TTL_MS, WINDOW_MS_MAX, Balance, Bucket, Period, Quota, Slots
-from ratelimiter.core.rule import LONG_WINDOWS, RESPONSE_HEADER, Mode, OnStoreError, Rule
+from ratelimiter.core.rule import LONG_WINDOWS, REQUEST_HEADER, Mode, OnStoreError, Rule
 from ratelimiter.parsing import values
 from ratelimiter.parsing.document import Path, shown
 from ratelimiter.parsing.units import CALENDAR, TOKEN_BUCKET, UNLIMITED, LimitOptions, parse_limit, spell_limit
@@ -95,14 +95,19 @@ def _read_rule(layer: Layer, path: Path, rule: Mapping[str, Any]) -> DraftRule |
     if descriptors.FIELD in rule:
         return _read_rule_of_descriptors(layer, path, rule, options)
     descriptors.refuse_strangers(path, rule, layer.refuse)
+    terms = tokens.read_terms(layer, path, rule)
     limits: Limits | None = part("limit", partial(_read_limits, options=options))
     stated = {name: read for name, reader in READERS.items() if (read := part(name, reader)) is not None}
+    if terms is not None:
+        stated["tokens"] = terms
     return _draft(layer, path, rule, limits, stated)
 
 
 def _read_rule_of_descriptors(
     layer: Layer, path: Path, rule: Mapping[str, Any], options: LimitOptions
 ) -> DraftRule | None:
+    if tokens.FIELD not in rule:
+        tokens.read_terms(layer, path, rule)  # refuses the fields that would need it
     sound = "limit" in rule and layer.sound((*path, descriptors.FIELD)) and layer.sound((*path, "limit"))
     meant = descriptors.read_match(path, rule, layer.refuse) if sound else None
     part = partial(_read_part, layer, path, rule)
@@ -180,8 +185,8 @@ def _read_limits(layer: Layer, path: Path, value: Any, *, options: LimitOptions)
 def _refuse_settling(layer: Layer, path: Path, stated: Mapping[str, Any]) -> None:
     """Refuse settings by which a response changes the charge, where the whole charge is released anyway."""
     source: CostFrom | None = stated.get("cost_from")
-    for name in ("count", "cost_from"):
-        if name in stated and (name == "count" or (source is not None and source.where == RESPONSE_HEADER)):
+    for name in ("count", "tokens", "cost_from"):
+        if name in stated and (name != "cost_from" or (source is not None and source.where != REQUEST_HEADER)):
             text = "has no effect on a limit of concurrent requests, as each releases its slots; leave it out"
             layer.refuse((*path, name), text, at_key=True)
 

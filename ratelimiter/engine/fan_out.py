@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from ratelimiter.core.overrides import RuntimeOverrides
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.rule import Hit
+    from ratelimiter.core.usage import Usage
     from ratelimiter.engine.batched_observer import Told
     from ratelimiter.engine.observer import DecisionObserver, Observer
+    from ratelimiter.tokens.figures import Cause
 
 
 class FanOut(Decisions):
@@ -74,6 +76,16 @@ class FanOut(Decisions):
         """Pass on the result of a changed policy file."""
         for observer in self._all:
             observer.reloaded(result)
+
+    def used(self, rule: str, model: str, usage: Usage, reserved: int, due: int) -> None:
+        """Pass on what an answer of a language model used."""
+        for observer in self._all:
+            observer.used(rule, model, usage, reserved, due)
+
+    def unreadable(self, rule: str, cause: Cause) -> None:
+        """Pass on that the usage of an answer is not known."""
+        for observer in self._all:
+            observer.unreadable(rule, cause)
 
     def called(self, requests: int, seconds: float) -> None:
         """Pass on a round trip to the store."""

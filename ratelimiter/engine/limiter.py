@@ -21,6 +21,7 @@ from ratelimiter.core.requirement import unmet
 from ratelimiter.core.rule import REQUEST_HEADER, Mode
 from ratelimiter.engine.observer import NULL_OBSERVER, observer_of
 from ratelimiter.engine.settlements import Settlements
+from ratelimiter.engine.token_meters import TokenMeters
 from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.identity.authenticator import Authenticator
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.rule import Hit, Rule
     from ratelimiter.engine.observer import DecisionObserver, Observer
     from ratelimiter.engine.settlements import PendingRequest
+    from ratelimiter.engine.token_meters import MeteredRequest
     from ratelimiter.stores.base import Store
 
     BodyReader: TypeAlias = Callable[[int], Awaitable[bytes]]  # so many bytes, or all if there are fewer
@@ -91,6 +93,7 @@ class Limiter:
         self._settlements = Settlements(store, self._observer)
         self._gave_back = False  # something that is not sent yet
         self.overrides = NO_OVERRIDES
+        self._meters: TokenMeters | None = None
         self._load(policy)
 
     def swap(self, policy: Policy) -> None:
@@ -129,6 +132,7 @@ class Limiter:
             self._conclude = partial(suspended, shadowed=lru_cache(SHADOWS_MAX)(_shadowed))
 
     def _load(self, policy: Policy) -> None:
+        self._meters = TokenMeters(policy, self._meters)  # first: it fails if a preset cannot be used any more
         self.policy = policy
         self._make_ready(policy)
         identifies = policy.identity is not None or bool(policy.requirements)
@@ -175,6 +179,7 @@ class Limiter:
             request = await self._with_body(request, body)
         hits: Sequence[Hit] = ()
         requirements: Sequence[Requirement] = ()
+        metered: MeteredRequest | None = None
         observer = self._observer
         started_s = 0.0 if observer is NULL_OBSERVER else self._stopwatch()
         try:
@@ -195,6 +200,8 @@ class Limiter:
             if not hits:
                 decision = unmatched(self._clock())
             elif self._settles:
+                if self._meters:
+                    hits, metered = self._meters.reserve(hits, request)
                 hits = _leased(hits)
                 decision = self._conclude(hits, await self._charge_leases(hits))
             else:
@@ -214,7 +221,7 @@ class Limiter:
             return new(Judgement, (decision, hits, NOBODY, None))
         if decision.reason == SUSPENDED:
             hits = ()  # nothing was charged, so nothing is settled or given back
-        pending = self._settlements.pending(decision, hits) if self._settles else None
+        pending = self._settlements.pending(decision, hits, metered) if self._settles else None
         if identity is not None and decision.allowed:
             identity = self._placed(request, identity)
         return new(Judgement, (decision, hits, NOBODY if identity is None else identity, pending))
@@ -277,9 +284,14 @@ class Limiter:
 
 
 def _less(hits: Sequence[Hit], charged: Collection[Hit]) -> Sequence[Hit]:
-    """Return *hits* without those that were *charged* already, under whatever lease."""
-    done = [hit._replace(lease=0) if hit.lease else hit for hit in charged]
+    """Return *hits* without those that were *charged* already, under any lease and with any reservation."""
+    done = [_as_planned(hit) if hit.lease or hit.rule.metered else hit for hit in charged]
     return [hit for hit in hits if hit not in done]
+
+
+def _as_planned(hit: Hit) -> Hit:
+    """Return *hit* as it was before its request was metered and leased."""
+    return hit._replace(lease=0, cost=hit.rule.cost if hit.rule.metered else hit.cost)
 
 
 def _leased(hits: Sequence[Hit]) -> Sequence[Hit]:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ratelimiter.core.overrides import RuntimeOverrides
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.rule import Hit
+    from ratelimiter.core.usage import Usage
     from ratelimiter.engine.batched_observer import Decisions
+    from ratelimiter.tokens.figures import Cause
 
 
 class Observer(StoreObserver):
@@ -48,6 +50,20 @@ class Observer(StoreObserver):
 
     def reloaded(self, result: str) -> None:
         """Note the result of a changed policy file, or of a request to read it: see `ratelimiter.config.reload`."""
+
+    def used(self, rule: str, model: str, usage: Usage, reserved: int, due: int) -> None:
+        """Note what an answer of a language model used.
+
+        Args:
+            rule: name of a rule that counts tokens; each such rule of a request tells the usage.
+            model: that the request asked for, as far as the policy lists it; else `other`.
+            usage: tokens by kind.
+            reserved: units before the call.
+            due: units that the usage costs.
+        """
+
+    def unreadable(self, rule: str, cause: Cause) -> None:
+        """Note an answer whose usage is not known, so that the reservation of *rule* stands."""
 
     def in_batches_of(self, source: Decisions) -> Decisions | None:  # noqa: ARG002  # for those that take batches
         """Return this observer if it takes decisions in the batches of *source*; None to get each by `decided`."""

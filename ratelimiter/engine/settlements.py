@@ -17,15 +17,19 @@ from ratelimiter.core.receipt import LOCAL, STORE
 from ratelimiter.core.requirement import Unmet
 from ratelimiter.core.rule import RESPONSE_HEADER
 from ratelimiter.core.settlement import RENEW, Settlement, settlement_of
+from ratelimiter.core.usage import Usage
+from ratelimiter.engine.observer import NULL_OBSERVER
 from ratelimiter.errors import StoreError
-from ratelimiter.stores.base import SILENT, StoreObserver
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.rule import Hit
+    from ratelimiter.engine.observer import Observer
+    from ratelimiter.engine.token_meters import BodyObserver, MeteredRequest, Reservation
     from ratelimiter.stores.base import Store
+    from ratelimiter.tokens.figures import Cause
 
     Header = tuple[bytes, bytes]
 
@@ -45,11 +49,21 @@ class PendingRequest:
         hits: those of the request that are settled later, as they were charged.
         charged_at_ms: the store's clock then.
         source: who charged them.
+        metered: reads out of the answer what some of them come to; None if none of them wants it.
     """
 
-    __slots__ = ("_charged_at_ms", "_settlements", "_source", "_unanswered", "_until_end")
+    __slots__ = ("_charged_at_ms", "_metered", "_settlements", "_source", "_unanswered", "_unread", "_until_end")
 
-    def __init__(self, settlements: Settlements, hits: Sequence[Hit], charged_at_ms: int, source: str) -> None:
+    def __init__(
+        self,
+        settlements: Settlements,
+        hits: Sequence[Hit],
+        charged_at_ms: int,
+        source: str,
+        metered: MeteredRequest | None = None,
+    ) -> None:
+        self._metered = metered
+        self._unread: list[Hit] = []  # what the body of the response will settle
         self._settlements = settlements
         self._charged_at_ms = charged_at_ms
         self._source = source
@@ -57,17 +71,35 @@ class PendingRequest:
         self._until_end = [hit for hit in hits if hit.quota.kind == Slots.kind]
         settlements.open(source, [settlement_of(hit, RENEW, charged_at_ms) for hit in hits if hit.lease])
 
-    def responded(self, status: int, headers: Iterable[Header]) -> None:
-        """Settle what the response tells: its final head is there. A second one is ignored.
+    def responded(self, status: int, headers: Iterable[Header]) -> BodyObserver | None:
+        """Note the head of the final response; a second one says nothing more.
 
         Args:
             status: 101 or 200 to 599.
             headers: of the response.
+
+        Returns:
+            A callable that is to get each piece of the response's body; None if nothing wants to see it.
         """
-        if self._unanswered:
-            hits, self._unanswered = self._unanswered, []
-            headers = list(headers)
-            self._settle([(hit, self._due(hit, status, headers)) for hit in hits])
+        if not self._unanswered:
+            return None
+        hits, self._unanswered = self._unanswered, []
+        headers = list(headers)
+        metered = self._metered
+        if metered is not None:
+            awaited = metered.reservations
+            others: list[Hit] = []
+            for hit in hits:
+                waits = hit.rule.name in awaited and counts(hit.rule, status)
+                (self._unread if waits else others).append(hit)
+            hits = others
+        self._settle([(hit, self._due(hit, status, headers)) for hit in hits])
+        return metered.begin(status, headers) if metered is not None and self._unread else None
+
+    @property
+    def drains(self) -> bool:
+        """True if the response is to be read to its end though the client has left."""
+        return self._metered is not None and self._metered.drains and bool(self._unread or self._unanswered)
 
     def refused(self, status: int) -> None:
         """Settle a request that was charged and is refused all the same, with *status*, as it lacks what it must bring.
@@ -78,20 +110,44 @@ class PendingRequest:
         self._settle([(hit, _due_of_refusal(hit, status)) for hit in hits])
         self.ended()
 
-    def ended(self) -> None:
-        """Settle what is left: the request is over, however it ended.
+    def ended(self, complete: bool = True, disconnected: bool = False) -> None:
+        """Note the end of the request, however it ended.
 
-        Where no response has begun, a reservation is given back. What counts some responses only stays charged: which
-        it would have been is not known, and who goes before he is answered must not try for nothing.
+        If no response has begun, a reservation is given back, unless tokens are counted: the model may have run. A rule
+        that counts some responses only keeps its charge: which response it would have been is not known, and a client
+        that leaves before its answer must not try for nothing.
+
+        Args:
+            complete: the response came to its proper end.
+            disconnected: it did not, because the client left.
         """
         hits, self._unanswered = self._unanswered, []
-        unused = [(hit, hit.cost if hit.rule.count or not hit.lease else 0) for hit in hits]
+        unused = [(hit, hit.cost if hit.rule.count or hit.rule.metered or not hit.lease else 0) for hit in hits]
         slots, self._until_end = self._until_end, []
-        self._settle([*unused, *((hit, 0) for hit in slots)])
+        read = self._read(complete=complete, disconnected=disconnected) if self._unread else ()
+        self._settle([*unused, *read, *((hit, 0) for hit in slots)])
+
+    def _read(self, *, complete: bool, disconnected: bool) -> Sequence[tuple[Hit, int]]:
+        """Return what the body of the response says of the hits that waited for it."""
+        hits, self._unread = self._unread, []
+        metered: MeteredRequest = self._metered  # type: ignore[assignment]  # else nothing waits for the body
+        metered.end(complete=complete, disconnected=disconnected)
+        told: set[str] = set()  # rules, of which a burst has two hits
+        dues = []
+        for hit in hits:
+            reservation = metered.reservations[hit.rule.name]
+            found = metered.found(hit.rule.name)
+            stands = 0 if metered.uncharged else hit.cost
+            due = reservation.due(found) if isinstance(found, Usage) else stands
+            dues.append((hit, due))
+            if hit.rule.name not in told:
+                told.add(hit.rule.name)
+                self._settlements.metered(reservation, found, due, uncharged=metered.uncharged)
+        return dues
 
     def forget(self) -> None:
         """Settle nothing any more: all of the charge is given back."""
-        self._unanswered, self._until_end = [], []
+        self._unanswered, self._until_end, self._unread = [], [], []
 
     def _due(self, hit: Hit, status: int, headers: Sequence[Header]) -> int:
         due = due_of(hit.rule, hit.cost, status, headers)
@@ -118,7 +174,7 @@ def _charged(decision: Decision, hits: Sequence[Hit]) -> Sequence[Hit]:
 
 def _due_of_refusal(hit: Hit, status: int) -> int:
     rule = hit.rule
-    later = rule.cost_from is not None and rule.cost_from.where == RESPONSE_HEADER
+    later = rule.metered or (rule.cost_from is not None and rule.cost_from.where == RESPONSE_HEADER)
     return 0 if later or not counts(rule, status) else hit.cost
 
 
@@ -135,7 +191,7 @@ class Settlements:
         unsent: settlements that the store has not been told of yet; wait for `sent` before what shall come after them.
     """
 
-    def __init__(self, store: Store, observer: StoreObserver = SILENT) -> None:
+    def __init__(self, store: Store, observer: Observer = NULL_OBSERVER) -> None:
         self._store = store
         self._observer = observer
         self._unsaid: set[str] = set()  # rules whose responses have not said what they cost
@@ -160,15 +216,18 @@ class Settlements:
         """Let go of the leases of *hits*, whose charge has no known outcome: they may be held or not."""
         self._send(STORE, [settlement_of(hit, 0, now_ms) for hit in hits if hit.lease])
 
-    def pending(self, decision: Decision, hits: Sequence[Hit]) -> PendingRequest | None:
+    def pending(
+        self, decision: Decision, hits: Sequence[Hit], metered: MeteredRequest | None = None
+    ) -> PendingRequest | None:
         """Return the request that *decision* was about, to be told what becomes of it; None if nothing is settled.
 
         Args:
             decision: on the request.
             hits: that it was about, as they were charged.
+            metered: reads out of the answer what some of them come to.
         """
         ours = [hit for hit in _charged(decision, hits) if hit.rule.settles]
-        return PendingRequest(self, ours, decision.now_ms, decision.source) if ours else None
+        return PendingRequest(self, ours, decision.now_ms, decision.source, metered) if ours else None
 
     def give_back(self, decision: Decision, hits: Sequence[Hit]) -> None:
         """Settle every charge of *hits* at nothing: another limiter of the stack has refused the request."""
@@ -185,6 +244,22 @@ class Settlements:
                 rule.name,
                 rule.cost_from.name,
             )
+
+    def metered(self, reservation: Reservation, found: Usage | Cause, due: int, *, uncharged: bool) -> None:
+        """Tell the observer what an answer said of tokens, and let estimates learn from it.
+
+        Args:
+            reservation: of one rule.
+            found: in the answer.
+            due: units that it comes to.
+            uncharged: it is an error before which nothing was used, so no usage is missed.
+        """
+        meter, model = reservation.meter, reservation.meter.label(reservation.wanted.model)
+        if isinstance(found, Usage):
+            meter.learn(reservation, found)
+            self._observer.used(meter.name, model, found, reservation.units, due)
+        elif not uncharged:
+            self._observer.unreadable(meter.name, found)
 
     # --- Settlements
 

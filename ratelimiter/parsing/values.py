@@ -18,7 +18,7 @@ from ratelimiter.core.json_body import JsonField, spelled
 from ratelimiter.core.match import Match
 from ratelimiter.core.principal import Source, parse_source
 from ratelimiter.core.quota import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LIMIT_MAX
-from ratelimiter.core.rule import CostFrom
+from ratelimiter.core.rule import RESPONSE_JSON, CostFrom
 from ratelimiter.parsing.document import shown
 from ratelimiter.parsing.schema import listed, suggestion
 from ratelimiter.parsing.units import read_duration_ms
@@ -138,9 +138,9 @@ def read_secret(secret: bytes) -> bytes:
 
 
 def read_cost_from(text: str) -> CostFrom:
-    """Return the header that states the cost of a request: `request_header NAME` or `response_header NAME`."""
+    """Return the place of a request's cost: `request_header NAME`, `response_header NAME` or `response_json PATH`."""
     where, _, name = text.partition(" ")
-    return CostFrom(where, name.lower())
+    return CostFrom(where, name if where == RESPONSE_JSON else name.lower())
 
 
 def read_count(statuses: list[int | str]) -> frozenset[str]:

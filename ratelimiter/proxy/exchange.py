@@ -80,9 +80,11 @@ class Exchange:
         "_body_observer",
         "_chunking",
         "_client",
+        "_complete",
         "_connecting",
         "_due_s",
         "_keep",
+        "_left",
         "_open_ended",
         "_proxy",
         "_request",
@@ -112,6 +114,8 @@ class Exchange:
         self._started = False  # whether the final response has begun
         self._chunking = False  # whether it leaves in chunks
         self._open_ended = False  # whether it ends with the connection
+        self._complete = False  # whether the response came to its proper end
+        self._left = False  # whether it did not because the client left
         self._keep = False  # whether the connection is kept after it
         self._body_observer: BodyObserver | None = None  # gets the response's content, too
         self._sent_again = False  # whether the request went out twice
@@ -194,13 +198,19 @@ class Exchange:
         self._keep = False
 
     def abandon(self) -> None:
-        """The client is gone."""
+        """Let go of everything, as the client is gone: by itself, or because its response was broken off."""
         if self.state is CONNECTION:
             self._connecting.cancel()
-        self.state = OVER
-        if self._upstream is not None:
-            self._upstream.close()
-            self._upstream = None
+        state, self.state = self.state, OVER
+        upstream, self._upstream = self._upstream, None
+        self._left = upstream is not None or not self._started
+        if upstream is not None:
+            follower = self._verdict.follower
+            drained = state is RESPONSE and follower is not None and follower.drains
+            if drained and self._proxy.drains.begin(upstream, follower, self._body_observer):  # type: ignore[arg-type]
+                self._record(followed=True)
+                return
+            upstream.close()
         self._record()
 
     @property
@@ -247,7 +257,7 @@ class Exchange:
         if self.state is not VERDICT:
             # The client is gone.
             if isinstance(verdict, Verdict) and verdict.follower is not None:
-                notify(verdict.follower.ended)
+                notify(verdict.follower.ended, False, True)
             return
         if isinstance(verdict, BaseException):
             log.error("a request could not be judged", exc_info=verdict)
@@ -521,14 +531,15 @@ class Exchange:
         """The response is complete."""
         self._upstream = None
         self.state = OVER
+        self._complete = True
         self._record()
         self._client.finished(keep=self._keep, unread=self.unread)
 
-    def _record(self) -> None:
-        """Tell the follower and the observer."""
+    def _record(self, *, followed: bool = False) -> None:
+        """Tell the observer and, unless its response is *followed* to the end elsewhere, the follower."""
         verdict = self._verdict
-        if verdict.follower is not None:
-            notify(verdict.follower.ended)
+        if verdict.follower is not None and not followed:
+            notify(verdict.follower.ended, self._complete, self._left)
         observer = self._proxy.observer
         if observer is None:
             return

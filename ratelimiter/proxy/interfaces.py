@@ -44,10 +44,18 @@ class Follower(Protocol):
             tunnel nor the body of an error of the proxy.
         """
 
-    def ended(self) -> None:
+    @property
+    def drains(self) -> bool:
+        """True if the response is to be read to its end though the client has left; asked when it leaves."""
+
+    def ended(self, complete: bool, disconnected: bool) -> None:
         """Note the end of the exchange, however it ended; for an upgraded connection, the end of the tunnel.
 
         Called exactly once, also if the client left before the verdict. The observer of the body gets nothing after it.
+
+        Args:
+            complete: the response, the upstream's or ours, came to its proper end.
+            disconnected: it did not, because the client left.
         """
 
 

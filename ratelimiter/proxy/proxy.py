@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import stopwatch_s
+from ratelimiter.proxy.drain import Drains
 from ratelimiter.proxy.forwarded import X_FORWARDED
 from ratelimiter.proxy.head import PLAIN_POLICY
 from ratelimiter.proxy.header_policy import HeaderPolicy
@@ -75,6 +76,7 @@ class Proxy:
         self.families = families
         self.via = via
         self.pool = Pool(target, settings, loop)
+        self.drains = Drains(settings, loop)
         self.draining = False
         self.turned_away = 0
         self._header_policy = PLAIN_POLICY
@@ -160,4 +162,5 @@ class Proxy:
         """Close every connection now."""
         for client in list(self._clients):
             client.abort()
+        self.drains.close()
         self.pool.close()

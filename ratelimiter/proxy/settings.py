@@ -11,7 +11,7 @@ class ProxySettings:
     shortest of them.
 
     Raises:
-        ValueError: one of them is below 1; of `body_max`, `body_rate_min` and `lame_duck_ms`, below 0.
+        ValueError: one of them is below 1; of `body_max`, `body_rate_min`, `drains_max` and `lame_duck_ms`, below 0.
     """
 
     head_timeout_ms: int = 10_000  # from a request's first byte, or the connection's begin, to the end of its head
@@ -21,6 +21,7 @@ class ProxySettings:
     body_grace_ms: int = 10_000  # before that is asked
     write_timeout_ms: int = 30_000  # for a client to take in what one buffer holds
     half_close_ms: int = 1_000  # that a client which has closed its side still waits for its answer to begin
+    drain_timeout_ms: int = 60_000  # for a response to end that is read on although its client has left
     tunnel_timeout_ms: int = 3_600_000  # without a byte in either direction, after an upgrade
     connect_timeout_ms: int = 2_000  # for a connection to the upstream
     upstream_timeout_ms: int = 60_000  # without a byte of a response that is due
@@ -33,6 +34,7 @@ class ProxySettings:
     body_max: int = 0  # bytes of a request's body; 0 for any number
     connections_max: int = 10_000  # of clients, per worker
     upstream_connections_max: int = 1_024  # to the upstream, tunnels among them, per worker
+    drains_max: int = 100  # of responses that are read on although their clients have left; per worker
     connections_per_address_max: int = 256  # of them from one address, unless it is a trusted proxy's; per worker
 
     lame_duck_ms: int = 5_000  # after SIGTERM, while others still send requests here
@@ -41,7 +43,7 @@ class ProxySettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("body_max", "body_rate_min", "lame_duck_ms") else 1
+            least = 0 if field.name in ("body_max", "body_rate_min", "drains_max", "lame_duck_ms") else 1
             if value < least:
                 msg = f"{field.name} must be at least {least}, not {value}"
                 raise ValueError(msg)

@@ -129,6 +129,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._sent_all = complete
         self._transport.write(head)  # type: ignore[union-attr]  # it is connected
 
+    def redirect(self, receiver: ResponseReceiver) -> None:
+        """Bring the rest of the response to *receiver*, read on without pause."""
+        self._receiver = receiver
+        self.resume()
+
     def send(self, data: bytes, *, complete: bool) -> None:
         """Go on with the request, or with the tunnel."""
         self._sent_all = complete

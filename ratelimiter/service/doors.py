@@ -73,7 +73,7 @@ class Doors:
     async def _checked(self, asked: Request) -> Verdict:
         verdict = await self._engine.judge(asked)
         if verdict.follower is not None:  # nobody tells this door how the request went on
-            notify(verdict.follower.ended)
+            notify(verdict.follower.ended, True, False)
             verdict = verdict._replace(follower=None)
         if verdict.reply is None:
             return Verdict(ALLOWED, [*verdict.headers, *_once(verdict)], (), verdict.request_id)

@@ -48,7 +48,7 @@ class Authorization:
             raise CallError(Status.INVALID_ARGUMENT, f"the request is no CheckRequest: {fault}") from None
         verdict = await self._engine.judge(request)
         if verdict.follower is not None:  # Envoy never tells how the request went on
-            notify(verdict.follower.ended)
+            notify(verdict.follower.ended, True, False)
         if verdict.reply is None:
             return self._admitted(verdict)
         return _refused(verdict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimiter.core.usage import FIGURE_MAX
 
@@ -19,13 +19,6 @@ MODELS_MAX = 64  # whose ratios are kept apart; later ones share one, so that in
 OTHER_MODELS = ""
 
 
-class Tokenizer(Protocol):
-    """Counts tokens exactly."""
-
-    def count(self, model: str | None, body: bytes) -> int | None:
-        """Return how many tokens *body* is for *model*; None if that is not known."""
-
-
 class Estimate(NamedTuple):
     """Tokens that a request may use."""
 
@@ -39,33 +32,26 @@ class Estimator:
 
     Args:
         terms: of the policy.
-        tokenizer: counts the input where it can.
     """
 
-    __slots__ = ("_first", "_highest", "_lowest", "_per_kib", "_tokenizer", "terms")
+    __slots__ = ("_first", "_highest", "_lowest", "_per_kib", "terms")
 
-    def __init__(self, terms: EstimateTerms, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, terms: EstimateTerms) -> None:
         self.terms = terms
-        self._tokenizer = tokenizer
         self._first = max(1, round(KIB / terms.bytes_per_token))
         self._lowest = max(1, self._first // SPREAD)
         self._highest = self._first * SPREAD
         self._per_kib: dict[str, int] = {}  # by model, tokens in 1,024 bytes times `SMOOTHING`
 
-    def estimate(self, wanted: Wanted, size: int, body: bytes | None) -> Estimate:
+    def estimate(self, wanted: Wanted, size: int) -> Estimate:
         """Return what a request will use.
 
         Args:
             wanted: what it asks for.
             size: bytes of its body.
-            body: if it is known as a whole.
         """
         terms = self.terms
-        counted = None
-        if self._tokenizer is not None and body is not None:
-            counted = self._tokenizer.count(wanted.model, body)
-        if counted is None:
-            counted = -(-size * self._rate(wanted.model) // (KIB * SMOOTHING))
+        counted = -(-size * self._rate(wanted.model) // (KIB * SMOOTHING))
         if wanted.unseen:
             counted += terms.unseen
         output = terms.output if wanted.output is None else wanted.output

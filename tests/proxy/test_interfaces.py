@@ -45,7 +45,11 @@ class Notes:
         self._fail()
         return None
 
-    def ended(self) -> None:
+    @property
+    def drains(self) -> bool:
+        return False
+
+    def ended(self, complete: bool, disconnected: bool) -> None:
         self.heard.append("ended")
         self._fail()
 

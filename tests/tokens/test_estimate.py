@@ -91,9 +91,9 @@ def test_an_estimate_adds_input_and_output() -> None:
     """Four bytes are a token at first; the output is the bound times the choices, the input what bytes come to."""
     estimator = Estimator(EstimateTerms())
 
-    assert Estimate(250, 300, bounded=True) == estimator.estimate(Wanted("m", 100, 3), 1000, None)
-    assert Estimate(250, 4096, bounded=False) == estimator.estimate(Wanted("m", None), 1000, None)
-    assert Estimate(10_250, 4096, bounded=False) == estimator.estimate(Wanted("m", None, unseen=True), 1000, None)
+    assert Estimate(250, 300, bounded=True) == estimator.estimate(Wanted("m", 100, 3), 1000)
+    assert Estimate(250, 4096, bounded=False) == estimator.estimate(Wanted("m", None), 1000)
+    assert Estimate(10_250, 4096, bounded=False) == estimator.estimate(Wanted("m", None, unseen=True), 1000)
 
 
 def test_the_ratio_adapts_to_answers_within_bounds() -> None:
@@ -135,7 +135,7 @@ def test_strict_reserves_the_upper_bound() -> None:
     for _ in range(100):
         estimator.observe(Wanted("m", None), 1000, 100)
 
-    assert 500 == estimator.estimate(Wanted("m", 1), 1000, None).input
+    assert 500 == estimator.estimate(Wanted("m", 1), 1000).input
 
 
 @given(
