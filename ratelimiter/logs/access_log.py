@@ -14,6 +14,8 @@ from ratelimiter.logs.sink import STDOUT, Sink, open_place
 from ratelimiter.proxy.exchange_record import JUDGE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ratelimiter.proxy.exchange_record import ExchangeRecord
 
 REFUSALS_PER_S = 10
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 class AccessLog:
     """The observer of a proxy's exchanges that writes them down.
 
-    A line names neither principal nor address, nor a query, which may hold credentials. Nothing waits for the file:
+    A line names no caller unless `caller` does, and no query, which may hold credentials. Nothing waits for the file:
     lines gather, and a thread writes them at most `FLUSH_S` later. Lines that the queue has no room for, lines that the
     file did not take and refusals that were thinned out are counted; the next line says how many, in `omitted`.
 
@@ -38,6 +40,7 @@ class AccessLog:
 
     Attributes:
         sink: the thread and its queue.
+        caller: return the field and the value by which a line names its caller; None, as at first: lines name none.
 
     Raises:
         ConfigError: the file cannot be opened.
@@ -48,6 +51,7 @@ class AccessLog:
         self._refusals_per_s = refusals_per_s
         self._clock = clock
         self.sink = Sink(open_place(place, "access log"), gather_s=FLUSH_S, on_tick=self._note_broken)
+        self.caller: Callable[[ExchangeRecord], tuple[str, str] | None] | None = None
         self._thinned = 0
         self._told = 0  # lost lines of the sink that a line has told of
         self._second = 0
@@ -104,6 +108,9 @@ class AccessLog:
         }
         if exchange.request_id:
             told["request_id"] = exchange.request_id
+        named = None if self.caller is None else self.caller(exchange)
+        if named is not None:
+            told[named[0]] = named[1]
         if omitted:
             told["omitted"] = omitted
         return json.dumps(told, separators=(",", ":")).encode() + b"\n"

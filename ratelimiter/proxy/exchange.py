@@ -556,6 +556,8 @@ class Exchange:
                 (stopwatch_s() - self._begun_s) * 1000,
                 self._upstream_s * 1000,
                 verdict.request_id,
+                self._client.peer,
+                request.fields.headers,
             ),
         )
         observer.exchanged(told)

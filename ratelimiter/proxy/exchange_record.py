@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class ExchangeRecord(NamedTuple):
@@ -17,6 +20,8 @@ class ExchangeRecord(NamedTuple):
     duration_ms: float  # from the end of the request's head to the end of the response
     upstream_ms: float  # of it, from the request's leaving to the head of the upstream's answer; 0 if it was not asked
     request_id: str
+    peer: str | None = None  # address of the client's end of the connection; None on a unix socket
+    headers: Sequence[tuple[bytes, bytes]] = ()  # of the request, as received; a log names a caller by them
 
 
 # Who gave an answer. A closed set: it becomes a metric label.

@@ -110,6 +110,7 @@ def run(
     policy, section, file, _ = configuration.build_loaded(**settings)
     of_proxy = {name: value for name, value in section.items() if name not in ("forwarded", "via")}
     refusals_per_s = of_proxy.pop("access_log_refusals", REFUSALS_PER_S)
+    of_proxy.pop("access_log_caller", None)  # calls of a decision service name no caller of their own
     place = of_proxy.pop("access_log", None) if access_log is None else access_log
     written = None if place is None else AccessLog(place, refusals_per_s=refusals_per_s)
     if grpc == http == NO_LISTENER:

@@ -23,6 +23,7 @@ from ratelimiter.proxy.proxy import Proxy
 from ratelimiter.proxy.settings import ProxySettings
 from ratelimiter.proxy.workers import Supervisor, reap_orphans
 from ratelimiter.sidecar.judge import Gate
+from ratelimiter.sidecar.logged_caller import NONE, LoggedCaller
 from ratelimiter.stores.factory import store_for
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class _Plan(NamedTuple):
     operator: socket.socket | None
     tokens: Tokens | None  # of operators; None without a listener for them
     access_log: AccessLog | None
+    logged_caller: str = NONE  # how the log names callers
 
 
 def run(
@@ -115,6 +117,7 @@ def run(
     via = of_proxy.pop("via", "").encode()
     refusals_per_s = of_proxy.pop("access_log_refusals", REFUSALS_PER_S)
     place = of_proxy.pop("access_log", None) if access_log is None else access_log
+    caller = of_proxy.pop("access_log_caller", NONE)
     written = None if place is None else AccessLog(place, refusals_per_s=refusals_per_s)
     tokens = _tokens(policy, operator, operator_token_file, workers)
     with ExitStack() as stack:  # closes what was bound if something else cannot be
@@ -126,7 +129,7 @@ def run(
         sockets = listener.bind_all(places, workers)
         stack.pop_all()
     bounds = make_room(ProxySettings(**of_proxy))
-    plan = _Plan(policy, settings, file, target, bounds, families, via, tls, watched, operated, tokens, written)
+    plan = _Plan(policy, settings, file, target, bounds, families, via, tls, watched, operated, tokens, written, caller)
     scheme = "http" if tls is None else "https"
     told = f", admin http://{listener.name_of(watched)}" if watched is not None else ""
     told += f", operator http://{listener.name_of(operated)}" if operated is not None else ""
@@ -223,6 +226,8 @@ async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], N
         via=plan.via,
     )
     proxy.observer = _exchanges_told(plan.access_log, None if plan.admin is None else ProxyMetrics(proxy, registry))
+    if plan.access_log is not None and plan.logged_caller != NONE:
+        plan.access_log.caller = LoggedCaller(plan.logged_caller, lambda: gate.policy)
     serving = lifecycle.Server(proxy, sockets, plan.tls)
 
     store = gate.limiter.store.unwrap()
