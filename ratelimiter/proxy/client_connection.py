@@ -13,6 +13,7 @@ from ratelimiter.proxy.exchange import NEVER_S, READING, UNREADABLE, Exchange
 from ratelimiter.proxy.forwarded import Provenance, via_line
 from ratelimiter.proxy.head import END, REMEMBERED_MAX, Fields, HeadError, check_beginning, parse_request
 from ratelimiter.proxy.interfaces import AHEAD, UPSTREAM_FULL
+from ratelimiter.proxy.lingering import Lingering
 from ratelimiter.proxy.upstream_connection import BUFFERED_MAX
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HELD_MAX = 65_536  # bytes that are read ahead of a request's turn, and discarded behind a last answer
+HELD_MAX = 65_536  # bytes that are read ahead of a request's turn
 EMPTY_LINES_MAX = 2  # before a request
 BURST = 16  # pipelined requests answered in one go before others have theirs
 
@@ -63,6 +64,7 @@ class ClientConnection(asyncio.Protocol):
         "_full",
         "_head",
         "_head_read",
+        "_lingering",
         "_provenance",
         "_scheme",
         "_searched",
@@ -96,7 +98,8 @@ class ClientConnection(asyncio.Protocol):
         self._head_read = UNREADABLE
         self._state = HEAD
         self._exchange: Exchange | None = None  # that is under way
-        self._searched = 0  # how much of the buffer holds no end of a head; in the end, how much was discarded
+        self._searched = 0  # how much of the buffer holds no end of a head
+        self._lingering: Lingering | None = None  # in the end, if the client may still be sending
         self._empty_lines = 0  # that came before the head that is waited for
         self._begun = True  # whether the deadline of a head is running: the first one's is from the beginning
         self._serving = False
@@ -135,10 +138,8 @@ class ClientConnection(asyncio.Protocol):
             self.buffer = self.buffer + data if self.buffer else data
             if len(self.buffer) > HELD_MAX:
                 self.pause(AHEAD)
-        elif state is GOODBYE:
-            self._searched += len(data)
-            if self._searched > HELD_MAX:
-                self.transport.abort()
+        elif state is GOODBYE and self._lingering is not None:
+            self._lingering.discard(len(data))
 
     def eof_received(self) -> bool:
         """The client has closed its side."""
@@ -183,6 +184,9 @@ class ClientConnection(asyncio.Protocol):
             return  # whatever else is due waits for the client, too
         if self._state is EXCHANGE:
             self._exchange.tick(now_s, passed_s)  # type: ignore[union-attr]  # there is one in this state
+        elif self._lingering is not None:
+            if self._lingering.overdue(now_s, passed_s):
+                self.transport.abort()
         elif now_s >= self._due_s:
             self._overdue()
 
@@ -325,13 +329,10 @@ class ClientConnection(asyncio.Protocol):
             self._serve()
 
     def close(self, *, unread: bool) -> None:
-        """Close, in such a way that what was written last arrives.
-
-        A socket that is closed while something unread is in it sends a reset, which may overtake the answer and destroy
-        it (RFC 9112 section 9.6). So a client that may still be sending is read on for a moment.
+        """Close so that what was written last arrives; see `ratelimiter.proxy.lingering`.
 
         Args:
-            unread: whether it may.
+            unread: True if the client may still be sending.
         """
         self._state = GOODBYE
         now_s = stopwatch_s()
@@ -339,9 +340,8 @@ class ClientConnection(asyncio.Protocol):
             self._due_s = now_s + self._settings.write_timeout_ms / 1000
             self.transport.close()
             return
-        self._due_s = now_s + self._settings.linger_ms / 1000
-        self._searched = len(self.buffer)
         self.buffer = b""
+        self._lingering = Lingering(self.transport, self._settings, self.proxy.loop, now_s)
         for why in list(self.paused):
             self.resume(why)
         if self.transport.can_write_eof():

@@ -163,7 +163,7 @@ class Exchange:
         if self.state is TUNNEL:
             self._upstream.send_eof()  # type: ignore[union-attr]
             # By far most have closed both ways; an upstream that does not answer in kind must not hold the tunnel.
-            self._due_s = stopwatch_s() + settings.linger_ms / 1000
+            self._due_s = stopwatch_s() + settings.half_close_ms / 1000
             return True
         if self.state not in ANSWER_DUE:
             return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+MAY_BE_NOTHING = frozenset({"body_max", "body_rate_min", "drains_max", "lame_duck_ms", "linger_max"})
+
 
 @dataclass(frozen=True, slots=True)
 class ProxySettings:
@@ -11,7 +13,7 @@ class ProxySettings:
     shortest of them.
 
     Raises:
-        ValueError: one of them is below 1; of `body_max`, `body_rate_min`, `drains_max` and `lame_duck_ms`, below 0.
+        ValueError: one of them is below 1; of those in `MAY_BE_NOTHING`, below 0.
     """
 
     head_timeout_ms: int = 10_000  # from a request's first byte, or the connection's begin, to the end of its head
@@ -26,12 +28,13 @@ class ProxySettings:
     connect_timeout_ms: int = 2_000  # for a connection to the upstream
     upstream_timeout_ms: int = 60_000  # without a byte of a response that is due
     upstream_idle_ms: int = 4_000  # that a connection to the upstream is kept: less than servers keep theirs
-    linger_ms: int = 2_000  # that a connection is read on after its last answer, so that the answer arrives
+    linger_ms: int = 30_000  # that a client which still sends is read on after its last answer, so that this arrives
 
     head_max: int = 32_768  # bytes of a request's or response's head
     target_max: int = 8_192  # bytes of a request target
     fields_max: int = 100  # header fields of a request, or of a response
     body_max: int = 0  # bytes of a request's body; 0 for any number
+    linger_max: int = 67_108_864  # bytes that are thrown away in that time
     connections_max: int = 10_000  # of clients, per worker
     upstream_connections_max: int = 1_024  # to the upstream, tunnels among them, per worker
     drains_max: int = 100  # of responses that are read on although their clients have left; per worker
@@ -43,7 +46,7 @@ class ProxySettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("body_max", "body_rate_min", "drains_max", "lame_duck_ms") else 1
+            least = 0 if field.name in MAY_BE_NOTHING else 1
             if value < least:
                 msg = f"{field.name} must be at least {least}, not {value}"
                 raise ValueError(msg)
