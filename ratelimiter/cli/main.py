@@ -180,8 +180,16 @@ def _add_policy(commands: Commands) -> None:
         "policy", "explain", _explain, "show which rules, principal and keys a request matches (no store needed)"
     )
     explain.add_argument("--config", metavar="FILE", required=True, help="read this policy file")
-    explain.add_argument("method", metavar="METHOD", help="method of the request, like GET")
-    explain.add_argument("url", metavar="URL", help="URL of the request, or a path like /v1/items")
+    explain.add_argument("method", metavar="METHOD", nargs="?", help="method of the request, like GET")
+    explain.add_argument("url", metavar="URL", nargs="?", help="URL of the request, or a path like /v1/items")
+    explain.add_argument(
+        "--descriptor",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="explain a descriptor of `serve` instead, of this entry; repeat it for each entry",
+    )
+    explain.add_argument("--domain", metavar="NAME", help="domain of the descriptor; default: the policy's")
     explain.add_argument(
         "-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="add a header; may be repeated"
     )
@@ -271,13 +279,34 @@ def _check_config(file: str, processes: int) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _explain(*, config: str, method: str, url: str, header: Sequence[str], data: str, peer: str) -> None:
+def _explain(
+    *,
+    config: str,
+    method: str | None,
+    url: str | None,
+    header: Sequence[str],
+    data: str,
+    peer: str,
+    descriptor: Sequence[str],
+    domain: str | None,
+) -> None:
     from ratelimiter.clock import unix_ms
     from ratelimiter.config.loader import load
     from ratelimiter.core.request import Request
-    from ratelimiter.engine.explain import explain
+    from ratelimiter.engine.explain import explain, explain_descriptor
 
     policy = load(config)
+    if descriptor:
+        entries = [text.partition("=") for text in descriptor]
+        if not all(key and equals for key, equals, _ in entries):
+            msg = "--descriptor: what is given has no key or no =; write KEY=VALUE, like remote_address=10.0.0.1"
+            raise ConfigError(msg)
+        pairs = tuple((key, value) for key, _, value in entries)
+        print(*explain_descriptor(policy, domain or policy.domain or "default", pairs), sep="\n")
+        return
+    if method is None or url is None:
+        msg = "METHOD and URL: are missing; write them, like GET /v1/items, or --descriptor KEY=VALUE"
+        raise ConfigError(msg)
     body = data.encode("utf-8", "surrogateescape")
     request = Request(method, _target(url), tuple(map(_header, header)), None if peer == "none" else peer, body=body)
     print(*explain(policy, request, unix_ms()), sep="\n")

@@ -118,7 +118,10 @@ def _read_rule_of_descriptors(
     stated = {name: read for name, reader in others.items() if (read := part(name, reader)) is not None}
     if meant is None:
         return None
-    return _draft(layer, path, rule, limits, stated | {"descriptors": meant, "principal": (EVERYONE,)})
+    stated |= {"descriptors": meant, "principal": (EVERYONE,)}
+    if meant.refunds:  # a refund is taken from where its charge is, which no lease knows
+        stated["lease"] = 0
+    return _draft(layer, path, rule, limits, stated)
 
 
 def _draft(

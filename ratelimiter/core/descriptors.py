@@ -188,7 +188,7 @@ class DescriptorPlanner:
             tuple(EntryMatch(key) for key, _ in ordered), answer="" if override.limit else BLOCKED, refunds=True
         )
         quota = Quota(min(max(override.limit, 1), LIMIT_MAX), override.window_ms)
-        rule = Rule(OVERRIDDEN, quota, descriptors=every)
+        rule = Rule(OVERRIDDEN, quota, descriptors=every, lease=0)
         if not override.limit:
             return Planned((), (rule,), True)
         return Planned(self._hits(domain, rule, every.value_of(ordered) or b""), (), True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratelimiter.core.decision import refused_for, unmatched
+from ratelimiter.core.descriptors import DescriptorPlanner
 from ratelimiter.core.identity import UNAVAILABLE, Identity, IdentityPolicy
 from ratelimiter.core.json_body import read_fields
 from ratelimiter.core.overrides import FOR_EVER
-from ratelimiter.core.planner import Planner
+from ratelimiter.core.planner import Planner, reader_for
 from ratelimiter.core.policy import key_of
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
@@ -38,6 +39,24 @@ def explain(policy: Policy, request: Request, now_ms: int = 0) -> list[str]:
     return list(_lines(policy, request, now_ms))
 
 
+def explain_descriptor(policy: Policy, domain: str, entries: tuple[tuple[str, str], ...]) -> list[str]:
+    """Return lines for a person to read: the rules that a descriptor of `ratelimiter serve` meets, and their keys."""
+    planned = DescriptorPlanner(policy, reader_for(policy)).plan(domain, entries)
+    met = list(dict.fromkeys((*planned.answers, *(hit.rule for hit in planned.hits))))
+    count = sum(rule.descriptors is not None for rule in policy.rules)
+    lines = [
+        _line("domain", domain),
+        _line("keys", ", ".join(key for key, _ in entries)),
+        _line("rules", f"{len(met)} of {count} match" if met else "none matches: OK, and no key is charged"),
+    ]
+    for rule in met:
+        answer = rule.descriptors.answer if rule.descriptors is not None else ""
+        lines += ["", f"{rule.name}: {answer}, nothing is counted" if answer else _rule(rule)]
+        hits = [hit for hit in planned.hits if hit.rule is rule]
+        lines += [_line("  key", f"{hit.key.decode()} holds {spell_limit(hit.quota)}") for hit in hits]
+    return lines
+
+
 def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
     planner = Planner(policy, now_ms=now_ms)
     headers = tuple(request.headers)
@@ -60,9 +79,10 @@ def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
         yield _line("identity", _identity(identity, policy.identity))
     if policy.requirements:
         yield _line("require", _required(policy, planner, request, identity))
+    count = sum(rule.descriptors is None for rule in policy.rules)
     yield _line(
         "rules",
-        f"{len(rules)} of {len(policy.rules)} match" if rules else "none matches: admitted, and charged to nobody",
+        f"{len(rules)} of {count} match" if rules else "none matches: admitted, and charged to nobody",
     )
     if plan:
         yield _line("plan", plan)

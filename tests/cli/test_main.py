@@ -422,3 +422,22 @@ def test_proxy_says_all_that_is_wrong_with_its_flags(
     assert 2 == main(["proxy", "--upstream", "foo", "--listen", "nowhere", "--tls-cert", "/nonexistent.pem"])
     told = capsys.readouterr().err.splitlines()
     assert ["limit", "--upstream", "--listen", "--tls-cert"] == [line.partition(":")[0] for line in told]
+
+
+def test_explain_a_descriptor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`explain --descriptor` shows the rules that a descriptor meets; without it a method and a URL are needed."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        "rules:\n  - {name: r, descriptors: [{path: /login}, ip], limit: 5/minute}\n"
+        "  - {name: b, descriptors: [{ip: evil}], limit: blocked}\n  - {name: other, limit: 1/minute}\n"
+    )
+
+    assert 0 == main(["explain", "--config", str(file), "--descriptor", "path=/login", "--descriptor", "ip=::1"])
+    shown = capsys.readouterr().out
+    assert "1 of 2 match" in shown
+    assert "r: 5 per minute" in shown
+    assert 0 == main(["explain", "--config", str(file), "--descriptor", "ip=evil"])
+    assert "b: blocked, nothing is counted" in capsys.readouterr().out
+    assert 2 == main(["explain", "--config", str(file), "--descriptor", "ip"])
+    assert 2 == main(["explain", "--config", str(file)])
+    assert "METHOD and URL: are missing" in capsys.readouterr().err
