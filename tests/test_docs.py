@@ -161,6 +161,20 @@ def test_the_index_names_every_page() -> None:
     assert set() == {str(page.relative_to(ROOT)) for page in pages_of_docs - linked - {index}}
 
 
+def test_docs_hold_pages_and_their_pictures() -> None:
+    """Nothing else lies in docs/, and every picture is shown by a page."""
+    files = {path for path in (ROOT / "docs").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    pictures = {path for path in files if path.parent.name == "pictures"}
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text_of(page))
+    }
+
+    assert set() == {str(path.relative_to(ROOT)) for path in files - pictures if path.suffix != ".md"}
+    assert set() == {str(path.relative_to(ROOT)) for path in pictures - shown}
+
+
 @pages
 def test_paths_are_there(page: Path) -> None:
     """Every file and every module of ours that is named exists."""

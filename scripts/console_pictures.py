@@ -1,6 +1,6 @@
 """Draw the pictures of the console: an attack by one key that is blocked from the page, and an outage of the store.
 
-python -m docs.console_pictures        # writes docs/pictures/console-*.png; needs Chromium
+python -m scripts.console_pictures        # writes docs/pictures/console-*.png; needs Chromium
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.admin.console import POLICY, TOKEN, Consoled, consoled
 from tests.proxy.browser import Page, browser
 
-PICTURES = Path(__file__).parent / "pictures"
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 KEYS = ["alice", "bob", "carol", "dave", "erin"]
 ATTACKER = "mallory"
 
