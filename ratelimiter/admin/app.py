@@ -1,6 +1,6 @@
 """The admin listener: health, readiness, metrics, the policy in force and the heaviest principals, apart from the data.
 
-It only reads, and it asks no store: whoever keeps this process alive by it must not take it down with Redis.
+It only reads, and it asks no store: a liveness probe must not restart this process because Redis is out.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ TOP_MAX = 1000  # principals that one answer lists
 
 
 class State(NamedTuple):
-    """What the process around the listener says of itself at one moment."""
+    """The state of the process around the listener."""
 
-    unready: Sequence[str] = ()  # why no traffic should come here: "draining", "no listener"; none: ready
+    unready: Sequence[str] = ()  # reasons to send no traffic here, like "draining"; empty: ready
     store: str = "ok"  # or "degraded": decisions are made without it
 
 
@@ -47,17 +47,17 @@ def admin_app(
     hosts: Sequence[str] = (),
     console: Console | None = None,
 ) -> ASGIApp:
-    """The admin listener as an ASGI application.
+    """Return the admin listener as an ASGI application.
 
     Args:
-        exposition: answers a scrape: from its Accept header to body and Content-Type.
-        policy: the one in force; None before it is loaded.
-        state: readiness and the store, as they are now; must not wait.
-        top: the heaviest principals, at most so many of each kind; None: `/top` is not there.
-        ready_requires_store: not ready while the store is out. Takes all replicas out of service at once, so it is off
-            unless being limited by nobody is worse than being down.
-        hosts: what a request may call us, without port; anything when empty. On a loopback address it must be one of
-            our own names, so that no web page can have a browser ask us under another name (DNS rebinding).
+        exposition: takes the Accept header of a scrape, and returns body and Content-Type.
+        policy: returns the policy in force; None before it is loaded.
+        state: returns readiness and the state of the store; must not wait.
+        top: returns the heaviest principals, at most so many of each kind; None turns `/top` off.
+        ready_requires_store: not ready while the store is out. That takes all replicas out of service at once, so it
+            is for APIs that must rather be down than unlimited.
+        hosts: host names that a request may use, without port; all if empty. On a loopback address these are the
+            names of the listener, so that no web page can reach it through a name of its own (DNS rebinding).
         console: the web console at `/`; None for none.
     """
 
@@ -100,10 +100,10 @@ def admin_app(
 
 
 class OwnNames:
-    """Answers only requests for a host of one of our names, as web pages can have a browser ask for any other.
+    """Passes on the requests whose Host is one of our names; a web page can have a browser send any other.
 
     Args:
-        app: answers them.
+        app: answers these requests.
         hosts: our names, without port.
     """
 
@@ -123,7 +123,7 @@ class OwnNames:
 
 
 def _host(value: bytes) -> str:
-    """The host of a Host header, without port and brackets; empty if it is none."""
+    """Return the host of a Host header, without port and brackets; empty if the header has none."""
     try:
         return "" if b"@" in value else urlsplit(f"//{value.decode('ascii')}").hostname or ""
     except ValueError:

@@ -1,15 +1,16 @@
-"""What operators do: look at a principal, reset, block, override, top up; and take all rules out of force for a while.
+"""Operator's commands: peek, reset, block, override, top up, and the kill switch.
 
-Each verb gives plain values, ready for JSON, and leaves one line of audit: who, what, whom by digest, and what was
-before. Values of principals are in neither.
+Each command returns plain values, ready for JSON, and writes one audit line: operator, command, principal by digest,
+and the value that was replaced. Neither holds the value of a principal.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from ratelimiter.admin.audit import audit
+from ratelimiter.admin.expiry import NO_EXPIRY, Expiry
 from ratelimiter.core.decision import decide
 from ratelimiter.core.overrides import FOR_EVER, NO_OVERRIDES, Override, RuntimeOverrides
 from ratelimiter.core.planner import reader_for
@@ -22,7 +23,7 @@ from ratelimiter.core.tiers import Tiers
 from ratelimiter.engine.override_watcher import SHADOW, field_of_block, field_of_override, orders_of, override_from
 from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.parsing.principal_notation import Named, digests_of, parse_named, pattern_digest, sources_of, value_of
-from ratelimiter.parsing.units import UNLIMITED, parse_duration_ms, parse_moment_ms, spell_limit
+from ratelimiter.parsing.units import UNLIMITED, spell_limit
 from ratelimiter.stores.overrides import OverridesFullError
 
 if TYPE_CHECKING:
@@ -33,54 +34,7 @@ if TYPE_CHECKING:
     from ratelimiter.stores.base import Store
     from ratelimiter.stores.overrides import OverrideStore
 
-UNTIL_MS_MAX = 100 * 366 * 24 * 3600 * 1000  # from now
 TOLD = 20  # audit lines by default
-
-audit = logging.getLogger("ratelimiter.audit")
-if audit.level == logging.NOTSET:
-    audit.setLevel(logging.INFO)  # whoever handles warnings only must not miss these
-
-
-class Wanted(NamedTuple):
-    """How long an order is to hold: until a moment, for a while, or until further notice."""
-
-    until_ms: int = FOR_EVER  # Unix time
-    for_ms: int = 0
-
-
-NO_END = Wanted()
-
-
-def audit_to_stderr() -> None:
-    """Write audit lines to standard error if nobody has said where else."""
-    if not audit.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("audit %(message)s"))
-        audit.addHandler(handler)
-
-
-def read_wanted(for_: str, until: str) -> Wanted:
-    """How long is wanted by *for_*, a duration, or *until*, a moment; empty for not said.
-
-    Raises:
-        ConfigError: one of them is none, or both are given.
-    """
-    if for_ and until:
-        msg = "until: excludes for; write one of them"
-        raise ConfigError(msg)
-    try:
-        for_ms = parse_duration_ms(for_) if for_ else 0
-    except ValueError as fault:
-        msg = f"for: {fault}"
-        raise ConfigError(msg) from None
-    if for_ and not for_ms:
-        msg = f"for: {for_} is over at once; write a longer one"
-        raise ConfigError(msg)
-    try:
-        return Wanted(parse_moment_ms(until) if until else FOR_EVER, for_ms)
-    except ValueError as fault:
-        msg = f"until: {fault}"
-        raise ConfigError(msg) from None
 
 
 class Operator:
@@ -88,12 +42,12 @@ class Operator:
 
     Args:
         policy: gives the policy in force.
-        store: where its counters are; one that answers itself, without anything that stands in for it.
-        who: as audit lines name them, like `token:alice`.
-        done: is called after each change, to have this process obey at once.
+        store: keeps the counters; without a fallback in front, so that a failure is reported.
+        who: the name in audit lines, like `token:alice`.
+        done: is called after each change, so that this process applies it at once.
 
     Raises:
-        ConfigError: the store keeps no orders.
+        ConfigError: the store keeps no overrides.
     """
 
     def __init__(
@@ -110,15 +64,15 @@ class Operator:
         self._book: OverrideStore = book
 
     def as_who(self, who: str) -> Operator:
-        """The same, for somebody else."""
+        """Return the same operator under another name."""
         return Operator(self._policy, self._store, who, done=self._done)
 
     async def peek(self, principal: str, *, plan: str = "") -> dict[str, Any]:
-        """What every rule that may charge *principal* has counted, and what is ordered for it. Changes nothing.
+        """Return the counters of *principal* by every rule that may charge it, and its overrides. Changes nothing.
 
         Args:
             principal: as `ratelimiter.parsing.principal_notation.parse_named` reads it.
-            plan: on which limits are to be shown that are by plan; the default if empty.
+            plan: whose limits are shown where limits are by plan; the default plan if empty.
 
         Raises:
             ConfigError: an argument means nothing to the policy.
@@ -172,16 +126,16 @@ class Operator:
         }
 
     async def reset(self, principal: str, *, rule: str = "", balances: bool = False) -> dict[str, Any]:
-        """Forget what was counted of *principal*, and have every process ask the store again.
+        """Delete the counters of *principal*; every process asks the store again within a second.
 
         Args:
-            principal: whose.
-            rule: of which rule; of all if empty.
-            balances: also of rules that keep a balance: it is full again then, and no top-up remains.
+            principal: as `peek` takes it.
+            rule: name of the rule; all rules if empty.
+            balances: True to reset balances, too: each is full again then, and no top-up remains.
 
         Raises:
             ConfigError: an argument means nothing to the policy.
-            StoreError: the store gave no answer; some of it may be forgotten.
+            StoreError: the store gave no answer; some counters may be deleted.
         """
         policy = self._policy()
         named, digest = self._one(principal)
@@ -202,46 +156,47 @@ class Operator:
         await self._do("reset", {"digest": digest, "rule": rule or None, "new": {"rules": names}}, first=erase)
         return {"digest": digest, "rules": names}
 
-    async def block(self, principal: str, wanted: Wanted = NO_END) -> dict[str, Any]:
-        """Refuse *principal* whatever it asks for, until that ends.
+    async def block(self, principal: str, expiry: Expiry = NO_EXPIRY) -> dict[str, Any]:
+        """Refuse every request of *principal* until the block expires.
 
         Raises:
-            ConfigError: an argument means nothing to the policy, or there are too many orders.
-            StoreError: the store gave no answer; it may be done.
+            ConfigError: an argument means nothing to the policy, or there are too many overrides.
+            StoreError: the store gave no answer; the change may be applied.
         """
         _, digest = self._one(principal)
-        until_ms = await self._until_ms(wanted)
+        until_ms = await self._until_ms(expiry)
         told = {"digest": digest, "new": {"blocked": True}, "until_ms": until_ms or None}
         await self._do("block", told, field_of_block(digest), (until_ms, {"blocked": True}))
         return {"digest": digest, "until_ms": until_ms or None}
 
     async def unblock(self, principal: str) -> dict[str, Any]:
-        """Let *principal* in again, as far as its limits go.
+        """Remove the block of *principal*; its limits apply again.
 
         Raises:
             ConfigError: an argument means nothing to the policy.
-            StoreError: the store gave no answer; it may be done.
+            StoreError: the store gave no answer; the change may be applied.
         """
         _, digest = self._one(principal)
         old = await self._do("unblock", {"digest": digest, "new": None}, field_of_block(digest))
         return {"digest": digest, "was_blocked": bool(old)}
 
     async def set_override(
-        self, principal: str, *, rule: str = "", limit: str = "", plan: str = "", wanted: Wanted = NO_END
+        self, principal: str, *, rule: str = "", limit: str = "", plan: str = "", expiry: Expiry = NO_EXPIRY
     ) -> dict[str, Any]:
-        """Give *principal*, or all that a pattern fits, another limit or another plan; replaces what was set for the
-        same principal and rule.
+        """Give *principal*, or every principal of a pattern, another limit or plan.
+
+        Replaces the override of the same principal and rule.
 
         Args:
-            principal: who; with `*` in its value, a pattern.
-            rule: for which rule; for all if empty: with a limit, those of its kind and window.
+            principal: as `peek` takes it; with `*` in its value, a pattern.
+            rule: name of the rule; if empty, all rules, with a limit those of its kind and window.
             limit: in the notation of a policy, or `unlimited`.
             plan: instead of a limit.
-            wanted: until when.
+            expiry: the end of the override.
 
         Raises:
-            ConfigError: an argument means nothing to the policy, or there are too many orders.
-            StoreError: the store gave no answer; it may be done.
+            ConfigError: an argument means nothing to the policy, or there are too many overrides.
+            StoreError: the store gave no answer; the change may be applied.
         """
         who, entry = self._whom(principal)
         entry |= {name: text for name, text in (("rule", rule), ("limit", limit), ("plan", plan)) if text}
@@ -253,18 +208,18 @@ class Operator:
         if fault:
             msg = f"override: {fault}"
             raise ConfigError(msg)
-        until_ms = await self._until_ms(wanted)
+        until_ms = await self._until_ms(expiry)
         new: dict[str, Any] = {name: entry[name] for name in ("limit", "plan") if name in entry}
         told = {"digest": who, "rule": rule or None, "new": new, "until_ms": until_ms or None}
         old = await self._do("override set", told, field_of_override(who, rule), (until_ms, entry))
         return {"digest": who, "rule": rule or None, **new, "until_ms": until_ms or None, "replaced": bool(old)}
 
     async def remove_override(self, principal: str, *, rule: str = "") -> dict[str, Any]:
-        """Take back what was set for *principal* and *rule* at run time; what the policy file says stands.
+        """Remove the runtime override of *principal* and *rule*; an override of the policy file stands.
 
         Raises:
             ConfigError: an argument means nothing to the policy.
-            StoreError: the store gave no answer; it may be done.
+            StoreError: the store gave no answer; the change may be applied.
         """
         who, _ = self._whom(principal)
         told = {"digest": who, "rule": rule or None, "new": None}
@@ -272,7 +227,7 @@ class Operator:
         return {"digest": who, "rule": rule or None, "was_set": bool(old)}
 
     async def orders(self) -> dict[str, Any]:
-        """All that is ordered: overrides of the policy file among them, blocks, and whether all rules are in shadow.
+        """Return all overrides, those of the policy file included, all blocks, and the kill switch.
 
         Raises:
             StoreError: the store gave no answer.
@@ -289,15 +244,16 @@ class Operator:
             "shadow": {"on": orders.shadow, "until_ms": orders.shadow_until_ms or None},
         }
 
-    async def shadow(self, *, on: bool, wanted: Wanted = NO_END) -> dict[str, Any]:
-        """Have no rule refuse anybody, or have them refuse again. All is counted as before, and blocks and what
-        requests must bring stand.
+    async def shadow(self, *, on: bool, expiry: Expiry = NO_EXPIRY) -> dict[str, Any]:
+        """Turn the kill switch on or off: while it is on, all rules are in shadow mode.
+
+        All rules count as before. Blocks and `require` stay in force.
 
         Raises:
             ConfigError: an argument cannot be used.
-            StoreError: the store gave no answer; it may be done.
+            StoreError: the store gave no answer; the change may be applied.
         """
-        until_ms = await self._until_ms(wanted) if on else FOR_EVER
+        until_ms = await self._until_ms(expiry) if on else FOR_EVER
         told = {"new": {"on": on}, "until_ms": until_ms or None}
         old = await self._do("shadow", told, SHADOW, (until_ms, {"on": True}) if on else None)
         return {"on": on, "until_ms": until_ms or None, "was_on": bool(old)}
@@ -306,13 +262,13 @@ class Operator:
         """Credit a balance of *principal* with *units*.
 
         Args:
-            principal: whose.
+            principal: as `peek` takes it.
             units: 1 to 10^9.
-            rule: which balance, if there are several.
+            rule: name of the rule with the balance, if there are several.
 
         Raises:
             ConfigError: an argument means nothing to the policy, or the balance would be too large.
-            StoreError: the store gave no answer; it may be done: peek before doing it again.
+            StoreError: the store gave no answer; the units may be credited: peek before you try again.
         """
         policy = self._policy()
         named, digest = self._one(principal)
@@ -342,7 +298,7 @@ class Operator:
         return {"digest": digest, "rule": balance.name, "units": units, "available": available}
 
     async def told(self, number: int = TOLD) -> list[dict[str, Any]]:
-        """The last *number* audit lines of all operators, the latest first.
+        """Return the last *number* audit lines of all operators, the latest first.
 
         Raises:
             StoreError: the store gave no answer.
@@ -350,10 +306,10 @@ class Operator:
         lines = await self._book.told(number)
         return [json.loads(line) for line in lines]
 
-    # --- What the verbs have in common
+    # --- Shared by the commands
 
     def _one(self, text: str) -> tuple[Named, str]:
-        """Somebody, and the digest by which the policy knows them."""
+        """Return the principal that *text* names, and its digest under the policy."""
         named = self._named(text)
         if named.pattern is not None:
             msg = "principal: what is given is a pattern; write one principal, as only overrides are for several"
@@ -366,7 +322,7 @@ class Operator:
         return named, next(iter(digests))
 
     def _whom(self, text: str) -> tuple[str, dict[str, str]]:
-        """What stands for somebody, or for a pattern, and the beginning of an override for them."""
+        """Return the digest of a principal or pattern, and the first fields of an override for it."""
         named = self._named(text)
         if named.pattern is None:
             _, digest = self._one(text)
@@ -387,7 +343,7 @@ class Operator:
             raise ConfigError(msg) from None
 
     def _rules(self, named: Named, name: str) -> list[Rule]:
-        """The rules that may charge *named*, or of them the one with that *name*."""
+        """Return the rules that may charge *named*; with *name*, the one of that name."""
         rules = [
             rule
             for rule in self._policy().rules
@@ -405,16 +361,11 @@ class Operator:
         page = await self._book.read()
         return orders_of(page, policy, 0, lambda *_: None) if page.fields else NO_OVERRIDES, page.now_ms
 
-    async def _until_ms(self, wanted: Wanted) -> int:
-        """When what is *wanted* ends, by the store's clock."""
-        if wanted == NO_END:
+    async def _until_ms(self, expiry: Expiry) -> int:
+        """Return the end of an order by the store's clock."""
+        if expiry == NO_EXPIRY:
             return FOR_EVER
-        now_ms = (await self._book.read()).now_ms
-        until_ms = now_ms + wanted.for_ms if wanted.for_ms else wanted.until_ms
-        if not now_ms < until_ms <= now_ms + UNTIL_MS_MAX:
-            msg = "until: is not within the next hundred years; write a moment that is"
-            raise ConfigError(msg)
-        return until_ms
+        return expiry.at_ms((await self._book.read()).now_ms)
 
     async def _do(
         self,
@@ -425,7 +376,7 @@ class Operator:
         *,
         first: Callable[[], Awaitable[None]] | None = None,
     ) -> Any:
-        """Carry out one verb and have it told of; what was there before, None if nothing was."""
+        """Carry out one command and write its audit line; return the value that was replaced, or None."""
         line = {"who": self._who, "verb": verb, **told}
         try:
             if first is not None:

@@ -1,4 +1,4 @@
-"""The operator listener: the operator's verbs over HTTP, for those who have a token."""
+"""The operator listener: the operator's commands over HTTP, for holders of a token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ratelimiter import __version__
-from ratelimiter.admin.operator import Operator, read_wanted
+from ratelimiter.admin.expiry import read_expiry
 from ratelimiter.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from ratelimiter.admin.operator import Operator
     from ratelimiter.admin.operator_tokens import Tokens
 
     ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
@@ -36,8 +37,8 @@ class _Field(NamedTuple):
     required: bool = False
 
 
-class _Verb(NamedTuple):
-    """One thing that can be asked for with POST."""
+class _Command(NamedTuple):
+    """One command, called with POST."""
 
     about: str
     fields: Mapping[str, _Field]
@@ -53,41 +54,41 @@ _END = {
 
 
 def _wanted(body: Mapping[str, Any]) -> Any:
-    return read_wanted(body.get("for", ""), body.get("until", ""))
+    return read_expiry(body.get("for", ""), body.get("until", ""))
 
 
 def _set_override(operator: Operator, body: dict[str, Any]) -> Awaitable[Any]:
     given = {name: body[name] for name in ("rule", "limit", "plan") if name in body}
-    return operator.set_override(body["principal"], **given, wanted=_wanted(body))
+    return operator.set_override(body["principal"], **given, expiry=_wanted(body))
 
 
 def _without(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name != "principal"}
 
 
-VERBS: dict[str, _Verb] = {
-    "/v1/peek": _Verb(
-        "What is counted of a principal, and what is ordered for it. Changes nothing.",
+COMMANDS: dict[str, _Command] = {
+    "/v1/peek": _Command(
+        "Show the counters and overrides of a principal. Changes nothing.",
         {"principal": _PRINCIPAL, "plan": _Field(str, "show the limits of this plan")},
         lambda operator, body: operator.peek(body["principal"], **_without(body)),
     ),
-    "/v1/reset": _Verb(
-        "Forget what is counted of a principal.",
+    "/v1/reset": _Command(
+        "Delete the counters of a principal.",
         {"principal": _PRINCIPAL, "rule": _RULE, "balances": _Field(bool, "fill balances again, too")},
         lambda operator, body: operator.reset(body["principal"], **_without(body)),
     ),
-    "/v1/block": _Verb(
-        "Refuse a principal whatever it asks for.",
+    "/v1/block": _Command(
+        "Refuse every request of a principal.",
         {"principal": _PRINCIPAL, **_END},
         lambda operator, body: operator.block(body["principal"], _wanted(body)),
     ),
-    "/v1/unblock": _Verb(
-        "Let a blocked principal in again.",
+    "/v1/unblock": _Command(
+        "Remove the block of a principal.",
         {"principal": _PRINCIPAL},
         lambda operator, body: operator.unblock(body["principal"]),
     ),
-    "/v1/overrides": _Verb(
-        "Give a principal, or all that a pattern with * fits, another limit or another plan.",
+    "/v1/overrides": _Command(
+        "Give a principal, or every principal of a pattern with *, another limit or plan.",
         {
             "principal": _PRINCIPAL,
             "rule": _RULE,
@@ -97,17 +98,17 @@ VERBS: dict[str, _Verb] = {
         },
         _set_override,
     ),
-    "/v1/overrides/remove": _Verb(
-        "Take back what was set for a principal, or a pattern, and a rule.",
+    "/v1/overrides/remove": _Command(
+        "Remove the override of a principal or pattern, and a rule.",
         {"principal": _PRINCIPAL, "rule": _RULE},
         lambda operator, body: operator.remove_override(body["principal"], **_without(body)),
     ),
-    "/v1/shadow": _Verb(
+    "/v1/shadow": _Command(
         "Have no rule refuse anybody, or have them refuse again; all requests are counted as before.",
-        {"on": _Field(bool, "whether all rules are in shadow", required=True), **_END},
-        lambda operator, body: operator.shadow(on=body["on"], wanted=_wanted(body)),
+        {"on": _Field(bool, "true puts all rules in shadow mode", required=True), **_END},
+        lambda operator, body: operator.shadow(on=body["on"], expiry=_wanted(body)),
     ),
-    "/v1/topup": _Verb(
+    "/v1/topup": _Command(
         "Credit a balance of a principal.",
         {
             "principal": _PRINCIPAL,
@@ -120,7 +121,7 @@ VERBS: dict[str, _Verb] = {
 
 
 class _RefusedError(Exception):
-    """The request cannot be carried out as it is."""
+    """A request that cannot be carried out as it is."""
 
     def __init__(self, status: int, *problems: str) -> None:
         super().__init__(*problems)
@@ -129,14 +130,14 @@ class _RefusedError(Exception):
 
 
 def operator_app(operator: Operator, tokens: Tokens) -> ASGIApp:
-    """The operator listener as an ASGI application.
+    """Return the operator listener as an ASGI application.
 
-    Every request needs one of *tokens* (RFC 6750); whose it is stands in the audit lines. Bodies are JSON, in and out.
-    A mistake is a 400 that says every problem, a store that gives no answer a 503.
+    Every request needs one of *tokens* (RFC 6750), whose name stands in the audit lines. Bodies are JSON in both
+    directions. Bad input is a 400 with every problem; a store without an answer is a 503.
 
     Args:
-        operator: carries out what is asked for.
-        tokens: who may ask.
+        operator: carries out the commands.
+        tokens: of the operators.
     """
 
     def page(answer: Callable[[Operator, Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
@@ -163,9 +164,9 @@ def operator_app(operator: Operator, tokens: Tokens) -> ASGIApp:
 
         return respond
 
-    def of_verb(verb: _Verb) -> Callable[[Operator, Request], Awaitable[Any]]:
+    def of_command(command: _Command) -> Callable[[Operator, Request], Awaitable[Any]]:
         async def answer(who: Operator, request: Request) -> Any:
-            return await verb.run(who, _checked(await _body(request), verb.fields))
+            return await command.run(who, _checked(await _body(request), command.fields))
 
         return answer
 
@@ -181,7 +182,7 @@ def operator_app(operator: Operator, tokens: Tokens) -> ASGIApp:
     async def document(_: Operator, __: Request) -> Any:
         return openapi()
 
-    routes = [Route(path, page(of_verb(verb)), methods=["POST"]) for path, verb in VERBS.items()]
+    routes = [Route(path, page(of_command(command)), methods=["POST"]) for path, command in COMMANDS.items()]
     routes += [
         Route(path, page(answer), methods=["GET"])
         for path, answer in (("/v1/orders", orders), ("/v1/audit", told), ("/openapi.json", document))
@@ -202,7 +203,7 @@ async def _body(request: Request) -> Any:
 
 
 def _checked(body: Any, fields: Mapping[str, _Field]) -> dict[str, Any]:
-    """*body*, which has what it must and nothing else."""
+    """Return *body* if it has all required fields and no other than *fields*."""
     if not isinstance(body, dict):
         raise _RefusedError(400, f"the body is not a JSON object; write one with {' and '.join(fields)}")
     problems = [f"{name[:64]!a}: is unknown; write {' or '.join(fields)}" for name in body if name not in fields]
@@ -226,7 +227,7 @@ _JSON_TYPES: dict[type, tuple[str, str]] = {
 
 
 def openapi() -> dict[str, Any]:
-    """What the listener understands, as an OpenAPI 3.1 document."""
+    """Return the OpenAPI 3.1 document of the listener."""
     problems = {"type": "object", "required": ["problems"], "properties": {"problems": _LIST_OF_TEXTS}}
     refusals = {
         str(status): {"description": about, "content": {"application/json": {"schema": problems}}}
@@ -239,22 +240,22 @@ def openapi() -> dict[str, Any]:
     }
     answered = {"200": {"description": "Done.", "content": {"application/json": {"schema": {"type": "object"}}}}}
     paths: dict[str, Any] = {}
-    for path, verb in VERBS.items():
+    for path, command in COMMANDS.items():
         schema = {
             "type": "object",
             "additionalProperties": False,
-            "required": [name for name, field in verb.fields.items() if field.required],
+            "required": [name for name, field in command.fields.items() if field.required],
             "properties": {
                 name: {"type": _JSON_TYPES[field.kind][0], "description": field.about}
-                for name, field in verb.fields.items()
+                for name, field in command.fields.items()
             },
         }
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
-        paths[path] = {"post": {"summary": verb.about, "requestBody": body, "responses": answered | refusals}}
+        paths[path] = {"post": {"summary": command.about, "requestBody": body, "responses": answered | refusals}}
     number = {"name": "n", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": TOLD_MAX}}
     for path, about in (
-        ("/v1/orders", "All that is ordered: overrides, blocks, and whether all rules are in shadow."),
-        ("/v1/audit", "What operators have done, the latest first."),
+        ("/v1/orders", "List the overrides, the blocks and the kill switch."),
+        ("/v1/audit", "List the commands of operators, the latest first."),
         ("/openapi.json", "This document."),
     ):
         parameters = [number] if path == "/v1/audit" else []

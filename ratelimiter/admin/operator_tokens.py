@@ -1,4 +1,4 @@
-"""Who may use the operator listener: names and tokens from a file, which may change while it is in use."""
+"""The tokens of operators: names and tokens from a file that may change while it is in use."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = logging.getLogger("ratelimiter.operator")
 
 
 def read_tokens(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The tokens of a file, by name: a line `NAME:TOKEN` for each; empty lines and those with # in front are skipped.
+    """Read the tokens of a file, by name: a line `NAME:TOKEN` for each. Empty lines and lines with # are skipped.
 
     Raises:
-        ConfigError: it cannot be read, or a line is something else. Repeats no token.
+        ConfigError: the file cannot be read, or a line is something else. The message repeats no token.
     """
     name = shown_name(path)
     try:
@@ -58,13 +58,13 @@ def read_tokens(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 class Tokens:
-    """The tokens of a file, as they are now: those that were taken out of it are worth nothing from then on.
+    """The tokens of a file, as they are now: a token that was removed from it is refused from then on.
 
     Args:
         path: the file.
 
     Raises:
-        ConfigError: it cannot be used now. Later on the last tokens stay in force then.
+        ConfigError: the file cannot be used. If that happens later on, the last tokens stay in force.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -73,7 +73,7 @@ class Tokens:
         self._told = ""
 
     def refresh(self) -> None:
-        """Read the file again. Waits for the disk."""
+        """Read the file again; waits for the disk."""
         try:
             self._tokens = read_tokens(self._path)
         except ConfigError as fault:
@@ -84,7 +84,7 @@ class Tokens:
             self._told = ""
 
     def name(self, given: str) -> str:
-        """Whose token *given* is; empty for nobody's. Takes as long for every token of the file."""
+        """Return the operator whose token *given* is, or an empty text, in the same time for every token."""
         digest = sha256(given.encode("utf-8", "surrogateescape")).digest()
         found = ""
         for name, token in self._tokens.items():

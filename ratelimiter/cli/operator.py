@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable, Mapping
 
-    from ratelimiter.admin.operator import Operator, Wanted
+    from ratelimiter.admin.expiry import Expiry
+    from ratelimiter.admin.operator import Operator
     from ratelimiter.cli.parser import Commands
 
     Verb = Callable[[Operator], Awaitable[Any]]
@@ -153,7 +154,7 @@ def _unblock(*, principal: str, **common: Any) -> None:
 def _override_set(*, principal: str, rule: str, limit: str, plan: str, for_: str, until: str, **common: Any) -> None:
     wanted = _wanted(for_, until)
     told = _done(
-        lambda operator: operator.set_override(_given(principal), rule=rule, limit=limit, plan=plan, wanted=wanted),
+        lambda operator: operator.set_override(_given(principal), rule=rule, limit=limit, plan=plan, expiry=wanted),
         common,
     )
     _say(common, f"{told['digest']}: {_shown_override(told | {'plan': plan or None})}")
@@ -188,7 +189,7 @@ def _override_list(**common: Any) -> None:
 
 def _shadow(*, switch: str, for_: str, until: str, **common: Any) -> None:
     wanted = _wanted(for_, until)
-    told = _done(lambda operator: operator.shadow(on=switch == "on", wanted=wanted), common)
+    told = _done(lambda operator: operator.shadow(on=switch == "on", expiry=wanted), common)
     on = f"no rule refuses any request{_until(told['until_ms'])}; all requests are counted as before"
     _say(common, on if told["on"] else "rules refuse again")
 
@@ -272,10 +273,10 @@ def _read_line() -> str:
     return line
 
 
-def _wanted(for_: str, until: str) -> Wanted:
-    from ratelimiter.admin.operator import read_wanted
+def _wanted(for_: str, until: str) -> Expiry:
+    from ratelimiter.admin.expiry import read_expiry
 
-    return read_wanted(for_, until)
+    return read_expiry(for_, until)
 
 
 def _until(until_ms: int | None) -> str:

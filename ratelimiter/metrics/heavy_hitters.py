@@ -1,7 +1,8 @@
-"""Who asks for most and who is refused most, in bounded memory: what metrics cannot say without naming principals.
+"""Heavy hitters: the busiest and the most refused principals, in bounded memory.
 
-Principals are the digests that their keys carry anyway; `ratelimiter explain` says whose digest is whose. Where the
-policy permits (`show_principals`) they have their names beside them, kept for those in the tables and no others.
+Metrics cannot show them without a label for each principal. Principals are the digests of their keys; `ratelimiter
+explain` prints the digest of a principal. If the policy says `show_principals`, the names of the principals in the
+tables are kept beside them.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ class Weight(NamedTuple):
     key: bytes
     total: int  # at least as much as there was
     surplus: int  # at most so much of it was others'
-    name: str = ""  # who it is, for people; empty when nobody has said so
+    name: str = ""  # of the principal, for people; empty if the policy shows none
 
 
 class Heaviest:
     """The keys with the largest counts, by the space-saving algorithm (Metwally, Agrawal, El Abbadi 2005).
 
-    A newcomer to a full table takes the place and the count of the smallest. So no count is too small, none is too
-    large by more than the sum of all divided by *keys_max*, and whoever has more than that is in the table.
+    A new key in a full table takes the place and the count of the smallest. So no count is too small, none is too
+    large by more than the sum of all divided by *keys_max*, and a key with more than that is in the table.
 
     Not safe for concurrent use.
 
@@ -72,16 +73,16 @@ class Heaviest:
             self._replace_smallest(key, count)
 
     def name(self, key: bytes, name: str) -> None:
-        """Say who *key* is; forgotten with it, or at once if it is not held."""
+        """Keep the name of *key* as long as the key is held."""
         if key in self._counts:
             self._names[key] = name
 
     def forget_names(self) -> None:
-        """Know nobody any more."""
+        """Delete all names."""
         self._names.clear()
 
     def largest(self, number: int) -> list[Weight]:
-        """The *number* heaviest, the heaviest first."""
+        """Return the *number* heaviest keys, the heaviest first."""
         ordered = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
         return [
             Weight(key, count, self._surplus.get(key, 0), self._names.get(key, "")) for key, count in ordered[:number]
@@ -111,7 +112,7 @@ class Top(Decisions):
     Args:
         keys_max: principals counted at a time, of each of the two kinds.
         span_ms: after so long the counts begin anew; the last ones are kept beside them.
-        clock: Unix time in milliseconds, for when nothing is decided.
+        clock: Unix time in milliseconds, for times without decisions.
     """
 
     def __init__(self, *, keys_max: int = KEYS_MAX, span_ms: int = SPAN_MS, clock: Clock = unix_ms) -> None:
@@ -125,11 +126,11 @@ class Top(Decisions):
         self._names: dict[bytes, str] = {}  # of the decisions that are not counted yet
 
     def named(self, names: Mapping[bytes, str]) -> None:
-        """Know whom the keys of the next decision are about; see `ratelimiter.engine.observer.Observer`."""
+        """Keep the names of the next decision's principals; see `ratelimiter.engine.observer.Observer`."""
         self._names.update(names)
 
     def loaded(self, policy: Policy) -> None:
-        """Forget all names unless *policy* permits them; see `ratelimiter.engine.observer.Observer`."""
+        """Delete all names unless *policy* permits them; see `ratelimiter.engine.observer.Observer`."""
         if not policy.show_principals:
             self.catch_up()
             for each in (self._admitted, self._refused, self._admitted_before, self._refused_before):
@@ -163,7 +164,7 @@ class Top(Decisions):
                 self._refused.add(hit.key, 1)
 
     def report(self, number: int = SHOWN) -> dict[str, Any]:
-        """What the admin listener shows, ready for JSON.
+        """Return the page `/top` of the admin listener, ready for JSON.
 
         Args:
             number: principals of each kind in each span, at least 0.

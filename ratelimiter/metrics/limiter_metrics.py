@@ -1,6 +1,6 @@
-"""What Prometheus is told: every decision and how the store fares, under labels from closed sets.
+"""The metrics of a limiter: its decisions and the health of its store, under labels from closed sets.
 
-Nobody's name, path or address is a label, so the number of series depends on the policy alone (invariant 8).
+No name, path or address of a client is a label, so the number of series depends on the policy alone (invariant 8).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from ratelimiter.metrics.prometheus import CollectorRegistry
 
 # The values of the labels; all of them, and none else.
-NOBODY = "none"  # source of a decision for which nobody had to be asked
-SOURCES = (STORE, REMEMBERED, LOCAL, FAIL_OPEN, FAIL_CLOSED, NOBODY)
+UNASKED = "none"  # source of a decision that needed no store
+SOURCES = (STORE, REMEMBERED, LOCAL, FAIL_OPEN, FAIL_CLOSED, UNASKED)
 ADMITTED, REFUSED, SHADOW_REFUSED, SPARED = "admitted", "refused", "shadow_refused", "spared"
 # Of requests.
 OUTCOMES = (ADMITTED, REFUSED, CREDIT_EXHAUSTED, SHADOW_REFUSED, BLOCKED, UNMATCHED, MALFORMED, STORE_ERROR, *REASONS)
@@ -165,7 +165,7 @@ class Metrics(Instruments, Decisions):
             (REFUSED, REMEMBERED),
             (ADMITTED, FAIL_OPEN),
             (STORE_ERROR, FAIL_CLOSED),
-            *((outcome, NOBODY) for outcome in sorted(_UNASKED)),
+            *((outcome, UNASKED) for outcome in sorted(_UNASKED)),
             # What an operator's switch makes of refusals, whatever the policy says.
             *product((SHADOW_REFUSED,), (STORE, REMEMBERED, LOCAL, FAIL_OPEN)),
         ):
@@ -179,13 +179,13 @@ class Metrics(Instruments, Decisions):
 
     @property
     def store_out(self) -> bool:
-        """Whether the store of this process is not asked at present; what a readiness page tells."""
+        """True while the circuit breaker of this process is open, as the readiness page shows it."""
         return self._out_since_s is not None
 
-    # --- What is noted
+    # --- Noting
 
     def begin(self) -> None:
-        """See that other processes hear of what is kept; see `ratelimiter.engine.batched_observer.Batches`."""
+        """Schedule the flush by which other processes see these counts; see `engine.batched_observer.Batches`."""
         if not self._timed:
             self._flush_soon()
 
@@ -207,10 +207,10 @@ class Metrics(Instruments, Decisions):
             tallies[bisect_left(DECISION_S, seconds) + 1] += 1
 
     def _note_several(self, decision: Decision, hits: Sequence[Hit]) -> str:
-        """Count a decision about no rule or several; the source that it had."""
+        """Count a decision about no rule or several; return its source."""
         reason, source = decision.reason, decision.source
         if reason in _UNASKED or (reason in REASONS and not decision.outcomes):
-            source = NOBODY
+            source = UNASKED
         said = set()
         for outcome in decision.outcomes:
             rule = outcome.rule
@@ -242,11 +242,11 @@ class Metrics(Instruments, Decisions):
         self._returned.inc(requests)
 
     def failed(self, kind: str) -> None:
-        """Count a request that the store gave no answer to, by `ratelimiter.errors.Kind` or as our mistake."""
+        """Count a request without an answer of the store, by `ratelimiter.errors.Kind` or as internal."""
         self._store_errors.labels(kind if kind in KINDS else INTERNAL).inc()
 
     def degraded(self, *, degraded: bool) -> None:
-        """Note that the store is no longer asked, or is again."""
+        """Note that the circuit breaker opened or closed."""
         with self._flushing:
             self._note_degraded()
             self._out_since_s = self._stopwatch() if degraded else None
@@ -258,7 +258,7 @@ class Metrics(Instruments, Decisions):
         self._reload_ok.set(result != FAILED)
 
     def checked(self) -> None:
-        """Note that somebody has looked at the policy file."""
+        """Note that the policy file was read."""
         self._checked.set(self._clock() / 1000)
 
     def loaded(self, policy: Policy) -> None:
@@ -276,7 +276,7 @@ class Metrics(Instruments, Decisions):
             self._hash.labels(self._shown_hash).set(0)
         lacking = sorted({reason for requirement in policy.requirements for reason in requirement.reasons})
         for reason in lacking:
-            self._of_requests.labels(reason, NOBODY)
+            self._of_requests.labels(reason, UNASKED)
         for rule in policy.rules:
             self._limit.labels(rule.name).set(rule.quota.limit)
             self._window.labels(rule.name).set(rule.quota.window_ms / 1000)
@@ -304,7 +304,7 @@ class Metrics(Instruments, Decisions):
         ):
             self._orders.labels(kind).set(number)
 
-    # --- What is told
+    # --- Exposition
 
     def _pass_on(self) -> None:
         self.catch_up()
@@ -342,15 +342,15 @@ class Metrics(Instruments, Decisions):
 
 
 def _can_be_near(rule: Rule) -> bool:
-    """Whether being near the limit of *rule* is more than its last admission."""
+    """Return True if several admissions of *rule* can be near its limit."""
     return rule.quota.limit >= NEAR * rule.cost or rule.near >= rule.cost
 
 
 def _expected(rule: Rule, policy: Policy) -> Iterator[tuple[str, str]]:
-    """What *rule* can be expected to say of requests, and who decides then; at most 6 pairs.
+    """Yield the outcomes that *rule* is expected to have, each with its source; at most 6 pairs.
 
-    Not all that can happen: a rule also speaks of requests that another one has refused, by memory or in an outage, and
-    there it follows one of another `on_store_error`.
+    More can happen: a rule also has outcomes of requests that another rule has refused, from the refusal cache or in
+    an outage, and there the other rule's `on_store_error` counts.
     """
     refused = SHADOW_REFUSED if rule.shadow else REFUSED
     yield from ((ADMITTED, STORE), (refused, STORE))
@@ -369,12 +369,12 @@ def _expected(rule: Rule, policy: Policy) -> Iterator[tuple[str, str]]:
 
 
 def _of_rule(reason: str, *, fits: bool, shadow: bool) -> str:
-    """What one rule made of a request that was decided for *reason*."""
+    """Return the outcome of one rule for a request that was decided for *reason*."""
     if not fits:
         return SHADOW_REFUSED if shadow else REFUSED
     return ADMITTED if reason == WITHIN_LIMIT or reason in REASONS else SPARED  # what lacks something was charged
 
 
 def _of_request(reason: str, *, shadow_refused: bool) -> str:
-    """What became of a request: it counts as refused in shadow when nothing else refused it."""
+    """Return the outcome of a request; a refusal in shadow counts only if no rule refused it."""
     return SHADOW_REFUSED if reason == WITHIN_LIMIT and shadow_refused else _OF_REASONS.get(reason, reason)

@@ -1,7 +1,7 @@
 """Prometheus metrics that cost next to nothing to note: the one module that knows the client library.
 
-What is noted per request is a handful of additions to plain numbers. They reach the library's metrics when a scrape
-asks; in its multi-process mode, where another process may be asked, within `FLUSH_S`.
+A request costs a handful of additions to plain numbers. They reach the library's metrics at a scrape; in multi-process
+mode, where another process may be scraped, within `FLUSH_S`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ManyHistogram(Histogram):
     """A histogram that takes many observations at once."""
 
     def add(self, tallies: Sequence[float]) -> None:
-        """Add what was observed: first the sum, then the number of observations of each bucket."""
+        """Add many observations: first their sum, then their number in each bucket."""
         self._sum.inc(tallies[0])
         for bucket, number in zip(self._buckets, tallies[1:], strict=True):
             if number:
@@ -71,8 +71,10 @@ class ManyHistogram(Histogram):
 
 
 class Noted(defaultdict[Any, int]):
-    """What has been noted so far, and how much of it was passed on. Only grows, so that a scrape from another thread
-    loses nothing. No `Counter`, which is twice as slow to add to.
+    """Counts so far, and how much of them was passed on.
+
+    They only grow, so that a scrape from another thread loses nothing. Not a `collections.Counter`, which is twice as
+    slow to add to.
     """
 
     def __init__(self) -> None:
@@ -80,7 +82,7 @@ class Noted(defaultdict[Any, int]):
         self._passed_on: dict[Any, int] = {}
 
     def news(self) -> Iterator[tuple[Any, int]]:
-        """What has come since the last time."""
+        """Yield the counts that have grown since the last call, and by how much."""
         for key, number in list(self.items()):
             more = number - self._passed_on.get(key, 0)
             if more:
@@ -89,7 +91,7 @@ class Noted(defaultdict[Any, int]):
 
 
 class Observed:
-    """Observations of a histogram: in *tallies* their sum, and how many there are in each bucket."""
+    """Observations of a histogram: in *tallies* their sum, then their number in each bucket."""
 
     __slots__ = ("_passed_on", "tallies")
 
@@ -98,22 +100,22 @@ class Observed:
         self._passed_on = self.tallies[:]
 
     def pass_on(self, histogram: ManyHistogram) -> None:
-        """Add to *histogram* what has come since the last time."""
+        """Add to *histogram* the observations since the last call."""
         now = self.tallies[:]
         histogram.add([new - old for new, old in zip(now, self._passed_on, strict=True)])
         self._passed_on = now
 
 
 class Instruments(Collector):
-    """Some metrics in one registry, and what they are passed on from.
+    """Metrics in one registry, and the plain numbers that they are updated from.
 
     With `PROMETHEUS_MULTIPROC_DIR` set before Python starts, several processes are one scrape that any of them answers.
 
     Args:
-        registry: where the metrics are found; that of the process by default.
+        registry: exposes the metrics; that of the process by default.
 
     Attributes:
-        shared: whether several processes are one scrape. Then nothing can be taken back that was once exposed.
+        shared: True if several processes are one scrape. Then a series that was exposed cannot be removed.
 
     Raises:
         ValueError: the registry has them already.
@@ -138,10 +140,10 @@ class Instruments(Collector):
 
     @abstractmethod
     def _pass_on(self) -> None:
-        """Pass on to the metrics what was noted since the last time."""
+        """Update the metrics from the plain numbers."""
 
     def _restless(self) -> bool:
-        """Whether there may be something to pass on although nobody has noted anything."""
+        """Return True if metrics may change without a request."""
         return False
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -162,12 +164,12 @@ class Instruments(Collector):
         return made
 
     def flush(self) -> None:
-        """Pass on what was noted since the last time."""
+        """Update the metrics now."""
         with self._flushing:
             self._pass_on()
 
     def _flush_soon(self) -> None:
-        """Several processes answer for each other, so what one has noted may not wait until it is asked itself."""
+        """Schedule an update, because another process may be scraped for this one."""
         self._timed = True
         asyncio.get_running_loop().call_later(FLUSH_S, self._flush_on_time)
 
@@ -178,15 +180,15 @@ class Instruments(Collector):
             self._flush_soon()
 
     def describe(self) -> Iterable[Metric]:
-        """The metrics without their values, by which the registry knows them."""
+        """Return the metrics without their values, for the registry."""
         return [described for metric in self._metrics for described in metric.describe()]
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics with their values."""
+        """Yield the metrics with their values."""
         self.flush()
         for metric in self._metrics:
             for collected in metric.collect():
-                # When each series began would be as many series again, for readers that none of us has.
+                # The times of creation would double the number of series, and no dashboard or alert reads them.
                 collected.samples = [sample for sample in collected.samples if not sample.name.endswith("_created")]
                 yield collected
 
@@ -211,7 +213,7 @@ class Instruments(Collector):
 
 
 def process_registry() -> CollectorRegistry:
-    """A new registry that has the metrics of the process, its interpreter and its garbage collector."""
+    """Return a new registry with the metrics of the process, its interpreter and its garbage collector."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)

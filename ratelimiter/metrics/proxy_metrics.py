@@ -1,4 +1,4 @@
-"""What Prometheus is told of a proxy's exchanges and connections."""
+"""The metrics of a proxy: its exchanges and connections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ProxyMetrics(Instruments, Batches[ExchangeRecord]):
     """All metrics of a proxy; the observer of its exchanges.
 
     Args:
-        connections: are asked at every scrape.
+        connections: counted at each scrape.
         registry: where the metrics are found; that of the process by default.
 
     Raises:
@@ -64,7 +64,7 @@ class ProxyMetrics(Instruments, Batches[ExchangeRecord]):
         self.keep(exchange)
 
     def begin(self) -> None:
-        """See that other processes hear of what is kept; see `ratelimiter.engine.batched_observer.Batches`."""
+        """Schedule the flush by which other processes see these counts; see `engine.batched_observer.Batches`."""
         if not self._timed:
             self._flush_soon()
 

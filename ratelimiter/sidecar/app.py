@@ -1,4 +1,4 @@
-"""The process behind `ratelimiter proxy`: a proxy, its judge, and whoever watches them, put together."""
+"""The process behind `ratelimiter proxy`: a proxy, its judge, its listeners and logs, put together."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ COLLECTED_AFTER = 20_000  # objects more than before, a few MB: the requests of 
 
 
 class _Plan(NamedTuple):
-    """What every worker is to do."""
+    """The settings of every worker."""
 
     policy: Policy
     settings: Mapping[str, Any]  # of which the policy was made
@@ -89,12 +89,12 @@ def run(
         workers: processes that share the port.
         tls_cert: file of a certificate; without one the listener speaks plain HTTP.
         tls_key: file of its key; without one it is in the same file.
-        access_log: file to which a JSON line for each request is appended, or `-` for standard output; what the policy
-            file says by default.
-        operator: `HOST:PORT` for the operator's verbs; none by default.
-        operator_token_file: of `ratelimiter.admin.operator_tokens`: who may use them.
+        access_log: file to which a JSON line for each request is appended, or `-` for standard output; by default the
+            value of the policy file.
+        operator: `HOST:PORT` for the operator's commands; none by default.
+        operator_token_file: file of tokens for `ratelimiter.admin.operator_tokens`.
         log_format: of the diagnostics on standard error, `text` or `json`.
-        settings: what `ratelimiter.config.loader.build` takes.
+        settings: keyword arguments of `ratelimiter.config.loader.build`.
 
     Returns:
         The exit status of the process.
@@ -142,10 +142,10 @@ def run(
 
 
 def _tokens(policy: Policy, operator: str | None, token_file: str | None, workers: int) -> Tokens | None:
-    """Who may use the operator listener; None if there is none.
+    """Return the tokens of the operator listener; None if there is no such listener.
 
     Raises:
-        ConfigError: something is missing for it.
+        ConfigError: a setting of the listener is missing.
     """
     if operator is None and token_file is None:
         return None
@@ -182,10 +182,10 @@ def _run_several(plan: _Plan, sockets: list[list[socket.socket]]) -> int:
 
 @contextmanager
 def _counting_directory() -> Iterator[str]:
-    """Where workers leave what they count, so that each can answer for all: as the environment says, or one of ours.
+    """Yield the directory in which workers count together: that of the environment, or a temporary one.
 
     Raises:
-        ConfigError: nothing can be written there.
+        ConfigError: the directory cannot be written.
     """
     given = os.environ.get(MULTIPROCESS_DIR)
     with ExitStack() as stack:
@@ -212,7 +212,7 @@ async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], N
 
     registry = process_registry()
     metrics, top, recorder = Metrics(registry), Top(), ConsoleRecorder()
-    # Where nobody can ask nothing is counted, which is a fifth of what a request costs.
+    # Without an admin listener nothing is counted: that is a fifth of the cost of a request.
     observers = NULL_OBSERVER if plan.admin is None else FanOut(metrics, top, recorder)
     gate = Gate(plan.policy, store_for(plan.policy, observers), observer=observers)
     proxy = Proxy(
@@ -277,9 +277,11 @@ async def _every_second(call: Callable[[], None]) -> None:
 
 
 def _spare_collections() -> None:
-    """Have the garbage collector look at little, and seldom: what is there by now stays, and a request goes by itself,
-    as nothing of it refers to itself. With the interpreter's own threshold of 700, a few dozen requests at a time set
-    it off again and again, for a twentieth of what a request costs (tests/benchmarks/sidecar.py).
+    """Let the garbage collector run seldom, and skip the objects that exist by now.
+
+    A request leaves no cycles, so it is freed without the collector. With the interpreter's threshold of 700, a few
+    dozen requests in flight start the collector again and again, for a twentieth of the cost of a request
+    (tests/benchmarks/sidecar.py).
     """
     gc.collect()
     gc.freeze()
@@ -287,7 +289,7 @@ def _spare_collections() -> None:
 
 
 class _Exchanges:
-    """Tells the access log and the metrics of every exchange."""
+    """Passes each exchange on to the access log and the metrics."""
 
     def __init__(self, written: AccessLog, counted: ProxyMetrics) -> None:
         self._written = written
@@ -299,7 +301,7 @@ class _Exchanges:
 
 
 def _exchanges_told(written: AccessLog | None, counted: ProxyMetrics | None) -> ExchangeObserver | None:
-    """Whom a proxy tells of its exchanges."""
+    """Return the observer of a proxy's exchanges; None if neither log nor metrics want them."""
     return _Exchanges(written, counted) if written is not None and counted is not None else written or counted
 
 
@@ -315,8 +317,9 @@ class Shown(NamedTuple):
 
 
 def _operator_app(tokens: Tokens, gate: Gate, store: Store, standing: OverrideWatcher) -> ASGIApp:
-    """Return the application of the operator's verbs, for the operator listener and for the console."""
-    from ratelimiter.admin.operator import Operator, audit_to_stderr  # noqa: PLC0415
+    """Return the application of the operator's commands, for the operator listener and the console."""
+    from ratelimiter.admin.audit import audit_to_stderr  # noqa: PLC0415
+    from ratelimiter.admin.operator import Operator  # noqa: PLC0415
     from ratelimiter.admin.operator_http import operator_app  # noqa: PLC0415  # brings starlette along
 
     audit_to_stderr()
@@ -335,7 +338,7 @@ def _operated(listener: socket.socket, app: ASGIApp) -> AbstractAsyncContextMana
 def _watched(
     listener: socket.socket, gate: Gate, serving: lifecycle.Server, shown: Shown
 ) -> AbstractAsyncContextManager[str]:
-    """The admin listener of a worker."""
+    """Return the admin listener of a worker."""
     from ratelimiter.admin.app import State, admin_app  # noqa: PLC0415  # brings uvicorn along
     from ratelimiter.admin.console.app import Console  # noqa: PLC0415  # and starlette
     from ratelimiter.admin.listener import hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along

@@ -27,12 +27,12 @@ NEEDING_NO_TASK = frozenset({"memory", "redis", "rediss", "unix", "redis+sentine
 
 
 class Gate:
-    """The proxy's judge, which words the proxy's own errors, too.
+    """The proxy's judge, which renders the proxy's own errors, too.
 
     Args:
-        policy: what is admitted, and how refusals are written.
-        store: where it is counted.
-        observer: is told every decision.
+        policy: rules, dialect and header families.
+        store: keeps the tallies.
+        observer: of the decisions.
 
     Attributes:
         limiter: judges.
@@ -93,7 +93,7 @@ class Gate:
     def error(
         self, status: int, fault: tuple[str, str], verdict: Verdict | None, headers: Iterable[Header]
     ) -> tuple[Reply, Verdict]:
-        """Word an answer that the proxy gives by itself; see `ratelimiter.proxy.interfaces.ErrorWriter`."""
+        """Render an answer of the proxy itself; see `ratelimiter.proxy.interfaces.ErrorWriter`."""
         if verdict is None:
             identifier, of_id = self._id(headers)
             verdict = Verdict(None, of_id, of_id, identifier)
@@ -102,7 +102,7 @@ class Gate:
         return self.presenter.error(status, verdict.request_id), verdict
 
     def trusts(self, peer: str | None) -> bool:
-        """Return whether *peer*, None on a unix socket, may speak for others."""
+        """Return True if *peer*, None on a unix socket, is a trusted proxy."""
         return self.policy.trust.trusts_peer(peer)
 
     def _id(self, headers: Iterable[Header]) -> tuple[str, list[Header]]:

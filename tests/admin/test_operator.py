@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.admin.operator import Operator, Wanted, read_wanted
+from ratelimiter.admin.expiry import Expiry, read_expiry
+from ratelimiter.admin.operator import Operator
 from ratelimiter.core.overrides import PlanChoice
 from ratelimiter.core.planner import reader_for
 from ratelimiter.core.policy import Policy
@@ -109,8 +110,8 @@ async def test_peek_changes_nothing(scene: Scene) -> None:
 
 async def test_peek_says_what_is_ordered(scene: Scene) -> None:
     """A block, an override and the switch; and limits of a plan that is asked for."""
-    await scene.operator.block(ALICE, Wanted(for_ms=5000))
-    await scene.operator.set_override(ALICE, rule="minute", limit="7/minute", wanted=Wanted(for_ms=9000))
+    await scene.operator.block(ALICE, Expiry(for_ms=5000))
+    await scene.operator.set_override(ALICE, rule="minute", limit="7/minute", expiry=Expiry(for_ms=9000))
     await scene.operator.shadow(on=True)
     told = await scene.operator.peek(ALICE, plan="pro")
 
@@ -148,7 +149,7 @@ async def test_override_by_plan_and_by_pattern(scene: Scene) -> None:
 async def test_the_list(scene: Scene) -> None:
     """All that is ordered, and what the policy file overrides."""
     await scene.operator.set_override(ALICE, rule="minute", limit="7/minute")
-    await scene.operator.set_override("header:X-API-Key=batch-*", plan="pro", wanted=Wanted(for_ms=1000))
+    await scene.operator.set_override("header:X-API-Key=batch-*", plan="pro", expiry=Expiry(for_ms=1000))
     await scene.operator.block(ALICE)
     told = await scene.operator.orders()
 
@@ -165,7 +166,7 @@ async def test_audit(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     """Each verb leaves one line: who, what, whom by digest, what was before; those that change are kept, too."""
     caplog.set_level(logging.INFO, logger="ratelimiter.audit")
     await scene.operator.set_override(ALICE, rule="minute", limit="7/minute")
-    await scene.operator.set_override(ALICE, rule="minute", limit="8/minute", wanted=Wanted(for_ms=1000))
+    await scene.operator.set_override(ALICE, rule="minute", limit="8/minute", expiry=Expiry(for_ms=1000))
     await scene.operator.as_who("token:bob").block(ALICE)
     await scene.operator.unblock(ALICE)
     await scene.operator.reset(ALICE)
@@ -200,8 +201,8 @@ async def test_audit(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
         ("peek", {"principal": "header:X-API-Key=a*"}, "principal: what is given is a pattern"),
         ("reset", {"principal": ALICE, "rule": "other"}, "rule: 'other' is no rule"),
         ("reset", {"principal": ALICE, "rule": "address"}, "rule: 'address' is no rule that charges header:x-api-key"),
-        ("block", {"principal": ALICE, "wanted": Wanted(until_ms=1)}, "until: is not within"),
-        ("block", {"principal": ALICE, "wanted": Wanted(for_ms=10**15)}, "until: is not within"),
+        ("block", {"principal": ALICE, "expiry": Expiry(until_ms=1)}, "until: is not within"),
+        ("block", {"principal": ALICE, "expiry": Expiry(for_ms=10**15)}, "until: is not within"),
         ("set_override", {"principal": ALICE, "limit": "7 parsecs"}, "override: '7 parsecs' is not a limit"),
         ("set_override", {"principal": ALICE, "plan": "gold"}, "override: 'gold' is no plan"),
         ("set_override", {"principal": ALICE, "rule": "x", "limit": "1/minute"}, "override: 'x' is no rule"),
@@ -234,17 +235,17 @@ async def test_what_means_nothing(scene: Scene, verb: str, given: dict[str, Any]
 def test_ends_that_are_none(for_: str, until: str, fault: str) -> None:
     """They are refused with what would do."""
     with pytest.raises(ConfigError) as caught:
-        read_wanted(for_, until)
+        read_expiry(for_, until)
 
     assert str(caught.value).startswith(fault)
 
 
 def test_ends() -> None:
     """A while, a moment, or none."""
-    assert [Wanted(0, 600_000), Wanted(1_893_456_000_000, 0), Wanted()] == [
-        read_wanted("10m", ""),
-        read_wanted("", "2030-01-01T00:00:00Z"),
-        read_wanted("", ""),
+    assert [Expiry(0, 600_000), Expiry(1_893_456_000_000, 0), Expiry()] == [
+        read_expiry("10m", ""),
+        read_expiry("", "2030-01-01T00:00:00Z"),
+        read_expiry("", ""),
     ]
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ratelimiter.admin.operator import Operator, Wanted
+from ratelimiter.admin.expiry import Expiry
+from ratelimiter.admin.operator import Operator
 from ratelimiter.core.decision import BLOCKED, OVER_LIMIT, SUSPENDED, WITHIN_LIMIT
 from ratelimiter.core.overrides import Override
 from ratelimiter.core.policy import Policy
@@ -95,7 +96,7 @@ class TestInOneProcess:
         self, limiter: Limiter, standing: OverrideWatcher, operator: Operator, clock: FakeClock
     ) -> None:
         """What has an end ends by itself."""
-        await operator.block(ALICE, Wanted(for_ms=60_000))
+        await operator.block(ALICE, Expiry(for_ms=60_000))
         assert standing.needs_time
         clock.advance(59_999)
         await standing.poll()
@@ -242,7 +243,7 @@ async def test_while_the_store_is_out(caplog: pytest.LogCaptureFixture) -> None:
         store = open_store(server.url, timeout_ms=PATIENT_MS)
         operator = Operator(lambda: policy, store, "test")
         await operator.block(ALICE)
-        await operator.block("header:X-API-Key=bob", Wanted(for_ms=700))
+        await operator.block("header:X-API-Key=bob", Expiry(for_ms=700))
         await standing.poll()
         server.kill()
         await standing.poll()
@@ -294,7 +295,7 @@ async def test_ends_are_the_store_s_moments(redis_server: RedisServer) -> None:
     limiter = Limiter(policy, store_for(policy), clock=wrong)
     standing = OverrideWatcher(limiter, clock=wrong)
     store = open_store(redis_server.url, timeout_ms=PATIENT_MS)
-    await Operator(lambda: policy, store, "test").block(ALICE, Wanted(for_ms=30_000))
+    await Operator(lambda: policy, store, "test").block(ALICE, Expiry(for_ms=30_000))
     await standing.poll()
     assert [BLOCKED] == await reasons(limiter, 1)
     wrong.advance(29_000)
