@@ -118,7 +118,7 @@ async def test_without_a_token(client: httpx.AsyncClient, given: str | None, pat
         ("/v1/topup", b'{"principal": "header:X-API-Key=a", "units": true}', "units: is not a whole number"),
         ("/v1/topup", b'{"principal": "header:X-API-Key=a", "units": 0}', "units: a top-up must be of 1"),
         ("/v1/block", b'{"principal": "header:X-API-Key=a", "for": "soon"}', "for: 'soon' is not a duration"),
-        ("/v1/overrides", b'{"principal": "header:X-API-Key=a"}', "override: an override is for somebody"),
+        ("/v1/overrides", b'{"principal": "header:X-API-Key=a"}', "override: an override names a principal"),
     ],
 )
 async def test_mistakes(client: httpx.AsyncClient, path: str, body: bytes, problem: str) -> None:
