@@ -100,7 +100,7 @@ def add_settings(command: argparse.ArgumentParser) -> None:
         "--headers",
         metavar="FAMILY",
         action="append",
-        help="add header fields of x-ratelimit, draft-11 or draft-06 to responses; may be repeated",
+        help="add header fields of x-ratelimit, draft-11, draft-06, openai or anthropic to responses; may be repeated",
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ratelimiter.core.quota import Quota, Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ratelimiter.core.decision import Decision, Outcome
     from ratelimiter.core.rule import Rule
@@ -100,13 +100,116 @@ def draft_06(decision: Decision) -> list[Header]:
     ]
 
 
-FAMILIES: dict[str, Renderer] = {"x-ratelimit": x_ratelimit, "draft-11": draft_11, "draft-06": draft_06}
+def openai(decision: Decision) -> list[Header]:
+    """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, the reset as a duration like `59.874s` or `6m0s`."""
+    return [
+        field
+        for unit, outcome in _by_unit(decision, {REQUESTS: REQUESTS}).items()
+        for field in (
+            (b"x-ratelimit-limit-%s" % unit, b"%d" % outcome.rule.quota.limit),
+            (b"x-ratelimit-remaining-%s" % unit, b"%d" % outcome.remaining),
+            (b"x-ratelimit-reset-%s" % unit, _duration(_reset_ms(decision, outcome))),
+        )
+    ]
+
+
+def anthropic(decision: Decision) -> list[Header]:
+    """`anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-{limit,remaining,reset}`, RFC 3339 in UTC."""
+    return [
+        field
+        for unit, outcome in _by_unit(decision, {INPUT: INPUT, OUTPUT: OUTPUT, REQUESTS: REQUESTS}).items()
+        for field in (
+            (b"anthropic-ratelimit-%s-limit" % unit, b"%d" % outcome.rule.quota.limit),
+            (b"anthropic-ratelimit-%s-remaining" % unit, b"%d" % outcome.remaining),
+            (b"anthropic-ratelimit-%s-reset" % unit, _moment(decision.now_ms + _reset_ms(decision, outcome))),
+        )
+    ]
+
+
+REQUESTS, TOKENS, INPUT, OUTPUT = b"requests", b"tokens", b"input-tokens", b"output-tokens"
+
+
+def _by_unit(decision: Decision, names: Mapping[bytes, bytes]) -> dict[bytes, Outcome]:
+    """Return the outcome with the least room of each unit; a unit that *names* lacks is one of tokens.
+
+    Limits of concurrent requests have no unit here, and neither have credits: no such API tells them so.
+    """
+    found: dict[bytes, Outcome] = {}
+    for outcome in _told(decision):
+        rule = outcome.rule
+        if rule.quota.kind == Slots.kind or rule.quota.credits or (rule.tokens and rule.tokens.prices):
+            continue
+        unit = names.get(_unit(rule), TOKENS)
+        other = found.get(unit)
+        if other is None or outcome.remaining < other.remaining:
+            found[unit] = outcome
+    return found
+
+
+def _unit(rule: Rule) -> bytes:
+    if rule.tokens is None:
+        return REQUESTS
+    weights = rule.tokens.weights
+    if not weights.of_output_max:
+        return INPUT
+    return TOKENS if weights.of_input_max else OUTPUT
+
+
+def _reset_ms(decision: Decision, outcome: Outcome) -> int:
+    # As in `seconds_of`: what a refused client is told must let it in.
+    return outcome.reset_ms if decision.allowed else max(outcome.reset_ms, outcome.retry_after_ms or 0)
+
+
+def _duration(ms: int) -> bytes:
+    """Return *ms* as Go writes durations: `0s`, `12ms`, `59.874s`, `6m0s`, `1h0m0s`."""
+    if 0 < ms < 1000:
+        return b"%dms" % ms
+    minutes, rest_ms = divmod(ms, 60_000)
+    seconds, part_ms = divmod(rest_ms, 1000)
+    text = b"%d.%03d" % (seconds, part_ms) if part_ms else b"%d" % seconds
+    text = (text.rstrip(b"0") if part_ms else text) + b"s"
+    if not minutes:
+        return text
+    hours, minutes = divmod(minutes, 60)
+    return b"%dh%dm%s" % (hours, minutes, text) if hours else b"%dm%s" % (minutes, text)
+
+
+def _moment(ms: int) -> bytes:
+    """Return Unix time *ms* as RFC 3339 in UTC, in whole seconds, no earlier than it is."""
+    days, second = divmod(ceil_s(ms), 86_400)
+    # Days to a date of the Gregorian calendar, by years that begin in March, so that a leap day ends its year.
+    era, day_of_era = divmod(days + 719_468, 146_097)
+    year_of_era = (day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    month_from_march = (5 * day_of_year + 2) // 153
+    day = day_of_year - (153 * month_from_march + 2) // 5 + 1
+    month = month_from_march + 3 if month_from_march < 10 else month_from_march - 9
+    year = year_of_era + era * 400 + (month <= 2)
+    hours, rest = divmod(second, 3600)
+    return b"%04d-%02d-%02dT%02d:%02d:%02dZ" % (year, month, day, hours, *divmod(rest, 60))
+
+
+FAMILIES: dict[str, Renderer] = {
+    "x-ratelimit": x_ratelimit,
+    "draft-11": draft_11,
+    "draft-06": draft_06,
+    "openai": openai,
+    "anthropic": anthropic,
+}
+_OPENAI = [f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")]
+_ANTHROPIC = [
+    f"anthropic-ratelimit-{unit}-{what}"
+    for unit in ("requests", "tokens", "input-tokens", "output-tokens")
+    for what in ("limit", "remaining", "reset")
+]
 
 # What a browser may read of a cross-origin response only if it is named (Fetch standard, CORS protocol).
 EXPOSED: dict[str, tuple[bytes, ...]] = {
     "x-ratelimit": (b"X-RateLimit-Limit", b"X-RateLimit-Remaining", b"X-RateLimit-Reset"),
     "draft-11": (b"RateLimit-Policy", b"RateLimit"),
     "draft-06": (b"RateLimit-Limit", b"RateLimit-Remaining", b"RateLimit-Reset", b"RateLimit-Policy"),
+    "openai": tuple(name.encode() for name in _OPENAI),
+    "anthropic": tuple(name.encode() for name in _ANTHROPIC),
 }
 
 # Fields that a response has once: ours replace the application's. Those of draft-11 are lists, to which ours are added
@@ -115,6 +218,8 @@ SINGLE: dict[str, frozenset[bytes]] = {
     "x-ratelimit": frozenset({b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"}),
     "draft-11": frozenset(),
     "draft-06": frozenset({b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset", b"ratelimit-policy"}),
+    "openai": frozenset(name.encode() for name in _OPENAI),
+    "anthropic": frozenset(name.encode() for name in _ANTHROPIC),
 }
 
 

@@ -39,7 +39,8 @@ class Policy:
         name: keeps this policy's keys apart from those of other policies in the same store; spelled like a rule's name.
         store: URL of the store.
         dialect: name or path of the dialect in which refusals are written.
-        headers: header families on every response: `x-ratelimit`, `draft-11`, `draft-06`.
+        headers: header families on every response: `x-ratelimit`, `draft-11`, `draft-06`, `openai`,
+            `anthropic`.
         expose_headers: let browsers read those headers (`Access-Control-Expose-Headers`).
         trust: who may speak for another address.
         decision_timeout_ms: a decision comes within this time, whatever the store does.

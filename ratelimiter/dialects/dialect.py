@@ -32,6 +32,7 @@ from ratelimiter.dialects.words import (
     GIVEN,
     KINDS,
     MALFORMED_BODY,
+    OF_DECISION,
     OF_FINDING,
     OPTIONAL,
     READERS,
@@ -41,11 +42,13 @@ from ratelimiter.dialects.words import (
     capitalized,
     facts_of,
     lacking_of,
+    shortfall_of,
+    wait_of,
     with_issue,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.reply import Reply
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 
     Path = tuple[str | int, ...]
 
+_OF_LIMITS = frozenset({OVER_LIMIT, OVER_CAPACITY, BLOCKED, CREDIT_EXHAUSTED})
 COMPILED_MAX = 1024  # compiled answers kept, one for each answer and set of given words
 
 
@@ -79,6 +83,9 @@ class Dialect:
         name: name of the dialect.
         document: mapping that fits `dialect.schema.json`.
 
+    Attributes:
+        exact: True if refusals tell their wait to the millisecond.
+
     Raises:
         InvalidDialectError: a template, a word or a reference in it cannot work; with every fault, so that rendering a
             reply never meets one.
@@ -101,6 +108,8 @@ class Dialect:
         self._validation: dict[str, Form] = {}  # by kind of finding: the answer, and how a finding is listed in it
         self._findings: dict[str, Template] = {}
         self._prepare()
+        refusals = self._refusals.values()
+        self.exact = any("retry_after_ms" in template.words for each in refusals for _, template in each.templates)
 
     def __repr__(self) -> str:
         return f"Dialect({self.name!r})"
@@ -123,6 +132,8 @@ class Dialect:
         """
         reason = decision.reason
         facts: dict[str, Any] = {"request_id": request_id}
+        if reason in _OF_LIMITS:
+            facts |= wait_of(decision.retry_after_ms)
         if reason in (OVER_LIMIT, BLOCKED):
             wait_s = retry_after_s(decision)
             if wait_s is None:
@@ -130,10 +141,7 @@ class Dialect:
             else:
                 facts["retry_after_s"] = wait_s
         elif reason == CREDIT_EXHAUSTED:
-            facts["requested"], facts["shortfall"] = decision.missing or (0, 0)
-            wait_s = retry_after_s(decision)
-            if wait_s is not None:
-                facts["retry_after_s"] = wait_s
+            facts |= shortfall_of(decision)
         elif reason == STORE_ERROR:
             facts["retry_after_s"] = STORE_RETRY_AFTER_S
         elif isinstance(decision.fault, Unmet):
@@ -315,7 +323,7 @@ class Dialect:
         # RFC 6585 section 4: a 429 must not be stored by a cache.
         if refusal or form.status == 429:
             headers.append((b"cache-control", b"no-store"))
-        templates = tuple((name.lower().encode(), compile_header(text, scope)) for name, text in form.headers.items())
+        templates = tuple(_field_templates(form.headers, scope))
         used = body.words.union(*(template.words for _, template in templates))
         readers = tuple((word, read) for word, read in READERS.items() if word in used)
         return CompiledAnswer(form.status, tuple(headers), templates, body, b"\n" if self._text else b"", readers)
@@ -370,3 +378,13 @@ class Dialect:
         except MissingWordError as missing:
             faults.append((path, unavailable(missing.word)))
             return None
+
+
+def _field_templates(fields: Mapping[str, str], scope: Scope) -> Iterator[tuple[bytes, Template]]:
+    """Yield the header *fields* as templates, but for those that tell a decision what it does not know."""
+    for name, text in fields.items():
+        try:
+            yield name.lower().encode(), compile_header(text, scope)
+        except MissingWordError as missing:
+            if missing.word not in OF_DECISION:
+                raise

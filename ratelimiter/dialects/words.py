@@ -11,12 +11,15 @@ There is no word for the principal, so no answer can reveal one (invariant 8).
 | `{details}` | the answer's details: a list or an object | where it has some |
 | `{request_id}` | id that a caller quotes to support | always; empty if the dialect has none |
 | `{retry_after_s}` | seconds to wait, whole, at least 1 | in refusals that end |
+| `{retry_after_ms}` | milliseconds to wait, exact, at least 1 | in refusals that end |
+| `{should_retry}` | `false` if no wait helps, or a wait of more than a minute; else `true` | in refusals that may end |
 | `{limit}` | units that the binding rule admits in one window | in refusals by a limit |
 | `{remaining}` | units of it that are left | in refusals by a limit |
 | `{reset_s}` | seconds until it resets, whole, at least 1 | in refusals by a limit |
 | `{reset_at_s}` | the Unix time of that, in seconds | in refusals by a limit |
 | `{window_s}` | length of its window in seconds, perhaps a fraction; 0 if it has none | in refusals by a limit |
 | `{quota}` | its quota in words: `60 per 60 s`, `10 at the same time`, `500 per month` | in refusals by a limit |
+| `{unit}` | `tokens` of a language model, or `requests` | in refusals by a limit |
 | `{rule}` | name of the binding rule | in refusals by a limit |
 | `{rules}` | names of all rules that refuse, a list | in refusals by a limit |
 | `{location}` | where a finding is: body, query, path, header or cookie | in findings |
@@ -31,8 +34,8 @@ There is no word for the principal, so no answer can reveal one (invariant 8).
 | `{credential_required}` | kind of the credential that would do | when another is required |
 
 An application may give any of them but those of the answer itself; a message and details it may. A member that is
-nothing but one placeholder is left out where its word has no value. Only the words from the application, those of
-credentials and `{findings}` must have one.
+nothing but one placeholder is left out where its word has no value, and so is a header field that tells a wait. Only
+the words from the application, those of credentials and `{findings}` must have one.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.core.decision import BLOCKED, CREDIT_EXHAUSTED, MALFORMED, OVER_CAPACITY, OVER_LIMIT, STORE_ERROR
-from ratelimiter.core.headers import exact_s, seconds_of
+from ratelimiter.core.headers import exact_s, retry_after_s, seconds_of
 from ratelimiter.core.identity import UNAVAILABLE
 from ratelimiter.core.quota import Balance, Bucket, Period, Slots
 from ratelimiter.core.requirement import CREDENTIAL_KIND, HEADER_MISSING, REASONS, Unmet
@@ -54,11 +57,12 @@ if TYPE_CHECKING:
 FINDINGS_MAX = 100  # in one reply: a body with a million bad values must not get a million findings
 TEXT_MAX = 200  # characters of a field or an issue in a reply
 STORE_RETRY_AFTER_S = 1  # enforcement is back within a second of a fault's end
+RETRY_MS_MAX = 60_000  # clients that retry by themselves ignore longer waits and come back at once, or sleep for hours
 IDENTITY_RETRY_AFTER_S = 5  # by then the identity provider has been asked again
 
 OF_ANSWER = frozenset({"code", "message", "status", "title", "details", "request_id"})
 OF_DECISION = frozenset({"retry_after_s", "limit", "remaining", "reset_s", "reset_at_s", "window_s", "rule", "rules"})
-OF_DECISION |= {"quota"}
+OF_DECISION |= {"quota", "unit", "retry_after_ms", "should_retry"}
 OF_FINDING = frozenset({"location", "field", "issue", "Issue"})
 OF_APPLICATION = frozenset({"resource", "requested", "shortfall", "credential_used", "credential_required"})
 VOCABULARY = OF_ANSWER | OF_DECISION | OF_FINDING | OF_APPLICATION | {"findings"}
@@ -114,6 +118,20 @@ def lacking_of(lacking: Unmet) -> dict[str, Any]:
     return {"field": field, "issue": issue, "Issue": capitalized(issue)} if reason == HEADER_MISSING else {}
 
 
+def shortfall_of(decision: Decision) -> dict[str, Any]:
+    """Return the words of a refusal for want of credits."""
+    requested, shortfall = decision.missing or (0, 0)
+    wait_s = retry_after_s(decision)
+    return {"requested": requested, "shortfall": shortfall} | ({} if wait_s is None else {"retry_after_s": wait_s})
+
+
+def wait_of(wait_ms: int | None) -> dict[str, Any]:
+    """Return the words of a wait of *wait_ms*, beside its whole seconds; None if no wait helps."""
+    if wait_ms is None:
+        return {"should_retry": "false"}
+    return {"retry_after_ms": max(1, wait_ms), "should_retry": "false" if wait_ms > RETRY_MS_MAX else "true"}
+
+
 def capitalized(text: str) -> str:
     """Return *text* with its first letter in upper case."""
     return text[:1].upper() + text[1:]
@@ -144,6 +162,7 @@ def _rules(decision: Decision, _: Outcome) -> list[str]:
 
 # Word -> its value, read from a decision and its binding outcome.
 READERS: dict[str, Callable[[Decision, Outcome], Any]] = {
+    "unit": lambda _, outcome: "requests" if outcome.rule.tokens is None else "tokens",
     "limit": lambda _, outcome: outcome.rule.quota.limit,
     "remaining": lambda _, outcome: outcome.remaining,
     "reset_s": lambda decision, outcome: seconds_of(decision, outcome).reset,
@@ -157,9 +176,9 @@ READERS: dict[str, Callable[[Decision, Outcome], Any]] = {
 # Reason of a refusal -> the words that have a value then.
 GIVEN = {
     OVER_LIMIT: OF_DECISION,
-    BLOCKED: frozenset({"retry_after_s"}),
-    OVER_CAPACITY: OF_DECISION - {"retry_after_s"},
-    CREDIT_EXHAUSTED: OF_DECISION - {"retry_after_s"} | {"requested", "shortfall"},
+    BLOCKED: frozenset({"retry_after_s", "retry_after_ms", "should_retry"}),
+    OVER_CAPACITY: OF_DECISION - {"retry_after_s", "retry_after_ms"},
+    CREDIT_EXHAUSTED: OF_DECISION - {"retry_after_s", "retry_after_ms"} | {"requested", "shortfall"},
     MALFORMED: frozenset({"field", "issue", "Issue"}),
     STORE_ERROR: frozenset({"retry_after_s"}),
     **dict.fromkeys(REASONS, frozenset[str]()),

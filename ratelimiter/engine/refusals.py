@@ -41,7 +41,7 @@ class Refusals:
 
     def get(self, decision: Decision) -> tuple[Reply, list[Header]]:
         """Return the reply to a request that *decision* refuses, and its rate limit headers; not to be changed."""
-        if len(decision.outcomes) != 1 or decision.fault is not None:
+        if len(decision.outcomes) != 1 or decision.fault is not None or self._dialect.exact:
             return self._dialect.refusal(decision), self._render(decision)
         outcome = decision.outcomes[0]
         key = (

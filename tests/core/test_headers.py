@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+
 import http_sf
 import pytest
 from hypothesis import given
@@ -12,6 +16,8 @@ from ratelimiter.core.headers import EXPOSED, FAMILIES, SINGLE, Seconds, retry_a
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
 from ratelimiter.core.receipt import NEVER, Receipt, Tally
 from ratelimiter.core.rule import Hit, Rule
+from ratelimiter.core.token_terms import TokenTerms
+from ratelimiter.core.weights import Weights
 from tests.reference_store import START_MS, ReferenceStore, gaps_ms, hits_of, rule_of
 
 NOW_S = START_MS // 1000
@@ -20,6 +26,9 @@ HOUR = rule_of(1000, 3_600_000, name="per-hour")
 SHADOW = rule_of(1, 1000, name="shadow", shadow=True)
 BURSTY = rule_of(60, 60_000, name="bursty", burst=10)
 SHORT = rule_of(5, 500, name="short")
+TOKENS = replace(rule_of(30_000, 60_000, name="tokens"), tokens=TokenTerms("openai"))
+INPUT = replace(TOKENS, name="input", tokens=TokenTerms("anthropic", Weights(output=Decimal(0))))
+OUTPUT = replace(TOKENS, name="output", tokens=TokenTerms("anthropic", Weights(input=Decimal(0))))
 QUIET = rule_of(1000, 3_600_000, name="quiet", quiet=True)
 
 
@@ -173,9 +182,57 @@ def test_draft_06() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("reset_ms", "expected"),
+    [
+        (0, "0s"),
+        (12, "12ms"),
+        (1000, "1s"),
+        (59_874, "59.874s"),
+        (59_900, "59.9s"),
+        (60_000, "1m0s"),
+        (360_000, "6m0s"),
+        (3_600_000, "1h0m0s"),
+        (90_061_500, "25h1m1.5s"),
+    ],
+)
+def test_openai_writes_durations(reset_ms: int, expected: str) -> None:
+    """OpenAI's family tells requests and tokens apart, and the time until more remains as Go writes it."""
+    told = lines("openai", decided(MINUTE, TOKENS, tallies=[(3, 0, 0), (63, reset_ms, 0)]))
+
+    assert {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "57",
+        "x-ratelimit-reset-requests": "0s",
+        "x-ratelimit-limit-tokens": "30000",
+        "x-ratelimit-remaining-tokens": "29937",
+        "x-ratelimit-reset-tokens": expected,
+    } == told
+
+
+@given(now_ms=st.integers(0, 4_102_444_800_000))
+def test_anthropic_writes_moments(now_ms: int) -> None:
+    """Anthropic's family tells moments as RFC 3339 in UTC, rounded up to whole seconds."""
+    told = lines("anthropic", decided(MINUTE, INPUT, OUTPUT, tallies=[(1, 0, 0)] * 3, now_ms=now_ms))
+    moment = datetime.fromisoformat(told["anthropic-ratelimit-input-tokens-reset"])
+
+    assert 0 <= moment.timestamp() * 1000 - now_ms < 1000
+    assert "29999" == told["anthropic-ratelimit-output-tokens-remaining"]
+    assert "59" == told["anthropic-ratelimit-requests-remaining"]
+
+
+def test_the_least_room_is_told_of_each_unit() -> None:
+    """Of several limits of one unit the family tells the one with the least room."""
+    told = lines(
+        "openai", decided(MINUTE, HOUR, TOKENS, INPUT, tallies=[(1, 0, 0), (999, 0, 0), (9, 0, 0), (99, 0, 0)])
+    )
+
+    assert ("1", "29901") == (told["x-ratelimit-remaining-requests"], told["x-ratelimit-remaining-tokens"])
+
+
 def test_families_are_consistent() -> None:
     """What a family sends is what it exposes to browsers; nothing else is taken for its own."""
-    decision = decided(MINUTE, tallies=[(1, 1, 0)])
+    decision = decided(MINUTE, TOKENS, INPUT, OUTPUT, tallies=[(1, 1, 0)] * 4)
     for family in FAMILIES:
         assert {name.lower().decode() for name in EXPOSED[family]} == set(lines(family, decision))
         assert {name.decode() for name in SINGLE[family]} <= set(lines(family, decision))

@@ -643,7 +643,9 @@ def test_only_well_formed_ids_are_taken_over(form: str, value: bytes, well_forme
 
 def test_which_dialects_name_requests() -> None:
     """Request ids go where the API documents them."""
-    assert {"intrace", "tracefinance", "tracefinance-v1"} == {d.name for d in ALL if d.request_ids is not None}
+    assert {"anthropic", "intrace", "tracefinance", "tracefinance-v1"} == {
+        d.name for d in ALL if d.request_ids is not None
+    }
     assert RequestIds(b"x-request-id", "token", "req_") == INTRACE.request_ids
     assert RequestIds(b"x-request-id", "uuid") == TRACEFINANCE.request_ids
 

@@ -12,9 +12,11 @@ BAD = sorted((Path(__file__).parents[1] / "data" / "dialects").glob("*.yaml"))
 
 
 def test_the_dialects_of_the_package() -> None:
-    """Five documented APIs and two standards."""
+    """Seven documented APIs and two standards."""
     assert [
+        "anthropic",
         "intrace",
+        "openai",
         "plain",
         "problem",
         "sentinel",
@@ -72,7 +74,9 @@ def test_unknown_name_says_what_would_do() -> None:
     """A slip in a name is told with the name that was meant, and else with all of them."""
     with pytest.raises(ConfigError, match="there is no dialect 'intrase'; did you mean intrace"):
         loader.load("intrase")
-    with pytest.raises(ConfigError, match=r"write intrace, plain, problem, .*, or a path like \./my\.yaml"):
+    with pytest.raises(
+        ConfigError, match=r"write anthropic, intrace, openai, plain, problem, .*, or a path like \./my\.yaml"
+    ):
         loader.load("xyz")
 
 
