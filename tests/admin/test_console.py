@@ -160,13 +160,12 @@ async def test_an_outage_is_on_top(tmp_path: Path) -> None:
 async def test_refusals_are_bounded_and_find_their_request_id(tmp_path: Path) -> None:
     """The last refusals are kept, no more; each has the id that it was answered under, whenever it was counted."""
     async with consoled(tmp_path) as console:
-        console.recorder.refusals = type(console.recorder.refusals)(maxlen=100)
-        for number in range(200):
+        for number in range(600):
             await console.ask("alice", 1, request_id=f"req_{number}")
         console.recorder.catch_up()
 
-    ids = [refusal.request_id for refusal, _ in console.recorder.refusals]
-    assert [f"req_{number}" for number in range(100, 200)] == ids
+    ids = [refusal.request_id for refusal in console.recorder.refusals()]
+    assert [f"req_{number}" for number in range(100, 600)] == ids
 
 
 def test_the_last_ten_minutes_are_kept_in_steps() -> None:

@@ -113,7 +113,7 @@ def sections(
             _store(recorder, policy, state),
             _orders(recorder),
             _policy(recorder, policy, now_ms),
-            _refusals([refusal for refusal, _ in recorder.refusals]),
+            _refusals(recorder.refusals()),
         )
     )
 
@@ -170,7 +170,7 @@ def _rules(recorder: ConsoleRecorder, policy: Policy | None, places: Mapping[str
     for rule in () if policy is None else policy.rules:
         row = rows.get(rule.name)
         used = ""
-        if row is not None and row.least_remaining is not None:
+        if row is not None:
             share = 1 - min(row.least_remaining, rule.quota.limit) / rule.quota.limit
             used = f'<meter min="0" max="1" value="{share:.3f}" aria-label="use">{share:.0%}</meter> {share:.0%}'
         refusals = 0 if row is None else row.refused

@@ -22,7 +22,6 @@ REFUSALS_MAX = 500  # kept one by one, about 1 kB each
 STEP_MS = 5000
 STEPS_MAX = 120  # ten minutes
 SPAN_MS = 60_000
-UNCOUNTED_MAX = 256  # request ids of refusals that are not counted yet
 CHANGES_MAX = 50
 
 
@@ -46,11 +45,11 @@ class RuleRow:
 
     __slots__ = ("admitted", "least_remaining", "refused", "shadow_refused")
 
-    def __init__(self) -> None:
+    def __init__(self, least_remaining: int) -> None:
         self.admitted = 0
         self.refused = 0
         self.shadow_refused = 0
-        self.least_remaining: int | None = None
+        self.least_remaining = least_remaining
 
 
 class ConsoleRecorder(Decisions):
@@ -62,7 +61,6 @@ class ConsoleRecorder(Decisions):
 
     Attributes:
         outcomes: decisions by reason, since the start.
-        refusals: the last ones, the oldest first.
         policy: in force; None before one is.
         loaded_ms: when it was loaded.
         changes: what changed then, against the policy before.
@@ -76,7 +74,9 @@ class ConsoleRecorder(Decisions):
         super().__init__()
         self._clock = clock
         self.outcomes: Counter[str] = Counter()
-        self.refusals: deque[tuple[Refusal, Decision]] = deque(maxlen=refusals_max)
+        self._ring: deque[tuple[Decision, Sequence[Hit], str]] = deque(maxlen=refusals_max)
+        # Request ids come after the decisions, which may have been counted by then.
+        self._answered: deque[tuple[Decision, str, str]] = deque(maxlen=2 * refusals_max)
         self.policy: Policy | None = None
         self.loaded_ms = 0
         self.changes: list[str] = []
@@ -89,7 +89,6 @@ class ConsoleRecorder(Decisions):
         self._rows_before: dict[str, RuleRow] = {}
         self._begun_ms = clock()
         self._names: dict[bytes, str] = {}
-        self._ids: dict[int, tuple[Decision, str, str]] = {}
 
     # --- What an observer is told
 
@@ -99,14 +98,7 @@ class ConsoleRecorder(Decisions):
 
     def refused(self, decision: Decision, request_id: str, method: str) -> None:
         """Note under which request id a refusal was answered."""
-        for place in range(len(self.refusals) - 1, max(-1, len(self.refusals) - 65), -1):
-            refusal, of = self.refusals[place]
-            if of is decision:  # its batch was counted at once
-                self.refusals[place] = (refusal._replace(request_id=request_id, method=method), of)
-                return
-        if len(self._ids) >= UNCOUNTED_MAX:
-            self._ids.clear()
-        self._ids[id(decision)] = (decision, request_id, method)
+        self._answered.append((decision, request_id, method))
 
     def loaded(self, policy: Policy) -> None:
         """Note the policy in force, and what is different in it."""
@@ -116,9 +108,7 @@ class ConsoleRecorder(Decisions):
         if not policy.show_principals:
             self.catch_up()
             self._names.clear()
-            self.refusals = deque(
-                ((refusal._replace(name=""), decision) for refusal, decision in self.refusals), self.refusals.maxlen
-            )
+            self._ring = deque(((decision, hits, "") for decision, hits, _ in self._ring), self._ring.maxlen)
 
     def overridden(self, overrides: RuntimeOverrides) -> None:
         """Note the runtime overrides in force."""
@@ -143,51 +133,36 @@ class ConsoleRecorder(Decisions):
         if now_ms - self._begun_ms >= SPAN_MS:
             self._turn(now_ms)
         rows, refused = self._rows, 0
+        reasons = self.outcomes
         for decision, hits, _ in batch:
-            if not decision[0]:
+            allowed, reason, _, outcomes, _, _, _, _ = decision
+            reasons[reason] += 1
+            if not allowed:
                 refused += 1
-                self._keep(decision, hits)
-            for rule, remaining, _, retry_after_ms in decision[3]:
+                self._ring.append((decision, hits, self._name(decision, hits) if self._names else ""))
+            for rule, remaining, _, retry_after_ms in outcomes:
                 row = rows.get(rule.name)
                 if row is None:
-                    row = rows[rule.name] = RuleRow()
-                if retry_after_ms != 0:
-                    if rule.shadow:
-                        row.shadow_refused += 1
-                    else:
-                        row.refused += 1
-                elif decision[0]:
-                    row.admitted += 1
-                if row.least_remaining is None or remaining < row.least_remaining:
+                    row = rows[rule.name] = RuleRow(rule.quota.limit)
+                if remaining < row.least_remaining:  # noqa: PLR1730  # a call costs as much as all of this
                     row.least_remaining = remaining
-        self.outcomes.update([told[0][1] for told in batch])
+                if retry_after_ms == 0:
+                    row.admitted += allowed
+                elif rule.shadow:
+                    row.shadow_refused += 1
+                else:
+                    row.refused += 1
         number = now_ms // STEP_MS
         if not self._steps or self._steps[-1][0] < number:
             self._steps.append([number, 0, 0])
         self._steps[-1][1] += len(batch)
         self._steps[-1][2] += refused
-        self._names.clear()
+        if self._names:
+            self._names.clear()
 
-    def _keep(self, decision: Decision, hits: Sequence[Hit]) -> None:
-        binding = decision.binding
-        rule = None if binding is None else binding.rule
-        hit = next((hit for hit in hits if rule is not None and hit.rule.name == rule.name), None)
-        if hit is None and hits:
-            hit = hits[0]
-        _, request_id, method = self._ids.pop(id(decision), (None, "", ""))
-        refusal = Refusal(
-            decision.now_ms,
-            decision.reason,
-            "" if rule is None else rule.name,
-            None if rule is None else rule.quota.limit,
-            None if binding is None else binding.remaining,
-            decision.retry_after_ms,
-            "" if hit is None else digest_of(hit.key),
-            "" if hit is None else self._names.get(hit.key, ""),
-            request_id,
-            method,
-        )
-        self.refusals.append((refusal, decision))
+    def _name(self, decision: Decision, hits: Sequence[Hit]) -> str:
+        hit = _hit_of(decision, hits)
+        return "" if hit is None else self._names.get(hit.key, "")
 
     def _turn(self, now_ms: int) -> None:
         self._rows_before = self._rows if now_ms - self._begun_ms < 2 * SPAN_MS else {}
@@ -195,6 +170,30 @@ class ConsoleRecorder(Decisions):
         self._begun_ms = now_ms
 
     # --- What the page asks
+
+    def refusals(self) -> list[Refusal]:
+        """Return the last refusals, the oldest first."""
+        answered = {id(decision): (request_id, method) for decision, request_id, method in self._answered}
+        found = []
+        for decision, hits, name in self._ring:
+            rule = None if decision.binding is None else decision.binding.rule
+            hit = _hit_of(decision, hits)
+            request_id, method = answered.get(id(decision), ("", ""))
+            found.append(
+                Refusal(
+                    decision.now_ms,
+                    decision.reason,
+                    "" if rule is None else rule.name,
+                    None if rule is None else rule.quota.limit,
+                    None if decision.binding is None else decision.binding.remaining,
+                    decision.retry_after_ms,
+                    "" if hit is None else digest_of(hit.key),
+                    name,
+                    request_id,
+                    method,
+                )
+            )
+        return found
 
     def steps(self) -> list[tuple[int, int, int]]:
         """Return the last ten minutes: Unix ms, requests and refused of each step, quiet ones included."""
@@ -209,13 +208,18 @@ class ConsoleRecorder(Decisions):
         found: dict[str, RuleRow] = {}
         for rows in (self._rows_before, self._rows):
             for name, row in rows.items():
-                sums = found.setdefault(name, RuleRow())
+                sums = found.setdefault(name, RuleRow(row.least_remaining))
                 sums.admitted += row.admitted
                 sums.refused += row.refused
                 sums.shadow_refused += row.shadow_refused
-                known = [each for each in (sums.least_remaining, row.least_remaining) if each is not None]
-                sums.least_remaining = min(known, default=None)
+                sums.least_remaining = min(sums.least_remaining, row.least_remaining)
         return found
+
+
+def _hit_of(decision: Decision, hits: Sequence[Hit]) -> Hit | None:
+    """Return the hit that *decision* is about: of the rule that clients are told of, else the first."""
+    name = "" if decision.binding is None else decision.binding.rule.name
+    return next((hit for hit in hits if hit.rule.name == name), hits[0] if hits else None)
 
 
 def digest_of(key: bytes) -> str:
