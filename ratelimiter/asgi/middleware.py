@@ -99,6 +99,7 @@ class RateLimitMiddleware:
             state.add(limiter, judgement)
         decision, _, identity, pending = judgement
         if not decision.allowed:
+            limiter.refused(decision, state.request_id, scope.get("method", "GET"))
             reply = presenter.refusal(decision, state.request_id)
             if pending is not None:
                 pending.refused(reply.status)

@@ -277,6 +277,10 @@ class Limiter:
         """Wait until the store was told what is settled by now, no longer than for a decision."""
         await self._settlements.settled(self.policy.decision_timeout_ms / 1000)
 
+    def refused(self, decision: Decision, request_id: str, method: str) -> None:
+        """Pass on under which request id an edge answers a refusal; empty if requests have none."""
+        self._observer.refused(decision, request_id, method)
+
     async def close(self) -> None:
         """Send what is settled, then close the store."""
         await self.settled()

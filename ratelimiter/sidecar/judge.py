@@ -41,7 +41,6 @@ class Gate:
 
     def __init__(self, policy: Policy, store: Store, *, observer: Observer = NULL_OBSERVER) -> None:
         self.limiter = Limiter(policy, store, observer=observer)
-        self._observer = observer
         self._in_task = policy.store.partition("://")[0].lower() not in NEEDING_NO_TASK
         self._present(Presenter(policy))
 
@@ -84,7 +83,7 @@ class Gate:
             if presenter.tells_identity:
                 told = [*of_id, *presenter.upstream_headers(identity)]
             return new(Verdict, (None, headers, told, identifier, pending))
-        self._observer.refused(decision, identifier, request.method)
+        self.limiter.refused(decision, identifier, request.method)
         reply, headers = presenter.refused(decision, identifier)
         if pending is not None:
             pending.refused(reply.status)

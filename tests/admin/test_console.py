@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -141,6 +141,38 @@ async def test_explain_answers_400_to_nonsense(tmp_path: Path, body: bytes) -> N
         answer = await client.post(f"{console.url}/console/explain", content=body, headers=headers)
 
     assert 400 == answer.status_code
+
+
+async def test_an_application_mounts_it(tmp_path: Path) -> None:
+    """Behind the middleware a refusal is found by the request id that its answer carries."""
+    from ratelimiter import RateLimitMiddleware
+    from ratelimiter.admin.app import State, admin_app
+    from ratelimiter.admin.console.app import Console
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    recorder = ConsoleRecorder()
+    limited = RateLimitMiddleware(application, limit="1/minute", dialect="intrace", observer=recorder)
+    console = admin_app(
+        exposition=lambda _: (b"", "text/plain"),
+        policy=lambda: limited.limiter.policy,
+        state=State,
+        console=Console(recorder),
+    )
+    async with (
+        httpx.AsyncClient(transport=httpx.ASGITransport(limited), base_url="http://app") as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(console), base_url="http://admin") as operator,
+    ):
+        statuses = [(await client.get("/")).status_code for _ in range(2)]
+        text = (await operator.get("/")).text
+
+    assert [200, 429] == statuses
+    ids = [refusal.request_id for refusal in recorder.refusals()]
+    assert 1 == len(ids)
+    assert ids[0]
+    assert f"<code>{ids[0]}</code>" in text
 
 
 async def test_an_outage_is_on_top(tmp_path: Path) -> None:
