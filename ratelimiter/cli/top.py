@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TIMEOUT_S = 5
+# A table of the report: the heading of its column, and the name of its numbers; the first differences decide the order.
+COLUMNS = {
+    "refused": ("REFUSED", "refusals"),
+    "would_refuse": ("SHADOW", "shadow_refusals"),
+    "blocked": ("BLOCKED", "requests"),
+    "heaviest": ("UNITS", "units"),
+}
+ALWAYS = ("refused", "heaviest")  # columns that are shown also when they are empty
 BYTES_MAX = 1 << 20
 HOME_AND_CLEAR = "\x1b[H\x1b[J"  # ECMA-48: cursor to the top left, erase to the end
 HEADER_LINES = 3
@@ -78,22 +86,22 @@ def table(report: Mapping[str, Any], number: int) -> list[str]:
         report: result of `fetch`.
         number: greatest number of principals.
     """
-    refusals: Counter[tuple[str, str]] = Counter()
-    units: Counter[tuple[str, str]] = Counter()
+    counts = {kind: Counter[tuple[str, str]]() for kind in COLUMNS}
     names: dict[str, str] = {}
     for span in ("before", "now"):
-        for each in (*report[span]["refused"], *report[span]["heaviest"]):
-            if "name" in each:
-                names[each["principal"]] = _printable(each["name"])
-        for each in report[span]["refused"]:
-            refusals[each["rule"], each["principal"]] += each["refusals"]
-        for each in report[span]["heaviest"]:
-            units[each["rule"], each["principal"]] += each["units"]
-    order = sorted(refusals | units, key=lambda who: (-refusals[who], -units[who], who))
-    rows = [("RULE", "PRINCIPAL", "REFUSED", "UNITS", *(("NAME",) if names else ()))]
+        for kind, (_, unit) in COLUMNS.items():
+            for each in report[span].get(kind, ()):
+                counts[kind][each["rule"], each["principal"]] += each[unit]
+                if "name" in each:
+                    names[each["principal"]] = _printable(each["name"])
+    shown = [kind for kind in COLUMNS if counts[kind] or kind in ALWAYS]
+    everybody = {who for counter in counts.values() for who in counter}
+    order = sorted(everybody, key=lambda who: (*(-counts[kind][who] for kind in COLUMNS), who))
+    rows = [("RULE", "PRINCIPAL", *(COLUMNS[kind][0] for kind in shown), *(("NAME",) if names else ()))]
     for rule, who in order[:number]:
-        counted = str(refusals[rule, who]), str(units[rule, who])
+        counted = [str(counts[kind][rule, who]) for kind in shown]
         rows.append((rule, who, *counted, *((names.get(who, ""),) if names else ())))
+    numbers = range(2, 2 + len(shown))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     begun = time.strftime("%H:%M:%S", time.localtime(report["begun_ms"] / 1000))
     span_s = ceil_s(report["span_ms"])
@@ -102,12 +110,10 @@ def table(report: Mapping[str, Any], number: int) -> list[str]:
         "",
         *(
             "  ".join(
-                [
-                    f"{rule:<{widths[0]}}  {who:<{widths[1]}}  {refused:>{widths[2]}}  {spent:>{widths[3]}}",
-                    *name,  # the last, as it may be of any width
-                ]
+                f"{cell:>{width}}" if column in numbers else f"{cell:<{width}}"
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
-            for rule, who, refused, spent, *name in rows
+            for row in rows
         ),
     ]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ratelimiter.core.principal import Source
+    from ratelimiter.core.principal import Principal, Source
     from ratelimiter.core.quota import AnyQuota
 
 PATTERN_BYTES_MAX = 256
@@ -138,11 +138,13 @@ class BlockedError(Exception):
 
     Attributes:
         until_ms: when that ends, Unix time; `FOR_EVER`.
+        principal: that is blocked.
     """
 
-    def __init__(self, until_ms: int) -> None:
+    def __init__(self, until_ms: int, principal: Principal) -> None:
         super().__init__("blocked")
         self.until_ms = until_ms
+        self.principal = principal
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ class Tiers:
                 continue  # whether that matters is for the rules to say that look there
             until_ms = self._blocks.get(principal.digest)
             if until_ms is not None:
-                raise BlockedError(until_ms)
+                raise BlockedError(until_ms, principal)
 
     def plan(self, headers: Sequence[Header], peer: str | None, told: str) -> str:
         """Return the plan of a request, less overrides.

@@ -15,10 +15,11 @@ from ratelimiter.core.decision import SUSPENDED, Decision, blocked, decide, malf
 from ratelimiter.core.identity import NOBODY, Identity, IdentityPolicy
 from ratelimiter.core.overrides import NO_OVERRIDES, BlockedError
 from ratelimiter.core.planner import Planner
+from ratelimiter.core.policy import key_of
 from ratelimiter.core.receipt import REMEMBERED, STORE, new
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
-from ratelimiter.core.rule import REQUEST_HEADER, Mode
+from ratelimiter.core.rule import REQUEST_HEADER, Hit, Mode
 from ratelimiter.engine.observer import NULL_OBSERVER, observer_of
 from ratelimiter.engine.settlements import Settlements
 from ratelimiter.engine.token_meters import TokenMeters
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.receipt import Receipt
     from ratelimiter.core.request import Request
     from ratelimiter.core.requirement import Requirement
-    from ratelimiter.core.rule import Hit, Rule
+    from ratelimiter.core.rule import Rule
     from ratelimiter.engine.observer import DecisionObserver, Observer
     from ratelimiter.engine.settlements import PendingRequest
     from ratelimiter.engine.token_meters import MeteredRequest
@@ -193,7 +194,7 @@ class Limiter:
         except MalformedRequest as fault:
             decision = malformed(self._clock(), fault.field, fault.issue)
         except BlockedError as block:
-            decision = blocked(self._clock(), block.until_ms, self.policy.rules[0])
+            decision, hits = self._blocked(block)
         else:
             if charged:
                 hits = _less(hits, charged)
@@ -246,6 +247,12 @@ class Limiter:
         watched = self._planner.reader.watched
         headers = [header for header in request.headers if header[0].lower() in watched]
         return identity._replace(plan=tiers.plan_of(headers, request.peer, identity.verified, identity.plan))
+
+    def _blocked(self, block: BlockedError) -> tuple[Decision, Sequence[Hit]]:
+        """Return the refusal of a blocked principal, and a hit by which observers tell who it is; it is not charged."""
+        rule = self.policy.rules[0]
+        hit = Hit(key_of(self.policy, rule, block.principal, 0), rule.quota, 0, rule)
+        return blocked(self._clock(), block.until_ms, rule), (hit,)
 
     def _met(self, request: Request, identity: Identity) -> tuple[Sequence[Hit], Sequence[Requirement]]:
         """Return what *request* of *identity* is charged, and what it must bring."""

@@ -11,6 +11,7 @@ from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.clock import Clock, unix_ms
+from ratelimiter.core.decision import BLOCKED
 from ratelimiter.engine.batched_observer import Decisions
 
 if TYPE_CHECKING:
@@ -105,12 +106,17 @@ class Heaviest:
         heapreplace(queue, (smallest + count, key))
 
 
+# What is counted of principals: the name of a table in the report, and of its numbers.
+HEAVIEST, REFUSED, WOULD_REFUSE, BLOCKED_CALLS = "heaviest", "refused", "would_refuse", "blocked"
+UNITS = {HEAVIEST: "units", REFUSED: "refusals", WOULD_REFUSE: "shadow_refusals", BLOCKED_CALLS: "requests"}
+
+
 class Top(Decisions):
-    """The heaviest and the most refused principals of each rule, in the last minute and the one under way; an observer
-    of decisions.
+    """The principals of each rule that use most, are refused most, would be refused most by a rule in shadow mode, and
+    that ask most while they are blocked; in the last minute and the one under way. An observer of decisions.
 
     Args:
-        keys_max: principals counted at a time, of each of the two kinds.
+        keys_max: principals counted at a time, of each kind.
         span_ms: after so long the counts begin anew; the last ones are kept beside them.
         clock: Unix time in milliseconds, for times without decisions.
     """
@@ -121,9 +127,11 @@ class Top(Decisions):
         self._span_ms = span_ms
         self._clock = clock
         self._begun_ms = clock()
-        self._admitted, self._refused = Heaviest(keys_max), Heaviest(keys_max)
-        self._admitted_before, self._refused_before = Heaviest(keys_max), Heaviest(keys_max)
+        self._now, self._before = self._tables(), self._tables()
         self._names: dict[bytes, str] = {}  # of the decisions that are not counted yet
+
+    def _tables(self) -> dict[str, Heaviest]:
+        return {kind: Heaviest(self._keys_max) for kind in UNITS}
 
     def named(self, names: Mapping[bytes, str]) -> None:
         """Keep the names of the next decision's principals; see `ratelimiter.engine.observer.Observer`."""
@@ -133,35 +141,49 @@ class Top(Decisions):
         """Delete all names unless *policy* permits them; see `ratelimiter.engine.observer.Observer`."""
         if not policy.show_principals:
             self.catch_up()
-            for each in (self._admitted, self._refused, self._admitted_before, self._refused_before):
-                each.forget_names()
+            for table in (*self._now.values(), *self._before.values()):
+                table.forget_names()
 
     def _count(self, batch: Sequence[Told]) -> None:
+        admitted = self._now[HEAVIEST]
         for decision, hits, _ in batch:
             if decision.now_ms - self._begun_ms >= self._span_ms:
                 self._turn()
+                admitted = self._now[HEAVIEST]
             if not decision.allowed:
                 self._count_refusal(decision, hits)
             elif len(hits) == 1:  # most requests
                 hit = hits[0]
                 if hit.cost:
-                    self._admitted.add(hit.key, hit.cost)
+                    admitted.add(hit.key, hit.cost)
+                if decision.outcomes[0].retry_after_ms != 0:
+                    self._now[WOULD_REFUSE].add(hit.key, 1)
             else:
                 for hit in hits:
                     # Of a rule with a burst there are two hits, and the request is one.
                     if hit.quota is hit.rule.quotas[0] and hit.cost:
-                        self._admitted.add(hit.key, hit.cost)
+                        admitted.add(hit.key, hit.cost)
+                self._add_refusing(decision, hits, WOULD_REFUSE)
 
         for key in list(self._names):  # another thread may add to them
             name = self._names.pop(key)
-            self._admitted.name(key, name)
-            self._refused.name(key, name)
+            for table in self._now.values():
+                table.name(key, name)
 
     def _count_refusal(self, decision: Decision, hits: Sequence[Hit]) -> None:
-        refusing = [outcome.rule for outcome in decision.outcomes if outcome.retry_after_ms != 0]
-        for hit in hits:
-            if hit.quota is hit.rule.quotas[0] and hit.rule in refusing:
-                self._refused.add(hit.key, 1)
+        if decision.reason == BLOCKED:
+            for hit in hits:
+                self._now[BLOCKED_CALLS].add(hit.key, 1)
+        else:
+            self._add_refusing(decision, hits, REFUSED)
+
+    def _add_refusing(self, decision: Decision, hits: Sequence[Hit], kind: str) -> None:
+        """Count the principals of the rules that had no room; by name, as an order may have put a rule in shadow."""
+        refusing = {outcome.rule.name for outcome in decision.outcomes if outcome.retry_after_ms != 0}
+        if refusing:
+            for hit in hits:
+                if hit.quota is hit.rule.quotas[0] and hit.rule.name in refusing:
+                    self._now[kind].add(hit.key, 1)
 
     def report(self, number: int = SHOWN) -> dict[str, Any]:
         """Return the page `/top` of the admin listener, ready for JSON.
@@ -175,14 +197,8 @@ class Top(Decisions):
         return {
             "begun_ms": self._begun_ms,
             "span_ms": self._span_ms,
-            "now": {
-                "heaviest": _told(self._admitted, number, "units"),
-                "refused": _told(self._refused, number, "refusals"),
-            },
-            "before": {
-                "heaviest": _told(self._admitted_before, number, "units"),
-                "refused": _told(self._refused_before, number, "refusals"),
-            },
+            "now": {kind: _told(table, number, UNITS[kind]) for kind, table in self._now.items()},
+            "before": {kind: _told(table, number, UNITS[kind]) for kind, table in self._before.items()},
         }
 
     def _turn(self) -> None:
@@ -190,9 +206,8 @@ class Top(Decisions):
         if now_ms - self._begun_ms < self._span_ms:  # the store's clock is ahead of ours: wait for both
             return
         fresh = now_ms - self._begun_ms < 2 * self._span_ms
-        self._admitted_before = self._admitted if fresh else Heaviest(self._keys_max)
-        self._refused_before = self._refused if fresh else Heaviest(self._keys_max)
-        self._admitted, self._refused = Heaviest(self._keys_max), Heaviest(self._keys_max)
+        self._before = self._now if fresh else self._tables()
+        self._now = self._tables()
         self._begun_ms = now_ms
 
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimiter.core.overrides import FOR_EVER, Block, RuntimeOverrides
 from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import CLIENT, parse_source
+from ratelimiter.core.rule import Mode
 from ratelimiter.engine.limiter import Limiter
-from ratelimiter.metrics.heavy_hitters import Heaviest, Top
+from ratelimiter.metrics.heavy_hitters import HEAVIEST, REFUSED, Heaviest, Top
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import per_minute, request
 
@@ -146,7 +148,7 @@ async def test_names_are_kept_for_those_in_the_tables_only(clock: FakeClock) -> 
 
     assert 50 <= len(shown) <= 100
     assert shown >= {"key-499"}
-    assert len(watched.top._admitted._names) == len(watched.top._refused._names) == 50
+    assert len(watched.top._now[HEAVIEST]._names) == len(watched.top._now[REFUSED]._names) == 50
     assert {} == watched.top._names
 
 
@@ -170,3 +172,33 @@ async def test_no_credential_is_a_name(clock: FakeClock) -> None:
     await watched.limiter.judge(request(peer="192.0.2.7"))
 
     assert {None, "192.0.2.7"} == names(watched.top)
+
+
+async def test_refusals_in_shadow_are_counted_by_principal(clock: FakeClock) -> None:
+    """Principals that a rule in shadow mode would refuse are told: alone, beside other rules, and by the switch."""
+    shadow = per_minute(2, name="shadow", principal=BY_KEY, mode=Mode.SHADOW)
+    plenty = per_minute(100, name="plenty", principal=BY_KEY)
+    for rules in ((shadow,), (shadow, plenty)):
+        watched = Watched(clock, *rules)
+        alice = await watched.ask("alice", 5)
+        await watched.ask("bob", 2)
+        report = watched.top.report()
+
+        assert [(alice, "shadow", 3)] == told(report["now"]["would_refuse"], "shadow_refusals")
+        assert [] == report["now"]["refused"]
+    watched = Watched(clock, per_minute(2, name="enforced", principal=BY_KEY))
+    watched.limiter.apply(RuntimeOverrides(shadow=True))
+    alice = await watched.ask("alice", 5)
+    assert [(alice, "enforced", 3)] == told(watched.top.report()["now"]["would_refuse"], "shadow_refusals")
+
+
+async def test_requests_of_the_blocked_are_counted(clock: FakeClock) -> None:
+    """A blocked principal that goes on asking is seen."""
+    watched = Watched(clock, per_minute(100, principal=BY_KEY))
+    alice = await watched.ask("alice", 1)
+    watched.limiter.apply(RuntimeOverrides(blocks=(Block(alice, FOR_EVER),)))
+    asking = request(headers=[("x-api-key", "alice")])
+    for _ in range(7):
+        assert not (await watched.limiter.judge(asking)).decision.allowed
+
+    assert [(alice, "rule", 7)] == told(watched.top.report()["now"]["blocked"], "requests")
