@@ -9,7 +9,6 @@ import os
 import secrets
 import ssl
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Envoy gives up after 20 ms by default and lets the request pass, so the store has less than that.
-DECISION_TIMEOUT_MS_MAX = 15
 NOWHERE = Target("127.0.0.1", 9)  # of the proxy behind the HTTP doors, which forwards nothing
 NO_LISTENER = "none"
 
@@ -126,7 +123,7 @@ def run(
     sockets = [_Sockets(*pair) for pair in zip(*bound, strict=True)]
     bounds = make_room(ProxySettings(**of_proxy))
     secret = policy.secret or secrets.token_bytes(32)
-    plan = _Plan(_in_time(policy), settings, file, bounds, tls[0], tls[1], watching, written, secret)
+    plan = _Plan(policy, settings, file, bounds, tls[0], tls[1], watching, written, secret)
     _announce(sockets[0], watching, tls_cert is not None)
     diagnostics.start(log_format)
     _warn_of_strangers(chain(*sockets[0]), tls_client_ca)
@@ -134,11 +131,6 @@ def run(
         lifecycle.run(_serve(plan, sockets[0]))
         return 0
     return _run_several(plan, sockets)
-
-
-def _in_time(policy: Policy) -> Policy:
-    """Return *policy* with a deadline for the store that is shorter than a proxy's patience."""
-    return replace(policy, decision_timeout_ms=min(policy.decision_timeout_ms, DECISION_TIMEOUT_MS_MAX))
 
 
 def _bound(listen: str, flag: str, workers: int) -> list[list[socket.socket]]:
@@ -303,7 +295,7 @@ async def _live(  # noqa: PLR0917  # each is there once
                 plan.file,
                 plan.policy,
                 swap,
-                load=lambda: _in_time(configuration.build(**plan.settings)),
+                load=lambda: configuration.build(**plan.settings),
                 observer=observers.all,
             )
             reloading = asyncio.create_task(reloader.run())

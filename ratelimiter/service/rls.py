@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from ratelimiter.clock import stopwatch_s, unix_ms
 from ratelimiter.core.decision import OVER_LIMIT as REASON_OVER_LIMIT
 from ratelimiter.core.decision import SUSPENDED, Decision, Outcome, unmatched
-from ratelimiter.core.descriptors import BLOCKED
-from ratelimiter.core.headers import ceil_s
 from ratelimiter.core.quota import LIMIT_MAX
 from ratelimiter.core.receipt import NEVER, STORE
 from ratelimiter.core.rule import Mode, Rule
 from ratelimiter.core.settlement import Settlement
 from ratelimiter.service import rls_messages as messages
 from ratelimiter.service.grpc.calls import CallError, Status
-from ratelimiter.service.grpc.protobuf import ProtobufError, delimited, whole
+from ratelimiter.service.grpc.protobuf import ProtobufError
 from ratelimiter.service.refunds import Refunds
+from ratelimiter.service.rls_answers import BLOCKED_RESET_S, AnswerWriter, Part, is_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ratelimiter.core.descriptors import Entry
     from ratelimiter.core.receipt import Tally
     from ratelimiter.core.rule import Hit
     from ratelimiter.service.engine import Engine
@@ -34,26 +32,16 @@ PATH = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 SERVICE = "envoy.service.ratelimit.v3.RateLimitService"
 
 CALLS_MAX = 4096  # calls whose plan is remembered: a proxy asks the same of each client again and again
-STATUSES_MAX = 8192  # statuses that are remembered as they are written
 CALL_BYTES_MAX = 1024  # of one that is
 DESCRIPTORS_MAX = 1000  # of one call
-BLOCKED_RESET_S = 60  # told of a rule that blocks, which no wait helps against
 LEASE_BITS = 48  # what a script's numbers hold exactly
-
-
-class _Part(NamedTuple):
-    """One descriptor of a call."""
-
-    indices: tuple[int, ...]  # of its hits in those of the call
-    answers: tuple[Rule, ...]  # rules that count nothing
-    asks_only: bool  # it charges nothing, and is over its limit if not one unit more would fit
 
 
 class _Plan(NamedTuple):
     """What a call comes to."""
 
     hits: tuple[Hit, ...]
-    parts: tuple[_Part, ...]
+    parts: tuple[Part, ...]
     gives_back: tuple[tuple[bytes, int], ...]  # keys and units
     plain: bool  # nothing is asked only, given back, leased, a candidate, or blocked
 
@@ -79,7 +67,7 @@ class RateLimitService:
         """Forget what was worked out for the policy that is no longer in force."""
         self._plans: dict[bytes, _Plan] = {}
         self._descriptors: dict[bytes, messages.Descriptor] = {}
-        self._statuses: dict[tuple[object, ...], tuple[bytes, dict[str, bytes]]] = {}
+        self._writer = AnswerWriter(self._engine)
 
     async def should_rate_limit(self, call: Call) -> bytes:
         """Return a RateLimitResponse.
@@ -96,11 +84,11 @@ class RateLimitService:
             decision = unmatched(unix_ms())
             if plan.plain or not any(_blocks(part) for part in plan.parts):
                 engine.tell(decision, (), stopwatch_s() - started_s)
-                return self._answer(plan, decision, ())
+                return self._writer.write(plan.parts, plan.hits, decision, ())
         if plan.plain:
             decision, receipt = await engine.charge(plan.hits, call.due_s)
             engine.tell(decision, plan.hits, stopwatch_s() - started_s)
-            return self._answer(plan, decision, receipt.tallies)
+            return self._writer.write(plan.parts, plan.hits, decision, receipt.tallies)
         return await self._answer_carefully(plan, call.due_s, started_s)
 
     # --- From a message to a plan
@@ -159,20 +147,10 @@ class RateLimitService:
                 indices.append(places[hit.key])
             answers = tuple(rule for rule in each.answers if rule.name not in replaced)
             asks_only = wanted == 0 and not descriptor.gives_back
-            parts.append(_Part(tuple(indices), answers, asks_only and bool(indices)))
+            parts.append(Part(tuple(indices), answers, asks_only and bool(indices)))
         careful = bool(gives_back) or any(part.asks_only or _blocks(part) for part in parts)
         careful = careful or any(_special(hit.rule) for hit in merged.values())
         return _Plan(tuple(merged.values()), tuple(parts), tuple(gives_back), not careful)
-
-    def _status(self, rule: Rule, code: int, remaining: int, reset_s: int) -> tuple[bytes, dict[str, bytes]]:
-        quota = rule.quota
-        key = (rule.name, quota.limit, quota.window_ms, code, remaining, reset_s)
-        made = self._statuses.get(key)
-        if made is None:
-            if len(self._statuses) >= STATUSES_MAX:
-                self._statuses.clear()
-            made = self._statuses[key] = _made_status(rule, code, remaining, reset_s)
-        return made
 
     # --- From a plan to an answer
 
@@ -183,7 +161,7 @@ class RateLimitService:
             back = [each for key, units in plan.gives_back for each in self._refunds.take(key, units)]
             if back:
                 await engine.settle(back, STORE)
-        blocking = next((rule for part in plan.parts for rule in part.answers if _is_blocking(rule)), None)
+        blocking = next((rule for part in plan.parts for rule in part.answers if is_blocking(rule)), None)
         hits = plan.hits
         if blocking is not None:
             hits = tuple(hit._replace(cost=0) for hit in hits)
@@ -204,7 +182,7 @@ class RateLimitService:
             elif decision.source == STORE:
                 self._refunds.note(hits, decision.now_ms)
         engine.tell(decision, hits, stopwatch_s() - started_s)
-        return self._answer(plan, decision, tallies)
+        return self._writer.write(plan.parts, plan.hits, decision, tallies)
 
     def _refusing(
         self, plan: _Plan, hits: Sequence[Hit], tallies: Sequence[Tally], blocking: Rule | None
@@ -237,81 +215,6 @@ class RateLimitService:
         if back:
             await self._engine.settle(back, decision.source)
 
-    def _answer(self, plan: _Plan, decision: Decision, tallies: Sequence[Tally]) -> bytes:
-        engine = self._engine
-        parts: list[bytes] = []
-        figures: dict[str, bytes] = {}
-        for part in plan.parts:
-            told, named = self._told(plan, part, decision, tallies)
-            parts.append(told)
-            figures |= named
-        allowed = decision.allowed
-        if allowed:
-            headers, body = engine.headers(decision), b""
-        else:
-            reply, figured = engine.refusal(decision)
-            headers = [header for header in (*reply.headers, *figured) if header[0] != b"content-length"]
-            body = delimited(5, reply.body)
-        return b"".join(
-            (
-                whole(1, messages.OK if allowed else messages.OVER_LIMIT),
-                *parts,
-                *(messages.header(name, value) for name, value in headers),
-                body,
-                messages.metadata(decision.reason, figures.values()) if figures else b"",
-            )
-        )
-
-    def _told(
-        self, plan: _Plan, part: _Part, decision: Decision, tallies: Sequence[Tally]
-    ) -> tuple[bytes, dict[str, bytes]]:
-        """Return the status of one descriptor, that of its tightest rule, and the figures of all of its rules."""
-        for rule in part.answers:
-            code = messages.OVER_LIMIT if _is_blocking(rule) and not decision.allowed else messages.OK
-            if code == messages.OVER_LIMIT or not part.indices:
-                return self._status(rule, code, 0 if _is_blocking(rule) else messages.REMAINING_MAX, BLOCKED_RESET_S)
-        if not part.indices or not tallies:
-            return messages.status(messages.OK, remaining=0, reset_s=0), {}
-        tightest: tuple[int, int, int] | None = None
-        figures: dict[str, bytes] = {}
-        status = b""
-        for index in part.indices:
-            hit, tally = plan.hits[index], tallies[index]
-            rule = hit.rule
-            remaining = hit.quota.limit - tally.used
-            if rule.burst and hit.quota is rule.quotas[0]:
-                remaining -= rule.burst
-            remaining = max(remaining, 0)
-            candidate = bool(rule.descriptors and rule.descriptors.candidate)
-            over = tally.retry_after_ms != 0 or (part.asks_only and not remaining)
-            code = messages.OVER_LIMIT if over and (candidate or not rule.shadow) else messages.OK
-            if decision.reason == SUSPENDED:
-                code = messages.OK
-            wait_ms = tally.retry_after_ms if tally.retry_after_ms > 0 else tally.reset_ms
-            if tally.retry_after_ms == NEVER:
-                wait_ms = max(tally.reset_ms, hit.quota.window_ms)
-            told, named = self._status(rule, code, remaining, ceil_s(wait_ms))
-            figures |= named
-            rank = (-code, remaining, -wait_ms)
-            if tightest is None or rank < tightest:
-                tightest, status = rank, told
-        return status, figures
-
-
-def _made_status(rule: Rule, code: int, remaining: int, reset_s: int) -> tuple[bytes, dict[str, bytes]]:
-    quota = rule.quota
-    unit = messages.UNITS.get(quota.window_ms, 0)
-    figures = messages.figures(rule.name, over=code == messages.OVER_LIMIT, remaining=remaining, reset_s=reset_s)
-    if rule.descriptors is not None and rule.descriptors.answer:
-        return (
-            messages.status(code, remaining=remaining, reset_s=reset_s if _is_blocking(rule) else 0),
-            {rule.name: figures},
-        )
-    return (
-        messages.status(code, remaining=remaining, reset_s=reset_s, name=rule.name, limit=quota.limit, unit=unit),
-        {rule.name: figures},
-    )
-
 
 @lru_cache(1024)
 def _in_shadow(rule: Rule) -> Rule:
@@ -319,19 +222,10 @@ def _in_shadow(rule: Rule) -> Rule:
     return replace(rule, mode=Mode.SHADOW)
 
 
-def _is_blocking(rule: Rule) -> bool:
-    return rule.descriptors is not None and rule.descriptors.answer == BLOCKED and not rule.shadow
-
-
-def _blocks(part: _Part) -> bool:
-    return any(_is_blocking(rule) for rule in part.answers)
+def _blocks(part: Part) -> bool:
+    return any(is_blocking(rule) for rule in part.answers)
 
 
 def _special(rule: Rule) -> bool:
     match = rule.descriptors
     return rule.leased or (match is not None and (match.candidate or match.refunds))
-
-
-def entries_of(pairs: Sequence[Entry]) -> bytes:
-    """Return a RateLimitDescriptor of *pairs*."""
-    return b"".join(delimited(1, delimited(1, key.encode()) + delimited(2, value.encode())) for key, value in pairs)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ratelimiter.core.descriptors import Entry, Override
 from ratelimiter.service.grpc.protobuf import ProtobufError, delimited, embedded, fields, number, text, varint, whole
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 OK, OVER_LIMIT = 1, 2  # RateLimitResponse.Code
 REMAINING_MAX = 0xFFFFFFFF  # what an unlimited descriptor has left
@@ -20,6 +17,7 @@ UNITS_MS = {1: 1000, 2: 60_000, 3: 3_600_000, 4: 86_400_000, 5: 30 * 86_400_000,
 UNITS = {ms: unit for unit, ms in UNITS_MS.items()} | {7 * 86_400_000: 7}
 
 _DOUBLE = Struct("<d")
+_reasons: dict[str, bytes] = {}  # of decisions, of which there are a dozen
 
 
 class Descriptor(NamedTuple):
@@ -124,10 +122,15 @@ def figures(name: str, *, over: bool, remaining: int, reset_s: int) -> bytes:
     return _pair(name, delimited(5, told + _pair("reset_seconds", _number(reset_s))))
 
 
-def metadata(reason: str, rules: Iterable[bytes]) -> bytes:
-    """Return dynamic_metadata as a field of a response: why, and of each rule its `figures`."""
-    told = _pair("reason", delimited(3, reason.encode())) + _pair("rules", delimited(5, b"".join(rules)))
-    return delimited(6, told)
+def metadata(reason: str, rules: bytes) -> bytes:
+    """Return dynamic_metadata as a field of a response: why, and *rules*, of each its `figures`."""
+    why = _reasons.get(reason)
+    if why is None:
+        why = _reasons[reason] = _pair("reason", delimited(3, reason.encode()))
+    value = b"\x2a" + varint(len(rules)) + rules  # struct_value
+    told = b"\x0a\x05rules\x12" + varint(len(value)) + value  # an entry of the map
+    told = b"\x0a" + varint(len(told)) + told
+    return b"\x32" + varint(len(why) + len(told)) + why + told
 
 
 def _pair(name: str, value: bytes) -> bytes:
