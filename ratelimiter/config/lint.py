@@ -11,8 +11,8 @@ from ratelimiter.core.principal import CLIENT, ORG
 from ratelimiter.core.rule import REQUEST_HEADER, OnStoreError
 from ratelimiter.parsing.document import problem_lines
 from ratelimiter.parsing.units import spell_limit
-from ratelimiter.stores.fallback import local_limit, outage_limit
 from ratelimiter.stores.limits_bridge import PREFIX, WEAKNESS
+from ratelimiter.stores.local_share import first_window_limit, local_limit, outage_limit
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -73,7 +73,13 @@ def _outage(rule: Rule, local_share: float, processes: int) -> str:
     if limit is None:
         return "unlimited"
     who = f"{processes} processes" if processes > 1 else "each process"
-    return f"{who} at most {spell_limit(rule.quota, limit)}" if limit else "0: refused with 503"
+    if not limit:
+        return "0: refused with 503"
+    first = first_window_limit(rule, local_share, processes)
+    at_most = f"{who} at most {spell_limit(rule.quota, limit)}"
+    if first is None or rule.quota.kind not in ("window", "period"):
+        return at_most
+    return f"{at_most}; with what the store has admitted, {first} in the one in which it fails"
 
 
 def _shared(policy: Policy) -> bool:

@@ -26,6 +26,9 @@ class KeyState(Protocol):
     def add(self, quota: Any, cost: int, now_ms: int, lease: int = 0) -> None:
         """Charge *cost* units now; where there are leases as the one named *lease*, unless that is 0."""
 
+    def recall(self, quota: Any, used: int, at_ms: int, now_ms: int) -> None:
+        """Count at least *used* units, as they were counted elsewhere at *at_ms*."""
+
     def settle(self, settlement: Any, now_ms: int) -> None:
         """Take note of what a charge came to."""
 

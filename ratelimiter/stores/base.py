@@ -36,6 +36,11 @@ class StoreObserver:
         """Note that units for *requests* that did not come were given back."""
 
 
+# The state of a store, as readiness tells it.
+OK = "ok"
+DEGRADED = "degraded"  # decisions are made without it
+UNKNOWN = "unknown"  # it was not asked yet
+
 SILENT = StoreObserver()  # the observer of a store that was given none
 
 
@@ -82,6 +87,14 @@ class Store(ABC):
 
     async def close(self) -> None:  # noqa: B027  # a default, as are the next
         """Close all connections. A closed store may be used again and opens them anew."""
+
+    @property
+    def state(self) -> str:
+        """Return `ok`, `degraded` or `unknown`; always `ok` for a store with no other one behind."""
+        return OK
+
+    async def ask(self) -> None:  # noqa: B027
+        """Find out whether the store behind answers, if there is one and it was never asked. Never raises."""
 
     def forget_refusals(self) -> None:  # noqa: B027
         """Drop cached refusals, because an operator may have changed the tallies. A store without a cache has none."""

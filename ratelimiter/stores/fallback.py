@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import weakref
 from collections import Counter
-from dataclasses import replace
-from fractions import Fraction
-from math import ceil
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.quota import Bucket, Quota
+from ratelimiter.core.quota import Quota
 from ratelimiter.core.receipt import FAIL_CLOSED, FAIL_OPEN, LOCAL, STORE, Receipt, Tally
-from ratelimiter.core.rule import Hit, OnStoreError
+from ratelimiter.core.rule import Hit, OnStoreError, Rule
 from ratelimiter.errors import StoreError, StoreFault, StoreOverloaded
-from ratelimiter.stores.base import SILENT, Store, StoreObserver
+from ratelimiter.stores.base import DEGRADED, OK, SILENT, UNKNOWN, Store, StoreObserver
 from ratelimiter.stores.circuit_breaker import CircuitBreaker
+from ratelimiter.stores.last_seen import LastSeen
+from ratelimiter.stores.local_share import local_limit, local_quota, shared
 from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.stores.outage_log import OutageLog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.core.quota import AnyQuota
-    from ratelimiter.core.rule import Rule
     from ratelimiter.core.settlement import Settlement
     from ratelimiter.stores.overrides import OverrideStore
 
 WARM_EVERY = 64  # one healthy decision in so many is also made locally, so that the way in need is never cold code
 COME_BACK_MS = 1000  # to a request that the local share can never fit: by then the store may be back
 TOLD_MAX = 200  # characters of an error that a log line repeats
+
+PROBE = Rule("probe", Quota(10**6, 1000))  # what a probe is charged to; no policy's
 
 log = logging.getLogger("ratelimiter.stores")
 
@@ -46,6 +49,7 @@ class FallbackStore(Store):
         local_share: how much of a limit this process admits by itself, above 0 to 1; rounded up to whole units.
         breaker: when not even to ask.
         observer: is told of every error, and when the store is no longer asked or is again.
+        outages: the log of outages.
 
     Attributes:
         faults: how often each kind of error has come from the store.
@@ -59,6 +63,7 @@ class FallbackStore(Store):
         local_share: float = 1.0,
         breaker: CircuitBreaker | None = None,
         observer: StoreObserver = SILENT,
+        outages: OutageLog | None = None,
     ) -> None:
         if not 0 < local_share <= 1:
             msg = f"local_share must be above 0 and at most 1, not {local_share}"
@@ -69,13 +74,32 @@ class FallbackStore(Store):
         self._breaker = CircuitBreaker() if breaker is None else breaker
         self._observer = observer
         self._shares: dict[AnyQuota, AnyQuota] = {}
+        # A probe has a key of its own, in a slot that no other process probes, and leaves nothing after a second.
+        self._probing = (Hit(b"rl1:{probe:%s}" % secrets.token_hex(8).encode(), PROBE.quota, 1, PROBE),)
         self._until_warm = WARM_EVERY
+        self._seen = LastSeen()
+        self._ahead_ms = 0  # how much the store's clock is ahead of ours
+        self._outages = OutageLog() if outages is None else outages
+        self._known = False  # whether the store has answered, or failed, at all
+        self._recovery: asyncio.Task[None] | None = None  # probes while the breaker is open
         self.faults: Counter[str] = Counter()
 
     @property
     def degraded(self) -> bool:
-        """Whether decisions are made without the store at present."""
+        """True while decisions are made without the store."""
         return self._breaker.open
+
+    @property
+    def state(self) -> str:
+        """Return `ok`, `degraded`, or `unknown` before the store was asked for the first time."""
+        if self._breaker.open:
+            return DEGRADED
+        return OK if self._known else UNKNOWN
+
+    async def ask(self) -> None:
+        """Ask the store once, unless it has been asked: the state is known then, and told in the log if it is bad."""
+        if not self._known:
+            await self._probe()
 
     def override_store(self, name: str) -> OverrideStore | None:
         """Return the one of the store behind."""
@@ -111,13 +135,15 @@ class FallbackStore(Store):
         except Exception as error:  # whatever it is, a decision is due
             self._note(error, probing=probing)
             return self._without_store(hits)
-        if self._breaker.succeeded():
-            log.warning("the store answers again: limits are shared again")
-            self._tell_degraded()
+        if self._breaker.open or not self._known:
+            self._note_answer()
+        self._seen.note(hits, receipt)
         if receipt.admitted:
             self._until_warm -= 1
             if not self._until_warm:
                 self._until_warm = WARM_EVERY
+                self._ahead_ms = receipt.now_ms - self._local.now_ms()
+                self._seen.turn()
                 self._warm_up(hits)
         return receipt
 
@@ -136,19 +162,63 @@ class FallbackStore(Store):
 
     async def close(self) -> None:
         """Close the guarded store."""
+        recovery, self._recovery = self._recovery, None
+        if recovery is not None and recovery.get_loop() is asyncio.get_running_loop():
+            recovery.cancel()
         await self._store.close()
 
-    def _note(self, error: Exception, *, probing: bool) -> None:
+    async def _probe(self) -> None:
+        """Ask the store with a charge of its own: only a write shows that it can write."""
+        try:
+            receipt = await self._store.charge(self._probing)
+        except asyncio.CancelledError:
+            self._breaker.spared()
+            raise
+        except Exception as error:  # whatever it is
+            self._note(error, probing=True, first=not self._known)
+        else:
+            self._ahead_ms = receipt.now_ms - self._local.now_ms()
+            self._note_answer()
+
+    def _note_answer(self) -> None:
+        self._known = True
+        if self._breaker.succeeded():
+            self._outages.answered()
+            self._tell_degraded()
+
+    def _recover(self) -> None:
+        """Have a task of the running event loop probe until the store answers, also if no request comes."""
+        loop = asyncio.get_running_loop()
+        if self._recovery is None or self._recovery.done() or self._recovery.get_loop() is not loop:
+            self._recovery = loop.create_task(_recovered(weakref.ref(self)))
+
+    async def _recovery_step(self) -> float | None:
+        """Probe if that is due; return the seconds until the next step, None if none is needed."""
+        if self._breaker.open and self._breaker.admits():
+            await self._probe()
+        if self._breaker.open:
+            return max(self._breaker.wait_ms, 1) / 1000
+        self._outages.flush()
+        due_ms = self._outages.due_ms
+        return None if due_ms is None else max(due_ms, 1) / 1000
+
+    def _note(self, error: Exception, *, probing: bool, first: bool = False) -> None:
+        self._known = True
         kind = error.kind if isinstance(error, StoreError) else type(error).__name__
         self.faults[kind] += 1
         self._observer.failed(kind)
         told = " ".join(str(error).split())[:TOLD_MAX]
         if isinstance(error, StoreError) and not isinstance(error, (StoreOverloaded, StoreFault)):
-            if self._breaker.failed():
-                log.warning(
-                    "the store gives no answer (%s): %s; each rule does what its on_store_error says", kind, told
-                )
+            opened = self._breaker.failed()
+            if first and not self._breaker.open:
+                self._breaker.trip()
+                opened = True
+            if opened:
+                self._outages.failed(kind, told)
                 self._tell_degraded()
+                self._recover()
+            elif self._breaker.open:
+                self._recover()  # on this event loop, if it began on another one
             return
         if probing:  # neither our own load nor a mistake says whether the store is back
             self._breaker.spared()
@@ -164,9 +234,9 @@ class FallbackStore(Store):
         """Decide what the store has decided; but for what will be settled, as that would stay here as charged."""
         lasting = [hit for hit in hits if not hit.rule.settles]
         if lasting:
-            self._without_store(lasting)
+            self._without_store(lasting, warming=True)
 
-    def _without_store(self, hits: Sequence[Hit]) -> Receipt:
+    def _without_store(self, hits: Sequence[Hit], *, warming: bool = False) -> Receipt:
         modes = {hit.rule.on_store_error for hit in hits if not hit.rule.shadow}
         now_ms = self._local.now_ms()
         if OnStoreError.DENY in modes or any(hit.cost < 0 for hit in hits):  # nobody else can keep a top-up
@@ -174,6 +244,10 @@ class FallbackStore(Store):
         ours = [self._local_hit(hit) for hit in hits if hit.rule.on_store_error is OnStoreError.LOCAL]
         if not ours:
             return Receipt(now_ms, True, [Tally(0, 0, 0)] * len(hits), FAIL_OPEN)
+        if not warming:
+            self._outages.decisions += 1
+            for hit in ours:
+                self._recall(hit)
         receipt = self._local.charge_now(ours)
         tallies = iter(zip(ours, receipt.tallies, strict=True))
         seen = [
@@ -185,6 +259,12 @@ class FallbackStore(Store):
         # Where one rule was let go, the request was, however strictly another one counted.
         source = FAIL_OPEN if receipt.admitted and OnStoreError.ALLOW in modes else LOCAL
         return Receipt(receipt.now_ms, receipt.admitted, seen, source)
+
+    def _recall(self, hit: Hit) -> None:
+        """Go on from what the store last said of a key: count our share of the units that were used there."""
+        used, seen_ms = self._seen.take(hit.key)
+        if used > 0 and not hit.rule.leased:
+            self._local.recall(hit, shared(used, self._local_share), seen_ms - self._ahead_ms)
 
     def _local_hit(self, hit: Hit) -> Hit:
         return hit._replace(quota=self._share_of(hit.quota))
@@ -206,38 +286,11 @@ class FallbackStore(Store):
         return Tally(hit.quota.limit - left, tally.reset_ms, COME_BACK_MS if never_fits else tally.retry_after_ms)
 
 
-def local_quota(quota: AnyQuota, local_share: float) -> AnyQuota:
-    """What one process counts by without the store: its share of *quota*, in whole units, rounded up."""
-    limit = local_limit(quota, local_share)
-    match quota:
-        case Quota():
-            return Quota(limit, quota.window_ms)
-        case Bucket():
-            refill = _shared(quota.refill, local_share)
-            try:
-                return Bucket(limit, refill, quota.window_ms)
-            except ValueError:  # numbers with nothing in common are too large: then all of what comes back
-                return replace(quota, limit=limit)
-        case _:
-            return replace(quota, limit=limit)
-
-
-def local_limit(quota: AnyQuota, local_share: float) -> int:
-    """What one process admits of *quota* without the store: its share, rounded up to whole units."""
-    return _shared(quota.limit, local_share)
-
-
-def outage_limit(rule: Rule, local_share: float, processes: int) -> int | None:
-    """What *processes* together admit of *rule* to one principal in one window without the store; None when nothing
-    bounds it.
-    """
-    if rule.shadow or rule.on_store_error is OnStoreError.ALLOW:
-        return None
-    if rule.on_store_error is OnStoreError.DENY:
-        return 0
-    return processes * local_limit(rule.quotas[0], local_share)
-
-
-def _shared(units: int, share: float) -> int:
-    # In decimals, as it was written: in binary a tenth of 70 is a little more than 7, which would be rounded up to 8.
-    return ceil(units * Fraction(str(share)))
+async def _recovered(store: weakref.ref[FallbackStore]) -> None:
+    """Step until nothing is left to do. Weakly, so that a store that is let go of is not held by its own task."""
+    while (guarded := store()) is not None:
+        pause_s = await guarded._recovery_step()
+        del guarded
+        if pause_s is None:
+            return
+        await asyncio.sleep(pause_s)

@@ -155,6 +155,15 @@ class MemoryStore(Store):
             entry.refused_until_ms = 0
             self._keep_charged(hit, entry, now_ms)
 
+    def recall(self, hit: Hit, used: int, at_ms: int) -> None:
+        """Count at least *used* units of the hit's key, as if charged at *at_ms*, Unix time."""
+        now_ms = self._clock()
+        entry = self._place(hit, (hit,), now_ms)
+        state = _state_of(entry)
+        state.forget(hit.quota, now_ms)
+        state.recall(hit.quota, used, min(at_ms, now_ms), now_ms)
+        self._keep_charged(hit, entry, now_ms)
+
     def erase(self, keys: Sequence[bytes]) -> None:
         """Forget what *keys* were charged."""
         for key in keys:

@@ -68,6 +68,15 @@ class RefusalCache(Store):
         """Refusals held now, those that have ended but were not asked for since included."""
         return len(self._refusals)
 
+    @property
+    def state(self) -> str:
+        """Return the state of the store behind."""
+        return self._store.state
+
+    async def ask(self) -> None:
+        """Ask the store behind, if it was never asked."""
+        await self._store.ask()
+
     def override_store(self, name: str) -> OverrideStore | None:
         """Return the one of the store behind."""
         return self._store.override_store(name)

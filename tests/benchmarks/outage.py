@@ -30,7 +30,7 @@ from starlette.routing import Route
 from ratelimiter import RateLimitMiddleware
 from ratelimiter.core.quota import Quota
 from ratelimiter.core.receipt import REMEMBERED, STORE
-from ratelimiter.stores.fallback import local_limit
+from ratelimiter.stores.local_share import local_limit
 from tests.history import History, Record
 from tests.stores.redis.test_sentinel import Watched
 from tests.stores.redis_server import free_port, wait_until

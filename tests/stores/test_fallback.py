@@ -31,7 +31,8 @@ from ratelimiter.errors import (
 )
 from ratelimiter.stores.base import Store
 from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, CircuitBreaker
-from ratelimiter.stores.fallback import COME_BACK_MS, WARM_EVERY, FallbackStore, local_limit, local_quota, outage_limit
+from ratelimiter.stores.fallback import COME_BACK_MS, WARM_EVERY, FallbackStore
+from ratelimiter.stores.local_share import local_limit, local_quota, outage_limit
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.asgi_client import get

@@ -119,6 +119,11 @@ class Account:
         elif charged_at_ms >= self.start_ms and (self.spent >= charged - due or isinstance(quota, Balance)):
             self.spent -= charged - due
 
+    def recall(self, quota: AccountQuota, used: int, at_ms: int, now_ms: int) -> None:  # noqa: ARG002 - as of others
+        """Count at least *used* units as spent, if that was in this period; never slots. Call `forget` before."""
+        if not isinstance(quota, Slots) and at_ms >= self.start_ms:
+            self.spent = max(self.spent, used)
+
     def reset_ms(self, quota: AccountQuota, now_ms: int) -> int:
         """Return the time until less counts: until the period ends, or of slots the first lease; 0 when unknown.
 

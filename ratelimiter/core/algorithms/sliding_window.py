@@ -108,6 +108,20 @@ class Window:
             if not self.counts[place]:
                 del self.instants[place], self.counts[place]
 
+    def recall(self, quota: Quota, used: int, at_ms: int, now_ms: int) -> None:
+        """Count at least *used* units, as if the missing ones were charged at *at_ms*. Call `forget` before."""
+        instant = last_instant(quota, at_ms)
+        units = used - self.used
+        if units <= 0 or instant <= now_ms - quota.window_ms:
+            return
+        place = bisect_left(self.instants, instant)
+        if place < len(self.instants) and self.instants[place] == instant:
+            self.counts[place] += units
+        else:
+            self.instants.insert(place, instant)
+            self.counts.insert(place, units)
+        self.used += units
+
     def reset_ms(self, quota: Quota, now_ms: int) -> int:
         """Return the time until the oldest counted entry leaves; 0 when nothing counts."""
         return self.instants[0] + quota.window_ms - now_ms if self.instants else 0

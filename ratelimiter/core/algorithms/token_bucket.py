@@ -79,6 +79,10 @@ class BucketState:
             if elapsed_ms < -(-weight // quota.drain):
                 self.debt = max(0, self.debt - weight + elapsed_ms * quota.drain)
 
+    def recall(self, quota: Bucket, used: int, at_ms: int, now_ms: int) -> None:
+        """Owe at least what is left now of *used* units that were owed at *at_ms*. Call `forget` before."""
+        self.debt = max(self.debt, min(used * quota.weight, quota.debt_max) - max(0, now_ms - at_ms) * quota.drain)
+
     def reset_ms(self, quota: Bucket, now_ms: int) -> int:
         """Return the time until one unit more is back; 0 when all are."""
         if not self.debt:
