@@ -34,7 +34,7 @@ class State(NamedTuple):
     """The state of the process around the listener."""
 
     unready: Sequence[str] = ()  # reasons to send no traffic here, like "draining"; empty: ready
-    store: str = "ok"  # or "degraded": decisions are made without it
+    store: str = "ok"  # "degraded": decisions are made without it; "unknown": it was not asked yet
 
 
 def admin_app(

@@ -14,6 +14,7 @@ from ratelimiter.core.overrides import FOR_EVER, NO_OVERRIDES, Block, Override, 
 from ratelimiter.core.policy import override_fault
 from ratelimiter.errors import Kind, StoreError
 from ratelimiter.parsing.units import UNLIMITED, parse_limit
+from ratelimiter.stores.base import DEGRADED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,7 +136,9 @@ class OverrideWatcher:
     @property
     def needs_time(self) -> bool:
         """Whether something changes unannounced: another process writes, or an override ends."""
-        return (self._book is not None and self._book.shared) or bool(self._next_end_ms)
+        limiter = self._limiter()
+        remote = limiter is not None and not limiter.store.unwrap().embedded
+        return remote or (self._book is not None and self._book.shared) or bool(self._next_end_ms)
 
     def start(self) -> None:
         """Look from now on, on the running event loop; nothing happens if that is so."""
@@ -163,12 +166,17 @@ class OverrideWatcher:
             try:
                 changed = await self._look(self._book)
             except StoreError as error:
-                self._note_failure(error)
+                if limiter.store.state != DEGRADED:  # else the outage is told already
+                    self._note_failure(error)
             else:
                 self._note_success()
         self._obey(limiter, changed=changed)
 
     async def _run(self) -> None:
+        limiter = self._limiter()
+        if limiter is not None:
+            await limiter.store.ask()  # first, so that an outage is told as what it is
+            del limiter
         while self._limiter() is not None:
             try:
                 await self.poll()

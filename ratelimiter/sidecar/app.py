@@ -344,7 +344,7 @@ def _watched(
     from ratelimiter.admin.listener import hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
 
     def state() -> State:
-        return State(() if serving.ready else ("draining",), "degraded" if shown.metrics.store_out else "ok")
+        return State(() if serving.ready else ("draining",), gate.limiter.store.state)
 
     app = admin_app(
         exposition=shown.metrics.exposition,

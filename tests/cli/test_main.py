@@ -194,24 +194,25 @@ rules:
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("flags", "expected", "first"),
     [
-        ([], "each process at most 8 per minute"),
-        (["--processes", "1"], "each process at most 8 per minute"),
-        (["--processes", "4"], "4 processes at most 32 per minute"),
+        ([], "each process at most 8 per minute", 75),
+        (["--processes", "1"], "each process at most 8 per minute", 75),
+        (["--processes", "4"], "4 processes at most 32 per minute", 99),
     ],
 )
 def test_check_config_says_what_an_outage_admits(
-    flags: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], expected: str, first: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For a shared store, one line per rule: how much of it is admitted while the store is out."""
     path = tmp_path / "p.yaml"
     path.write_text(OUTAGE, encoding="utf-8")
 
     assert 0 == main(["check-config", str(path), *flags])
+    then = f"; with what the store has admitted, {first} in the one in which it fails"
     assert [
         f"{path}: ok, 4 rules, store redis, dialect problem",
-        f"  per-minute: without the store, {expected}",
+        f"  per-minute: without the store, {expected}{then}",
         "  open: without the store, unlimited",
         "  closed: without the store, 0: refused with 503",
         "  watched: without the store, unlimited",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, CircuitBreaker
+from ratelimiter.stores.circuit_breaker import CONFIRM_MS, FAILURES_MAX, PROBE_MS, STEADY_MS, CircuitBreaker
 
 if TYPE_CHECKING:
     from ratelimiter.testing import FakeClock
@@ -95,3 +95,40 @@ def test_a_probe_that_proved_nothing_is_given_back(clock: FakeClock) -> None:
 
     assert breaker.open
     assert breaker.admits()
+
+
+def test_a_breaker_that_closed_too_early_wants_confirmation(clock: FakeClock) -> None:
+    """If it opens again within ten seconds, three successes in a row close it, so that no lost packet makes
+    it flap. They take a tenth of a second more, so recovery stays within one.
+    """
+    breaker = opened(clock)
+    clock.advance(PROBE_MS)
+    assert breaker.admits()
+    assert breaker.succeeded()
+    for _ in range(FAILURES_MAX):
+        breaker.failed()
+    waited_ms = 0
+    answers = []
+    while breaker.open and waited_ms < 1000:
+        if breaker.admits():
+            answers.append(breaker.succeeded())
+        clock.advance(1)
+        waited_ms += 1
+
+    assert [False, False, True] == answers
+    assert waited_ms <= PROBE_MS + 2 * CONFIRM_MS + 1
+
+
+def test_a_failure_between_confirmations_starts_them_anew(clock: FakeClock) -> None:
+    """Two successes and a failure are none."""
+    breaker = opened(clock)
+    clock.advance(PROBE_MS)
+    breaker.succeeded()
+    breaker.trip()
+
+    assert [False, False] == [breaker.succeeded(), breaker.succeeded()]
+    breaker.failed()
+    assert [False, False, True] == [breaker.succeeded() for _ in range(3)]
+    clock.advance(STEADY_MS)
+    breaker.trip()
+    assert breaker.succeeded(), "a breaker that was steady closes at once"

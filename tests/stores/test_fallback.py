@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimiter.asgi.middleware import RateLimitMiddleware
@@ -32,14 +34,16 @@ from ratelimiter.errors import (
 from ratelimiter.stores.base import Store
 from ratelimiter.stores.circuit_breaker import FAILURES_MAX, PROBE_MS, CircuitBreaker
 from ratelimiter.stores.fallback import COME_BACK_MS, WARM_EVERY, FallbackStore
-from ratelimiter.stores.local_share import local_limit, local_quota, outage_limit
+from ratelimiter.stores.last_seen import LastSeen
+from ratelimiter.stores.local_share import first_window_limit, local_limit, local_quota, outage_limit
 from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.stores.outage_log import OutageLog
 from ratelimiter.testing import FakeClock
 from tests.asgi_client import get
 from tests.reference_store import START_MS, hits_of, rule_of, rule_with
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
 
@@ -425,6 +429,7 @@ async def test_one_line_per_change_of_state(
     for _ in range(10_000):
         await guarded.charge(hits)
         clock.advance(1)
+    decided_there = 0  # those that failed were decided here, too
     store.error = None
     for _ in range(1000):
         await guarded.charge(hits)
@@ -432,7 +437,7 @@ async def test_one_line_per_change_of_state(
 
     assert [
         f"the store gives no answer (unreachable): connection refused by 10.0.0.1; {WHAT_THEN}",
-        "the store answers again: limits are shared again",
+        f"the store answers again: limits are shared again; {10_000 - decided_there} decisions were made without it",
     ] == caplog.messages
 
 
@@ -625,3 +630,199 @@ async def test_nobody_else_credits_a_top_up(guarded: FallbackStore, store: Frail
 
     assert FAIL_CLOSED == (await guarded.charge([topup(b"k", rule.quota, 5, rule)])).source
     assert FAIL_OPEN == (await guarded.charge([Hit(b"k", rule.quota, 5, rule)])).source
+
+
+# Recovery without traffic, and the state before any
+
+
+def state_store(clock: FakeClock, store: Frail, **settings: Any) -> FallbackStore:
+    return FallbackStore(
+        store,
+        local=MemoryStore(clock=clock),
+        breaker=CircuitBreaker(probe_ms=5),
+        outages=OutageLog(clock=clock),
+        **settings,
+    )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - of what tells nobody
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("mode", ["local", "allow", "deny"])
+async def test_the_store_is_back_without_a_request(store: Frail, clock: FakeClock, mode: str) -> None:
+    """While the circuit breaker is open, probes need no traffic, so readiness tied to the store has no deadlock."""
+    guarded = state_store(clock, store)
+    store.error = StoreTimeout("late")
+    for _ in range(FAILURES_MAX):
+        await guarded.charge(hits_of(ruled(1000, mode)))
+    assert (True, "degraded") == (guarded.degraded, guarded.state)
+
+    store.error = None
+    await until(lambda: not guarded.degraded)
+
+    assert "ok" == guarded.state
+
+
+async def test_the_state_is_unknown_until_the_store_was_asked(
+    store: Frail, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store is asked once at the start; a store that does not answer is one plain line, before any request."""
+    guarded = state_store(clock, store)
+    assert "unknown" == guarded.state
+    store.error = StoreMisconfigured("WRONGPASS invalid username-password pair", Kind.AUTHENTICATION)
+
+    await guarded.ask()
+    await guarded.ask()
+
+    assert "degraded" == guarded.state
+    expected = f"the store gives no answer (authentication): WRONGPASS invalid username-password pair; {WHAT_THEN}"
+    assert [expected] == caplog.messages
+    assert LOCAL == (await guarded.charge(hits_of(ruled(3)))).source
+    await guarded.close()
+
+
+async def test_a_store_that_answers_is_known_at_once(store: Frail, clock: FakeClock) -> None:
+    """A probe or a request, whichever comes first, makes a healthy store known, and nothing is logged or kept."""
+    by_probe, by_request = state_store(clock, store), state_store(clock, store)
+
+    await by_probe.ask()
+    await by_request.charge(hits_of(ruled(3)))
+    asked = store.asked
+    await by_request.ask()
+
+    assert ["ok", "ok"] == [by_probe.state, by_request.state]
+    assert asked == store.asked, "a known store is not asked again"
+
+
+async def test_a_store_that_is_let_go_of_is_not_probed_for_ever(clock: FakeClock) -> None:
+    """The task that probes does not hold the store."""
+
+    class Late(Frail):
+        async def charge(self, hits: Sequence[Hit]) -> Receipt:
+            raise StoreTimeout("late")
+
+    guarded = state_store(clock, Late(clock))
+    await guarded.ask()
+    gone = weakref.ref(guarded)
+    del guarded
+    gc.collect()
+
+    await until(lambda: gone() is None)
+
+
+# An outage goes on from what the store last said
+
+
+async def test_a_spent_limit_stays_spent(guarded: FallbackStore, store: Frail, clock: FakeClock) -> None:
+    """What the store has said of a key counts when it stops: not one more until that has left the window."""
+    hits = hits_of(ruled(100))
+    for _ in range(100):
+        assert (await guarded.charge(hits)).admitted
+    await break_down(guarded, store)
+    first = await guarded.charge(hits)
+    clock.advance(first.tallies[0].retry_after_ms - 1)
+    before = await guarded.charge(hits)
+    clock.advance(1)
+
+    assert (False, LOCAL) == (first.admitted, first.source)
+    assert not before.admitted
+    assert (await guarded.charge(hits)).admitted
+
+
+@pytest.mark.parametrize(("spent", "share", "left"), [(60, 1.0, 40), (60, 0.5, 20), (0, 0.5, 50), (100, 0.1, 0)])
+async def test_what_is_left_is_shared(store: Frail, clock: FakeClock, spent: int, share: float, left: int) -> None:
+    """A process admits its share of what the store had left, not of the whole limit."""
+    guarded = guard(store, clock, local_share=share)
+    hits = hits_of(ruled(100))
+    for _ in range(spent):
+        await guarded.charge(hits)
+    await break_down(guarded, store)
+
+    assert left == sum([(await guarded.charge(hits)).admitted for _ in range(120)])
+
+
+@pytest.mark.parametrize(
+    "quota", [Bucket(5, 1, MINUTE_MS), Period(5, "day"), Quota(500, MINUTE_MS)], ids=lambda quota: quota.kind
+)
+async def test_every_kind_goes_on(store: Frail, clock: FakeClock, quota: AnyQuota) -> None:
+    """Buckets, periods and coarse windows go on as windows do, and each hit of a request by itself."""
+    guarded = guard(store, clock)
+    rule = replace(rule_with(quota), on_store_error=OnStoreError.LOCAL)
+    other = ruled(1000, name="other")
+    hits = hits_of(rule, other)
+    for _ in range(quota.limit):
+        assert (await guarded.charge(hits)).admitted
+    await break_down(guarded, store)
+    receipt = await guarded.charge(hits)
+
+    assert (False, LOCAL) == (receipt.admitted, receipt.source)
+    assert (await guarded.charge(hits_of(other))).tallies[0].used == quota.limit + 1
+
+
+async def test_the_clock_of_the_store_may_be_another(clock: FakeClock) -> None:
+    """What the store said an hour ahead of us, or behind, is as old as it is by our own clock."""
+    for ahead_ms in (-3_600_000, 3_600_000):
+        theirs = FakeClock(clock() + ahead_ms)
+        store = Frail(theirs)
+        guarded = guard(store, clock)
+        hits = hits_of(ruled(WARM_EVERY))
+        for _ in range(WARM_EVERY):
+            await guarded.charge(hits)
+        await break_down(guarded, store)
+        receipt = await guarded.charge(hits)
+
+        assert (False, MINUTE_MS) == (receipt.admitted, receipt.tallies[0].retry_after_ms)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_the_stated_bound_holds(data: st.DataObject) -> None:
+    """However processes share a limit before and in an outage, one window admits at most what check-config says."""
+    limit, share = data.draw(st.integers(1, 12)), data.draw(st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 1.0]))
+    processes = data.draw(st.integers(1, 4))
+    rule = ruled(limit)
+    hits = hits_of(rule)
+    clock = FakeClock(START_MS)
+    behind = MemoryStore(clock=clock)
+    admitted: list[int] = []
+
+    async def scenario() -> None:
+        stores = []
+        for _ in range(processes):
+            frail = Frail(clock)
+            frail.behind = behind
+            stores.append((frail, guard(frail, clock, local_share=share)))
+        for outage in (False, True):
+            for frail, guarded in stores:
+                frail.error = StoreTimeout("late") if outage else None
+                if outage:
+                    guarded._breaker.trip()
+            for _ in range(data.draw(st.integers(0, 40))):
+                _, guarded = stores[data.draw(st.integers(0, processes - 1))]
+                if (await guarded.charge(hits)).admitted:
+                    admitted.append(clock())
+                clock.advance(data.draw(st.sampled_from([0, 0, 1, 500, 20_000])))
+        for _, guarded in stores:
+            await guarded.close()
+
+    asyncio.run(scenario())
+    bound = first_window_limit(rule, share, processes)
+    assert bound is not None
+    for instant in admitted:
+        assert sum(instant - MINUTE_MS < other <= instant for other in admitted) <= bound
+
+
+async def test_memory_of_what_was_seen_is_bounded(store: Frail, clock: FakeClock) -> None:
+    """However many keys come, two generations are held."""
+    seen = LastSeen(keys_max=10)
+    for number in range(1000):
+        hits = hits_of(ruled(3), ruled(5, name="other"), principal=f"p{number}")
+        seen.note(hits, store.behind.charge_now(hits))
+        seen.turn()
+
+    assert len(seen) <= 2 * (10 + 1)
+    assert (1, START_MS) == seen.take(hits[1].key)
+    assert (0, 0) == seen.take(hits[1].key)
