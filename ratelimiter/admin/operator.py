@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ratelimiter.admin.audit import audit
 from ratelimiter.admin.expiry import NO_EXPIRY, Expiry
 from ratelimiter.core.decision import decide
+from ratelimiter.core.override_index import BlockIndex
 from ratelimiter.core.overrides import FOR_EVER, NO_OVERRIDES, Override, RuntimeOverrides
 from ratelimiter.core.planner import reader_for
 from ratelimiter.core.policy import key_of, override_fault, plans_of
@@ -22,13 +23,22 @@ from ratelimiter.core.settlement import topup
 from ratelimiter.core.tiers import Tiers
 from ratelimiter.engine.override_watcher import SHADOW, field_of_block, field_of_override, orders_of, override_from
 from ratelimiter.errors import ConfigError, StoreError
-from ratelimiter.parsing.principal_notation import Named, digests_of, parse_named, pattern_digest, sources_of, value_of
+from ratelimiter.parsing.principal_notation import (
+    Named,
+    digests_of,
+    network_digest,
+    parse_named,
+    pattern_digest,
+    sources_of,
+    value_of,
+)
 from ratelimiter.parsing.units import UNLIMITED, spell_limit
 from ratelimiter.stores.overrides import OverridesFullError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from ratelimiter.core.client_address import Network
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.rule import Rule
     from ratelimiter.stores.base import Store
@@ -115,12 +125,12 @@ class Operator:
             }
             for stated, rule, override in looks
         ]
-        block = next((block for block in orders.blocks if block.digest == digest), None)
+        blocked_ms = BlockIndex(orders.blocks).until_ms(digest, named.source, value)
         self._say("peek", {"digest": digest})
         return {
             "digest": digest,
             "plan": plan or None,
-            "blocked": None if block is None else {"until_ms": block.until_ms or None},
+            "blocked": None if blocked_ms is None else {"until_ms": blocked_ms or None},
             "shadow": orders.shadow,
             "rules": told,
         }
@@ -163,10 +173,11 @@ class Operator:
             ConfigError: an argument means nothing to the policy, or there are too many overrides.
             StoreError: the store gave no answer; the change may be applied.
         """
-        _, digest = self._one(principal)
+        digest, network = self._blocked(principal)
         until_ms = await self._until_ms(expiry)
         told = {"digest": digest, "new": {"blocked": True}, "until_ms": until_ms or None}
-        await self._do("block", told, field_of_block(digest), (until_ms, {"blocked": True}))
+        entry = {"blocked": True} if network is None else {"blocked": True, "network": str(network)}
+        await self._do("block", told, field_of_block(digest), (until_ms, entry))
         return {"digest": digest, "until_ms": until_ms or None}
 
     async def unblock(self, principal: str) -> dict[str, Any]:
@@ -176,7 +187,7 @@ class Operator:
             ConfigError: an argument means nothing to the policy.
             StoreError: the store gave no answer; the change may be applied.
         """
-        _, digest = self._one(principal)
+        digest, _ = self._blocked(principal)
         old = await self._do("unblock", {"digest": digest, "new": None}, field_of_block(digest))
         return {"digest": digest, "was_blocked": bool(old)}
 
@@ -240,7 +251,11 @@ class Operator:
                 *(_told_override(override) | {"from": "store"} for override in orders.overrides),
                 *(_told_override(override) | {"from": "file"} for override in policy.overrides),
             ],
-            "blocks": [{"digest": block.digest, "until_ms": block.until_ms or None} for block in orders.blocks],
+            "blocks": [
+                {"digest": block.digest, "until_ms": block.until_ms or None}
+                | ({} if block.network is None else {"network": str(block.network)})
+                for block in orders.blocks
+            ],
             "shadow": {"on": orders.shadow, "until_ms": orders.shadow_until_ms or None},
         }
 
@@ -314,6 +329,9 @@ class Operator:
         if named.pattern is not None:
             msg = "principal: what is given is a pattern; write one principal, as only overrides are for several"
             raise ConfigError(msg)
+        if self._network(named) is not None:
+            msg = "principal: a network has no counters of its own; write the address of one client in it"
+            raise ConfigError(msg)
         try:
             digests = digests_of(named, self._policy())
         except ValueError as fault:
@@ -321,9 +339,25 @@ class Operator:
             raise ConfigError(msg) from None
         return named, next(iter(digests))
 
+    def _network(self, named: Named) -> Network | None:
+        try:
+            return named.network(self._policy().trust.ipv6_prefix)
+        except ValueError as fault:
+            msg = f"principal: {fault}"
+            raise ConfigError(msg) from None
+
+    def _blocked(self, text: str) -> tuple[str, Network | None]:
+        """Return the digest under which a principal or a network of clients is blocked, and the network."""
+        network = self._network(self._named(text))
+        return (self._one(text)[1], None) if network is None else (network_digest(network), network)
+
     def _whom(self, text: str) -> tuple[str, dict[str, str]]:
         """Return the digest of a principal or pattern, and the first fields of an override for it."""
         named = self._named(text)
+        network = self._network(named)
+        if network is not None:
+            who = network_digest(network)
+            return who, {"who": who, "network": str(network)}
         if named.pattern is None:
             _, digest = self._one(text)
             return digest, {"who": digest}
@@ -408,4 +442,4 @@ def _told_override(override: Override) -> dict[str, Any]:
         "limit": None if override.plan else UNLIMITED if override.quota is None else spell_limit(override.quota),
         "plan": override.plan or None,
         "until_ms": override.until_ms or None,
-    }
+    } | ({} if override.network is None else {"network": str(override.network)})

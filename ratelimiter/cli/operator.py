@@ -171,7 +171,7 @@ def _override_list(**common: Any) -> None:
         return
     rows = [
         (
-            override["pattern"] or override["digest"],
+            override["pattern"] or override.get("network") or override["digest"],
             override["rule"] or "all",
             override["limit"] or f"plan {override['plan']}",
             _until(override["until_ms"]).strip(),
@@ -180,7 +180,8 @@ def _override_list(**common: Any) -> None:
         for override in told["overrides"]
     ]
     rows += [
-        (block["digest"], "all", "blocked", _until(block["until_ms"]).strip(), "store") for block in told["blocks"]
+        (block.get("network") or block["digest"], "all", "blocked", _until(block["until_ms"]).strip(), "store")
+        for block in told["blocks"]
     ]
     if told["shadow"]["on"]:
         rows.append(("all", "all", "shadow", _until(told["shadow"]["until_ms"]).strip(), "store"))

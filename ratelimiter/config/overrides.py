@@ -12,7 +12,7 @@ from ratelimiter.core.overrides import FOR_EVER, Override, PlanChoice
 from ratelimiter.core.policy import override_fault
 from ratelimiter.parsing import schema, values, yaml
 from ratelimiter.parsing.document import problem_lines, shown, shown_path
-from ratelimiter.parsing.principal_notation import Named, digests_of, parse_named, pattern_digest
+from ratelimiter.parsing.principal_notation import Named, digests_of, network_digest, parse_named, pattern_digest
 from ratelimiter.parsing.units import UNLIMITED, parse_limit, parse_moment_ms
 
 if TYPE_CHECKING:
@@ -147,10 +147,13 @@ def made(drafts: Sequence[Draft], policy: Policy) -> tuple[Override, ...]:
 
 def _made(draft: Draft, policy: Policy) -> Override:
     source, value = draft.named
-    pattern = draft.named.pattern
-    digests = digests_of(draft.named, policy) if pattern is None else frozenset({pattern_digest(source, value)})
+    pattern, network = draft.named.pattern, draft.named.network(policy.trust.ipv6_prefix)
+    if network is not None:
+        digests = frozenset({network_digest(network)})
+    else:
+        digests = digests_of(draft.named, policy) if pattern is None else frozenset({pattern_digest(source, value)})
     kept = "" if pattern is None else source
-    return Override(digests, pattern, kept, draft.rule, draft.quota, draft.plan, draft.until_ms)
+    return Override(digests, pattern, kept, draft.rule, draft.quota, draft.plan, draft.until_ms, network=network)
 
 
 def faults(drafts: Sequence[Draft], policy: Policy) -> list[tuple[Path, str]]:

@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 HOPS_MAX = 32  # addresses read from the right of a forwarding header; more is an attack, not a path
 IPV6_PREFIX = 64  # one subscriber's network at least (RFC 6177 section 2), so rotating within it is no escape
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052 section 2.1: the IPv4 address is in the last 32 bits
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1: the IPv4 address is in the last 32 bits
+LOCAL = "local"  # the client at the other end of a unix socket
+
+# IPv6 networks whose clients are charged by the IPv4 address behind the prefix; and whether all of one is all of IPv4.
+IPV4_INSIDE = (
+    (ipaddress.IPv6Network("::ffff:0:0/96"), True),
+    (_NAT64, False),
+    (ipaddress.IPv6Network("2002::/16"), False),  # 6to4, RFC 3056
+)
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -134,4 +142,4 @@ def client_id(address: Address | None, ipv6_prefix: int) -> str:
             return str(address.sixtofour)
         if ipv6_prefix < 128:
             return str(ipaddress.ip_network((address, ipv6_prefix), strict=False))
-    return str(address) if address is not None else "local"
+    return str(address) if address is not None else LOCAL

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ratelimiter.core.client_address import Network
+    from ratelimiter.core.override_index import OverrideIndex
     from ratelimiter.core.principal import Principal, Source
     from ratelimiter.core.quota import AnyQuota
 
@@ -57,6 +59,7 @@ class Override:
         digests: whom it is for, one for each source that may name them; of a pattern the digest of its text, for those
             who may not see that.
         pattern: whom it is for instead; None for those of *digests* alone.
+        network: of the clients it is for instead; *digests* is the digest of its text then.
         source: where the value that *pattern* fits was found, like `header:x-api-key`; empty for anywhere.
         rule: the name of the rule that it is about; empty for all: with a limit for those of its kind and window.
         quota: the limit; None for another plan, or for none.
@@ -68,6 +71,7 @@ class Override:
 
     digests: frozenset[str]
     pattern: Pattern | None = field(default=None, repr=False)
+    network: Network | None = field(default=None, repr=False, kw_only=True)
     source: str = ""
     rule: str = ""
     quota: AnyQuota | None = None
@@ -75,16 +79,22 @@ class Override:
     until_ms: int = FOR_EVER
 
     @property
-    def rank(self) -> tuple[bool, bool]:
-        """What sorts the one that prevails first: exact before a pattern, of one rule before all."""
-        return self.pattern is not None, not self.rule
+    def rank(self) -> tuple[int, int, bool]:
+        """Sort key that puts the one that prevails first.
+
+        Exact before a network, the longest prefix first, before a pattern; then one rule before all.
+        """
+        if self.network is not None:
+            return 1, -self.network.prefixlen, not self.rule
+        return 0 if self.pattern is None else 2, 0, not self.rule
 
 
 class Block(NamedTuple):
-    """A principal that is refused whatever it asks for."""
+    """A principal, or a network of clients, whose requests are all refused."""
 
     digest: str
     until_ms: int  # Unix time at which it ends; FOR_EVER
+    network: Network | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,7 @@ class RuntimeOverrides:
     blocks: tuple[Block, ...] = ()
     shadow: bool = False
     shadow_until_ms: int = FOR_EVER
+    index: OverrideIndex | None = field(default=None, compare=False, repr=False)  # of all *overrides*, if there is one
 
     def at(self, now_ms: int) -> RuntimeOverrides:
         """Return those of them that are in force at *now_ms*."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ratelimiter.core.override_index import BlockIndex, OverrideIndex
 from ratelimiter.core.overrides import BlockedError, Override, in_force
 from ratelimiter.core.policy import adapted, plans_of, with_quota
 from ratelimiter.core.principal import CLIENT, credential
@@ -54,16 +55,11 @@ class Tiers:
         self._noted = noted
         self._plans = plans_of(policy)
         self._unknown: set[str] = set()
-        self._blocks = {block.digest: block.until_ms for block in orders.blocks}
+        self._blocks = BlockIndex(orders.blocks)
         self._sources = tuple(dict.fromkeys(source for rule in policy.rules for source in (*rule.principal, CLIENT)))
         # Run-time before the file's where they are equally exact: sorting keeps their order otherwise.
-        overrides = sorted((*orders.overrides, *in_force(policy.overrides, now_ms)), key=lambda each: each.rank)
-        self._exact: dict[str, list[Override]] = {}
-        for override in overrides:
-            if override.pattern is None:
-                for digest in override.digests:
-                    self._exact.setdefault(digest, []).append(override)
-        self._patterns = [override for override in overrides if override.pattern is not None]
+        self._indexes = (orders.index or OverrideIndex(orders.overrides), OverrideIndex(policy.overrides))
+        self._now_ms = now_ms
         self._applying: dict[str, tuple[Override, ...]] = {}  # by digest
         self._variants: dict[tuple[str, AnyQuota], Rule] = {}
 
@@ -78,10 +74,10 @@ class Tiers:
             return
         for source in self._sources:
             try:
-                principal = self._reader.read((source,), headers, peer, names)
+                found, value = self._reader.find((source,), headers, peer, names)
             except MalformedRequest:
                 continue  # whether that matters is for the rules to say that look there
-            until_ms = self._blocks.get(principal.digest)
+            until_ms = self._blocks.until_ms(self._reader.principal(found, value).digest, found, value)
             if until_ms is not None:
                 raise BlockedError(until_ms, principal)
 
@@ -153,12 +149,8 @@ class Tiers:
         """Return the overrides for *principal*, the one that prevails first."""
         applying = self._applying.get(principal.digest)
         if applying is None:
-            fitting = [
-                each
-                for each in self._patterns
-                if each.pattern is not None and each.source in ("", principal.source) and each.pattern.fits(value)
-            ]
-            applying = (*self._exact.get(principal.digest, ()), *fitting)
+            found = [each for index in self._indexes for each in index.find(principal.digest, principal.source, value)]
+            applying = tuple(sorted(in_force(found, self._now_ms), key=lambda each: each.rank)) if found else ()
             if len(self._applying) >= PRINCIPALS_MAX:
                 self._applying.clear()
             self._applying[principal.digest] = applying

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import random
@@ -53,13 +54,29 @@ def override_from(entry: dict[str, Any], until_ms: int) -> Override:
     try:
         who, rule, plan, limit = (str(entry.get(name, "")) for name in ("who", "rule", "plan", "limit"))
         pattern = parse_pattern(str(entry["pattern"])) if "pattern" in entry else None
+        network = ipaddress.ip_network(str(entry["network"])) if "network" in entry else None
     except (AttributeError, TypeError) as fault:
         raise ValueError(str(fault)) from None
     quota = None if limit in ("", UNLIMITED) else parse_limit(limit)
     if not who or bool(plan) == bool(limit):
         msg = "an override names a principal, and either a plan or a limit"
         raise ValueError(msg)
-    return Override(frozenset({who}), pattern, str(entry.get("source", "")), rule, quota, plan, until_ms)
+    return Override(
+        frozenset({who}), pattern, str(entry.get("source", "")), rule, quota, plan, until_ms, network=network
+    )
+
+
+def block_from(digest: str, entry: dict[str, Any], until_ms: int) -> Block:
+    """Return the block that the JSON of an override store says.
+
+    Raises:
+        ValueError: it says none.
+    """
+    try:
+        network = ipaddress.ip_network(str(entry["network"])) if "network" in entry else None
+    except (AttributeError, TypeError) as fault:
+        raise ValueError(str(fault)) from None
+    return Block(digest, until_ms, network)
 
 
 def orders_of(page: Snapshot, policy: Policy, ahead_ms: int, noted: Callable[[str, str], None]) -> RuntimeOverrides:
@@ -75,20 +92,21 @@ def orders_of(page: Snapshot, policy: Policy, ahead_ms: int, noted: Callable[[st
     for field, (until_ms, text) in sorted(page.fields.items()):
         ours_ms = until_ms - ahead_ms if until_ms else FOR_EVER
         kind, _, rest = field.partition(":")
-        if kind == "block":
-            blocks.append(Block(rest, ours_ms))
-        elif field == SHADOW:
-            shadow, shadow_until_ms = True, ours_ms
-        else:
-            try:
+        fault = ""
+        try:
+            if kind == "block":
+                blocks.append(block_from(rest, json.loads(text), ours_ms))
+            elif field == SHADOW:
+                shadow, shadow_until_ms = True, ours_ms
+            else:
                 override = override_from(json.loads(text), ours_ms)
                 fault = override_fault(policy, override)
-            except ValueError as error:
-                fault = str(error)
-            if fault:
-                noted(field, fault)
-            else:
-                overrides.append(override)
+                if not fault:
+                    overrides.append(override)
+        except ValueError as error:
+            fault = str(error)
+        if fault:
+            noted(field, fault)
     return RuntimeOverrides(page.version, tuple(overrides), tuple(blocks), shadow, shadow_until_ms)
 
 

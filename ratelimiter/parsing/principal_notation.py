@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from ratelimiter.core.client_address import client_id, parse_address
 from ratelimiter.core.overrides import parse_pattern
 from ratelimiter.core.planner import reader_for
+from ratelimiter.core.prefix_table import parse_network
 from ratelimiter.core.principal import CLIENT, DIGEST_BYTES
 from ratelimiter.core.request import PRINCIPAL_BYTES_MAX
 from ratelimiter.parsing.values import read_source
 
 if TYPE_CHECKING:
+    from ratelimiter.core.client_address import Network
     from ratelimiter.core.overrides import Pattern
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.principal import Source
@@ -33,6 +36,25 @@ class Named(NamedTuple):
     def pattern(self) -> Pattern | None:
         """The pattern; None for a single value."""
         return None if self.source == "digest" else parse_pattern(self.value)
+
+    @property
+    def is_network(self) -> bool:
+        """True for a network of clients in CIDR notation, one of a single client included."""
+        return self.source == "client" and "/" in self.value and self.pattern is None
+
+    def network(self, ipv6_prefix: int) -> Network | None:
+        """Return the network of more than one client; None for a single value.
+
+        Args:
+            ipv6_prefix: the bits of an IPv6 address that name one client.
+
+        Raises:
+            ValueError: the value is not a network that the policy can tell apart.
+        """
+        if not self.is_network:
+            return None
+        network = parse_network(self.value, ipv6_prefix)
+        return None if network.prefixlen == (32 if network.version == 4 else ipv6_prefix) else network
 
 
 def parse_named(text: str, *, anywhere: bool = False) -> Named:
@@ -64,8 +86,10 @@ def parse_named(text: str, *, anywhere: bool = False) -> Named:
     if len(named.value.encode()) > PRINCIPAL_BYTES_MAX:
         msg = f"the principal is longer than {PRINCIPAL_BYTES_MAX} bytes; write the principal's name"
         raise ValueError(msg)
-    if named.source == "client" and named.pattern is None and _client(named.value, 64) is None:
-        msg = "the value after client= is not an address; write one like 192.0.2.1, or local for unix sockets"
+    if named.is_network:
+        parse_network(named.value, 128)  # the policy may tell less apart, and says so
+    elif named.source == "client" and named.pattern is None and _client(named.value, 64) is None:
+        msg = "the value after client= is not an address; write one like 192.0.2.1 or 10.0.0.0/8, or local"
         raise ValueError(msg)
     _ = named.pattern
     return named
@@ -94,7 +118,7 @@ def digests_of(named: Named, policy: Policy) -> frozenset[str]:
     for source in [named.source] if named.source else known:
         value: str | None = named.value
         if source == "client":
-            value = _client(named.value, policy.trust.ipv6_prefix)
+            value = _client(named.value, policy.trust.ipv6_prefix) if named.source else _anywhere(named.value, policy)
         elif source == "everyone":
             value = "" if named.source else None
         if value is not None:
@@ -107,6 +131,11 @@ def pattern_digest(source: str, pattern: str) -> str:
     return "~" + blake2b(f"{source}={pattern}".encode(), digest_size=DIGEST_BYTES, person=b"pattern").hexdigest()
 
 
+def network_digest(network: Network) -> str:
+    """Return the digest that identifies a network of clients without revealing it, however it was written."""
+    return pattern_digest("client", str(network))
+
+
 def value_of(named: Named, policy: Policy) -> bytes:
     """Return the value of *named* that patterns are compared with; empty if only a digest is known."""
     if named.source == "digest":
@@ -115,9 +144,27 @@ def value_of(named: Named, policy: Policy) -> bytes:
     return (value or "").encode()
 
 
+def _anywhere(text: str, policy: Policy) -> str | None:
+    """Return the id of the client that a value for any source may name; None if it names none.
+
+    Raises:
+        ValueError: it may be a network, which is of clients only.
+    """
+    if "/" not in text:
+        return _client(text, policy.trust.ipv6_prefix)
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+    msg = "this may be a network of clients; write client= in front of it"
+    raise ValueError(msg)
+
+
 def _client(text: str, ipv6_prefix: int) -> str | None:
     """Return the id of the client at the address *text*; None if it is not an address."""
     if text == "local":
         return text
-    address = parse_address(text.partition("/")[0])
+    if "/" in text:  # of one client
+        text = str(parse_network(text, ipv6_prefix).network_address)
+    address = parse_address(text)
     return None if address is None else client_id(address, ipv6_prefix)

@@ -350,3 +350,64 @@ async def test_all_kinds_on_a_server() -> None:
         await operator.reset(ALICE, balances=True)
         assert [0, 0, 0, 0, 0] == await counted()
         await store.close()
+
+
+# Networks
+
+
+BY_ADDRESS = Policy((Rule("address", Quota(3, MINUTE)),))
+
+
+async def from_address(scene: Scene, address: str, count: int = 5) -> int:
+    one = request("/", peer=address)
+    return sum([(await scene.limiter.judge(one)).decision.allowed for _ in range(count)])
+
+
+@pytest.mark.parametrize("network", ["203.0.113.0/24", "::ffff:203.0.113.0/120", "2002:cb00:7100::/40"])
+async def test_a_network_is_blocked(network: str) -> None:
+    """Every client in it is refused, in every form of its address, until it is unblocked by whatever form."""
+    scene = Scene(BY_ADDRESS)
+    await scene.operator.block(f"client={network}")
+
+    assert [0, 0, 3] == [await from_address(scene, a) for a in ("203.0.113.0", "::ffff:203.0.113.77", "203.0.114.1")]
+    assert {"until_ms": None} == (await scene.operator.peek("client=203.0.113.9"))["blocked"]
+    assert (await scene.operator.peek("client=203.0.114.9"))["blocked"] is None
+    (block,) = (await scene.operator.orders())["blocks"]
+    assert "203.0.113.0/24" == block["network"]
+    assert (await scene.operator.unblock("client=203.0.113.0/24"))["was_blocked"]
+    assert 3 == await from_address(scene, "203.0.113.0")
+
+
+async def test_a_network_is_exempt() -> None:
+    """An override of a network holds until it is removed; a longer prefix, and an address, prevail."""
+    scene = Scene(BY_ADDRESS)
+    await scene.operator.set_override("client=10.0.0.0/8", limit="unlimited")
+    await scene.operator.set_override("client=10.9.0.0/16", limit="1/minute")
+    await scene.operator.set_override("client=10.9.9.9", limit="2/minute")
+
+    assert [5, 1, 2] == [await from_address(scene, a) for a in ("10.1.1.1", "10.9.1.1", "10.9.9.9")]
+    (told,) = (await scene.operator.peek("client=10.9.1.1"))["rules"]
+    assert "10.9.0.0/16" == told["override"]["network"]
+    assert (await scene.operator.remove_override("client=10.9.0.0/16"))["was_set"]
+    assert 5 == await from_address(scene, "10.9.1.2")
+
+
+@pytest.mark.parametrize("verb", ["peek", "reset"])
+async def test_a_network_has_no_counters(verb: str) -> None:
+    """A network cannot be looked at or reset, and the error says what can; a network of one client is that client."""
+    scene = Scene(BY_ADDRESS)
+    with pytest.raises(ConfigError, match="write the address of one client in it"):
+        await getattr(scene.operator, verb)("client=10.0.0.0/8")
+    with pytest.raises(ConfigError, match=r"write 10\.0\.0\.0/8"):
+        await getattr(scene.operator, verb)("client=10.0.0.1/8")
+
+    for one in ("client=10.0.0.1/32", "client=2001:db8::/64"):
+        assert await getattr(scene.operator, verb)(one)
+
+
+async def test_all_of_ipv4_may_be_blocked_but_not_everything_at_once() -> None:
+    """0.0.0.0/0 is a network like any other, IPv4-mapped clients included; IPv6 ones are another."""
+    scene = Scene(BY_ADDRESS)
+    await scene.operator.block("client=0.0.0.0/0")
+
+    assert [0, 0, 3] == [await from_address(scene, a) for a in ("8.8.8.8", "::ffff:8.8.8.8", "2001:db8::1")]

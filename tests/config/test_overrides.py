@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from ratelimiter.core.planner import Planner, reader_for
 from ratelimiter.core.quota import Bucket, Period, Quota, Slots
 from ratelimiter.engine.explain import explain
 from ratelimiter.engine.limiter import Limiter
+from ratelimiter.errors import ConfigError
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import request
 
@@ -210,7 +212,8 @@ def test_what_an_outage_admits_on_each_plan(folder: Path) -> None:
     told = outage(policy, 2)
 
     assert 15 == len(told)
-    assert "per-minute, plan professional: without the store, 2 processes at most 200 per minute" in told
+    expected = "per-minute, plan professional: without the store, 2 processes at most 200 per minute; "
+    assert any(line.startswith(expected) for line in told)
     assert "profiles-per-month, plan enterprise: without the store, unlimited" in told
 
 
@@ -220,3 +223,67 @@ def test_a_header_that_nobody_may_send(folder: Path) -> None:
 
     assert "plan.from: is never read, as no proxy is trusted; write trusted_proxies, too" in told
     assert not [text for text in warnings(load(folder, SENTINEL)) if text.startswith("plan")]
+
+
+NETWORKS = """
+store: memory://
+trusted_proxies: [127.0.0.0/8]
+rules: [{name: per-minute, principal: [header:X-API-Key, client], limit: 2/minute}]
+overrides:
+  - {principal: client=10.0.0.0/8, limit: 3/minute}
+  - {principal: client=10.9.0.0/16, limit: unlimited}
+  - {principal: client=10.9.8.7, limit: 1/minute}
+  - {principal: "client=2001:db8::/32", limit: 5/minute}
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "admitted"),
+    [
+        ("10.1.2.3", 3),
+        ("::ffff:10.1.2.3", 3),
+        ("64:ff9b::10.1.2.3", 3),
+        ("2002:0a01:0203::1", 3),
+        ("10.9.0.1", 20),
+        ("10.9.8.7", 1),
+        ("11.0.0.1", 2),
+        ("2001:db8:1:2::3", 5),
+        ("2001:db9::1", 2),
+    ],
+)
+async def test_a_network_has_its_own_limit(folder: Path, address: str, admitted: int) -> None:
+    """An override of a network holds for every client in it, in every form of its address; the longest prefix prevails,
+    and a single address before any.
+    """
+    (folder / "p.yaml").write_text(NETWORKS)
+    limiter = Limiter(loader.load(folder / "p.yaml"), MemoryStore())
+    one = request("/", headers=[("X-Forwarded-For", address)], peer="127.0.0.1")
+
+    assert admitted == sum([(await limiter.judge(one)).decision.allowed for _ in range(20)])
+
+
+async def test_a_network_is_of_clients_only(folder: Path) -> None:
+    """A key that looks like an address in the network is a key."""
+    (folder / "p.yaml").write_text(NETWORKS)
+    limiter = Limiter(loader.load(folder / "p.yaml"), MemoryStore())
+    one = request("/", headers=[("X-API-Key", "10.9.0.1")], peer="127.0.0.1")
+
+    assert 2 == sum([(await limiter.judge(one)).decision.allowed for _ in range(5)])
+
+
+@pytest.mark.parametrize(
+    ("principal", "hint"),
+    [
+        ("client=10.0.0.1/8", "write 10.0.0.0/8"),
+        ("10.0.0.0/8", "write client= in front of it"),
+        ("client=2001:db8::/96", "write 2001:db8::/64"),
+        ("client=10.0.0.0/40", "not a network"),
+    ],
+)
+def test_a_network_that_cannot_be_honoured_is_refused(folder: Path, principal: str, hint: str) -> None:
+    """The mask is never cut off without a word."""
+    text = NETWORKS.replace("client=10.0.0.0/8", f'"{principal}"')
+    (folder / "p.yaml").write_text(text)
+
+    with pytest.raises(ConfigError, match=re.escape(hint)):
+        loader.load(folder / "p.yaml")

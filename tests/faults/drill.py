@@ -197,12 +197,16 @@ class Service:
         return sample
 
     def _check_tally(self, asked: tuple[str, str], used: int, cost: int, answered: int, source: str) -> None:
-        """Its own tally: of its own cost, of no request that was not made, of every one that was admitted."""
+        """Its own tally: of its own cost, of no request that was not made, of every one that was admitted.
+
+        A local tally begins with the share of what the store last said, rounded up, so it is checked in wholes.
+        """
         least = answered + 1 if source == STORE and not self.forgetful else 1
-        if used % cost or not least <= used // cost <= self.issued[asked]:
-            self.mistakes.append(
-                f"{asked[0]} of cost {cost}: {used} used by {source}, {least} to {self.issued[asked]} times"
-            )
+        most, over = self.issued[asked], 0
+        if source == LOCAL:
+            used, most, over = int(used / LOCAL_SHARE), int(most / LOCAL_SHARE), int(1 / LOCAL_SHARE) - 1
+        if used % cost > over or not least <= used // cost <= most:
+            self.mistakes.append(f"{asked[0]} of cost {cost}: {used} used by {source}, {least} to {most} times")
 
     def _check_label(self, sample: Sample) -> None:
         expected = {
