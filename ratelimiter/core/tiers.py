@@ -77,7 +77,8 @@ class Tiers:
                 found, value = self._reader.find((source,), headers, peer, names)
             except MalformedRequest:
                 continue  # whether that matters is for the rules to say that look there
-            until_ms = self._blocks.until_ms(self._reader.principal(found, value).digest, found, value)
+            principal = self._reader.principal(found, value)
+            until_ms = self._blocks.until_ms(principal.digest, found, value)
             if until_ms is not None:
                 raise BlockedError(until_ms, principal)
 
