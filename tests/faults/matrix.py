@@ -26,29 +26,30 @@ DOCUMENT = ROOT / "docs" / "reference" / "fault-matrix.md"
 PREFACE = """\
 # The fault matrix
 
-What becomes of decisions when something is wrong with Redis or on the way to it. Written by
-`python -m tests.faults.matrix`, which provokes every fault for real; never edited by hand.
+Decisions while Redis, or the network to it, has a fault. `python -m tests.faults.matrix` provokes every fault and
+writes this page; do not edit it by hand.
 
-Each drill runs three limiters, one per `on_store_error`, each as production runs it: the middleware on a guarded store
-with a `decision_timeout` of {deadline_ms} ms. Callers ask all the time, before, during and after the fault, and check
-every answer. Where a fault can end at any moment it ends just after a probe of the store has failed, the worst one for
-those who wait for its end. What must hold in every row:
+Each drill runs three limiters, one for each `on_store_error`, as production runs them: the middleware on a store
+with fallback and a `decision_timeout` of {deadline_ms} ms. Callers send requests before, during and after the
+fault, and check every answer. A fault whose end can be chosen ends just after a probe of the store has failed,
+which is the worst moment for the callers. These hold in every row:
 
-* Every decision comes within its deadline and {slack_ms} ms for a loaded test machine. `p100 ms` is the slowest one,
-  less the time that other processes had the processor. Slowest of this run: {slowest_ms} ms, but for F52, where a pause
-  of our own comes on top.
-* No 5xx but the 503 of a rule that says `deny`, and that one says when to come back.
-* Every decision says who made it: the store (refusals that the store gave within the last second included), `local`,
-  `fail_open` or `fail_closed`.
-* Everybody is charged as himself: no answer was made of anybody else's tally, no request was counted twice, and none
-  that was admitted went uncounted.
+* Every decision comes within its deadline and {slack_ms} ms for a loaded test machine. `p100 ms` is the slowest
+  decision, less the time that other processes had the processor. The slowest of this run took {slowest_ms} ms,
+  except for F52, where a pause of our own process comes on top.
+* The only 5xx is the 503 of a rule with `deny`, and it has `Retry-After`.
+* Every decision names its source: the store (its refusals of the last second included), `local`, `fail_open` or
+  `fail_closed`.
+* Every principal is charged under its own key: no answer is made of another principal's tally, no request is
+  counted twice, and no admitted request is left uncounted.
 * Connections, tasks and log lines stay few, and no principal and no password is in the log.
-* Once the fault is over the store decides again within {recovery_ms} ms, the time that a server takes to start
-  included. Longest of this run: {back_ms} ms.
+* After the end of the fault the store decides again within {recovery_ms} ms, including the start of a server. The
+  longest of this run took {back_ms} ms.
 
-`admitted of 20` is what one principal, who asks all the time, got of a limit of 20 per minute: with `deny` never more,
-with `local` never more than one local share on top (here {share} of the limit for each process); with `allow` there is
-no limit while the fault lasts. A store that loses its data gives each principal at most one limit more each time.
+`admitted of 20` is what one principal that asks all the time got of a limit of 20 per minute: with `deny` never
+more, with `local` never more than one local share in addition (here {share} of the limit for each process); with
+`allow` there is no limit during the fault. A store that loses its data gives each principal at most one limit more
+each time.
 """
 
 HEADING = ("F", "fault", "how", "p100 ms", "decisions made by", "admitted of 20", "recovery ms")
