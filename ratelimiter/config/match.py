@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.core.match import Match
+from ratelimiter.core.match import Condition, Match
+from ratelimiter.core.overrides import parse_pattern
 from ratelimiter.parsing import values
 from ratelimiter.parsing.document import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ratelimiter.config.layers import Layer
     from ratelimiter.core.json_body import JsonField
@@ -20,7 +21,12 @@ def read_match(layer: Layer, path: Path, value: Mapping[str, Any]) -> Match | No
     """Return the condition in *value*, which stands at *path*; None if a path template was refused."""
     stated = value.get("except", ())
     excepted = (stated,) if isinstance(stated, str) else tuple(stated)
-    places: list[tuple[Path, str]] = [((*path, "path"), value["path"])] if "path" in value else []
+    stated_path = value.get("path", ())
+    places: list[tuple[Path, str]] = (
+        [((*path, "path"), stated_path)]
+        if isinstance(stated_path, str)
+        else [((*path, "path", index), template) for index, template in enumerate(stated_path)]
+    )
     places += [
         ((*path, "except") if isinstance(stated, str) else (*path, "except", index), template)
         for index, template in enumerate(excepted)
@@ -32,7 +38,57 @@ def read_match(layer: Layer, path: Path, value: Mapping[str, Any]) -> Match | No
             layer.refuse(place, str(fault))
             return None
     json_fields = _read_json_fields(layer, (*path, "json"), value.get("json", {}))
-    return Match(frozenset(value.get("methods", ())), value.get("path"), excepted, json=json_fields)
+    conditions = tuple(_read_conditions(layer, path, value))
+    networks = layer.read_each((*path, "networks"), value.get("networks", []), values.read_network)
+    if "plan" in value and "plan" not in layer.document.value and layer.sound((*path, "plan")):
+        text = "is a condition, and nothing says which plan a request is on; write plan: {default: NAME}, too"
+        layer.refuse((*path, "plan"), text)
+    several = isinstance(value.get("path"), list)
+    return Match(
+        frozenset(value.get("methods", ())),
+        None if several else value.get("path"),
+        excepted,
+        json=json_fields,
+        excepted_methods=frozenset(value.get("except_methods", ())),
+        paths=tuple(value["path"]) if several else (),
+        conditions=conditions,
+        networks=tuple(networks),
+        plans=frozenset(_listed(value.get("plan", ()))),
+        identified=value.get("identified"),
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _read_conditions(layer: Layer, path: Path, value: Mapping[str, Any]) -> Iterator[Condition]:
+    """Yield the conditions on the host, headers, query parameters and cookies."""
+    if "host" in value:
+        hosts = [str(host).lower() for host in _listed(value["host"])]
+        yield from _read_condition(layer, (*path, "host"), "host", "", hosts)
+    for kind in ("header", "query", "cookie"):
+        seen: dict[str, str] = {}
+        for name, wanted in value.get(kind, {}).items():
+            called = name.lower() if kind == "header" else name
+            if called in seen:
+                text = f"{shown(name)} is the same header as {shown(seen[called])}; write one of them"
+                layer.refuse((*path, kind, name), text, at_key=True)
+                continue
+            seen[called] = name
+            yield from _read_condition(layer, (*path, kind, name), kind, called, _listed(wanted))
+
+
+def _read_condition(layer: Layer, path: Path, kind: str, name: str, wanted: list[Any]) -> Iterator[Condition]:
+    patterns = []
+    for each in wanted:
+        try:
+            patterns.append(parse_pattern(str(each)))
+        except ValueError as fault:
+            layer.refuse(path, str(fault))
+            return
+    exact = frozenset(str(each).encode() for each, pattern in zip(wanted, patterns, strict=True) if pattern is None)
+    yield Condition(kind, name, exact, tuple(pattern for pattern in patterns if pattern is not None))
 
 
 def _read_json_fields(layer: Layer, path: Path, value: Mapping[str, Any]) -> tuple[JsonField, ...]:

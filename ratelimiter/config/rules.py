@@ -9,6 +9,7 @@ from ratelimiter.config import descriptors, tokens
 from ratelimiter.config.layers import DraftRule
 from ratelimiter.config.match import read_match
 from ratelimiter.config.principal import read_principal
+from ratelimiter.core.match import Match
 from ratelimiter.core.principal import EVERYONE
 from ratelimiter.core.quota import LEASE_TTL_MS, WINDOW_MS_MAX, Balance, Bucket, Period, Quota, Slots
 from ratelimiter.core.rule import LONG_WINDOWS, REQUEST_HEADER, Mode, OnStoreError, Rule
@@ -44,6 +45,8 @@ READERS: dict[str, Reader] = {
     "on_store_error": _by(OnStoreError),
     "principal": read_principal,
     "match": read_match,
+    "instead": _by(bool),
+    "always": _by(bool),
 }
 
 
@@ -100,7 +103,18 @@ def _read_rule(layer: Layer, path: Path, rule: Mapping[str, Any]) -> DraftRule |
     stated = {name: read for name, reader in READERS.items() if (read := part(name, reader)) is not None}
     if terms is not None:
         stated["tokens"] = terms
+    _check_names(layer, path, stated)
     return _draft(layer, path, rule, limits, stated)
+
+
+def _check_names(layer: Layer, path: Path, stated: Mapping[str, Any]) -> None:
+    """Refuse a principal from a path parameter that a path of the rule does not have."""
+    match = stated.get("match", Match())
+    for source in stated.get("principal", ()):
+        for each in source.each:
+            if each.kind == "path" and each.name not in match.names:
+                text = f"{each} needs a path with {{{each.name}}} in it; write match: {{path: /orders/{{{each.name}}}}}"
+                layer.refuse((*path, "principal"), text)
 
 
 def _read_rule_of_descriptors(

@@ -13,6 +13,8 @@ import re
 from math import isfinite
 from typing import NamedTuple, TypeAlias
 
+from ratelimiter.core.request import MalformedRequest
+
 Scalar: TypeAlias = str | int | float | bool | None
 
 ANYTHING = ""  # among the spellings of values: may be read as any of them
@@ -61,8 +63,12 @@ def spelled(value: Scalar) -> str:
     return json.dumps(value)
 
 
-def read_fields(body: bytes) -> JsonFields | None:
+def read_fields(body: bytes, *, deep: bool = False) -> JsonFields | None:
     """Return the top-level fields of *body*; none if it is another value than an object.
+
+    Args:
+        body: a whole body.
+        deep: whether to return the fields of objects within objects, too, under their dotted paths.
 
     Returns:
         None if it is unknown what an application makes of it: no JSON in UTF-8, nested too deeply, or with a key that
@@ -74,13 +80,73 @@ def read_fields(body: bytes) -> JsonFields | None:
     except (ValueError, RecursionError):
         return None
     fields = JsonFields()
-    if isinstance(value, _Pairs):
-        for name, item in value:
+    pending = [("", value)]
+    while pending:
+        prefix, each = pending.pop()
+        if not isinstance(each, _Pairs):
+            continue
+        for name, item in each:
             if _UNCERTAIN.search(name):
                 return None
-            if not isinstance(item, list):
-                fields.setdefault(name.casefold(), set()).add(_heard(item))
+            path = prefix + name.casefold()
+            if deep and isinstance(item, _Pairs):
+                pending.append((path + ".", item))
+            elif not isinstance(item, list):
+                fields.setdefault(path, set()).add(_heard(item))
     return fields
+
+
+class _Number(str):
+    """A whole number as it was written: a double would make one of two long ones."""
+
+    __slots__ = ()
+
+
+def read_document(body: bytes) -> object:
+    """Return the JSON value of *body*, to look for a key in it; None if it is no JSON, so that it holds none.
+
+    Raises:
+        MalformedRequest: it is nested more deeply than parsers agree on.
+    """
+    try:
+        return json.loads(body.decode(), object_pairs_hook=_Pairs, parse_int=_Number, parse_constant=_refuse)
+    except ValueError:
+        return None
+    except RecursionError:
+        raise MalformedRequest("body", "is nested too deeply") from None
+
+
+def values_at(document: object, path: str) -> list[bytes]:
+    """Return the value at the dotted *path* of *document* as bytes of a key; nothing if there is none, or null.
+
+    Text and numbers that are written alike are one key, as applications that convert them take them for one.
+
+    Raises:
+        MalformedRequest: a step is there twice in the eyes of some parser, or the value is neither text nor a number.
+    """
+    value = document
+    for step in path.split("."):
+        if not isinstance(value, _Pairs):
+            return []
+        if any(_UNCERTAIN.search(name) for name, _ in value):
+            raise MalformedRequest("body", "has a name with a control character")
+        found = [item for name, item in value if name.casefold() == step.casefold()]
+        if len(found) > 1:
+            raise MalformedRequest(f"json:{path}", "is there more than once")
+        if not found:
+            return []
+        value = found[0]
+    match value:
+        case None:
+            return []
+        case float():
+            return [(str(int(value)) if value.is_integer() else repr(value)).encode()]
+        case str():
+            if _UNCERTAIN.search(value):
+                raise MalformedRequest(f"json:{path}", "has a control character")
+            return [b"0" if value == "-0" and isinstance(value, _Number) else value.encode()]
+        case _:
+            raise MalformedRequest(f"json:{path}", "must be text or a number")
 
 
 def _heard(item: object) -> str:

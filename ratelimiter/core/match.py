@@ -1,4 +1,4 @@
-"""Which requests a rule means: methods, paths of whole segments and wildcards, fields of a JSON body."""
+"""The condition of a rule: methods, paths, and what the head, the caller and the body of a request say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from urllib.parse import quote, unquote
 from ratelimiter.core.path import PLAIN_CHARACTERS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ratelimiter.core.client_address import Network
+    from ratelimiter.core.facts import Facts
     from ratelimiter.core.json_body import JsonField
+    from ratelimiter.core.overrides import Pattern
 
 # HEAD is GET without the body (RFC 9110 section 9.3.2), so it spends what GET spends.
 ALSO_MEANT = {"GET": "HEAD"}
@@ -22,11 +27,17 @@ class Match:
 
     Args:
         methods: upper-case methods; GET includes HEAD.
+        excepted_methods: upper-case methods that do not match after all.
         path: `/v1/items`, with `{name}` or `*` for one segment, and a final `/*` or `/**` for everything below (and the
             path itself). A trailing slash is of no account.
+        paths: instead of one path several, of which one must fit.
         excepted: paths, spelled likewise, that do not match after all.
         ignore_case: compare paths without regard to case, for an application that routes so.
-        json: top-level fields of the JSON body that all must have one of their values, whatever the method.
+        json: fields of the JSON body, by dotted paths, that all must have one of their values, whatever the method.
+        conditions: on the host, headers, query parameters and cookies; all must hold.
+        networks: of the client's address, in one of which it must be; empty for any.
+        plans: one of which the request must be on; empty for any.
+        identified: whether the caller must be identified, or must not be; None for either.
 
     Raises:
         ValueError: a path is no template that a canonical path could fit.
@@ -37,34 +48,97 @@ class Match:
     excepted: tuple[str, ...] = ()
     ignore_case: bool = False
     json: tuple[JsonField, ...] = ()
+    excepted_methods: frozenset[str] = frozenset()
+    paths: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    networks: tuple[Network, ...] = ()
+    plans: frozenset[str] = frozenset()
+    identified: bool | None = None
     _methods: frozenset[str] = field(init=False, repr=False, compare=False)
-    _wanted: _Template = field(init=False, repr=False, compare=False)
+    _not_methods: frozenset[str] = field(init=False, repr=False, compare=False)
+    _wanted: tuple[_Template, ...] = field(init=False, repr=False, compare=False)
     _unwanted: tuple[_Template, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         methods = frozenset(method.upper() for method in self.methods)
         object.__setattr__(self, "_methods", methods | {ALSO_MEANT[m] for m in methods if m in ALSO_MEANT})
-        path = "/**" if self.path is None else self.path
-        object.__setattr__(self, "_wanted", _parse_template(path, ignore_case=self.ignore_case))
+        unmeant = frozenset(method.upper() for method in self.excepted_methods)
+        object.__setattr__(self, "_not_methods", unmeant | {ALSO_MEANT[m] for m in unmeant if m in ALSO_MEANT})
+        paths = self.paths or ("/**" if self.path is None else self.path,)
+        wanted = tuple(_parse_template(path, ignore_case=self.ignore_case) for path in paths)
+        object.__setattr__(self, "_wanted", wanted)
         unwanted = tuple(_parse_template(path, ignore_case=self.ignore_case) for path in self.excepted)
         object.__setattr__(self, "_unwanted", unwanted)
 
     @property
     def looks_at_paths(self) -> bool:
         """Whether the path of a request makes a difference."""
-        return bool(self._wanted.segments or not self._wanted.below or self._unwanted)
+        return bool(self._unwanted) or not any(not each.segments and each.below for each in self._wanted)
 
     @property
     def everything(self) -> bool:
         """Whether no request escapes it."""
-        return not self.methods and not self.looks_at_paths and not self.json
+        return not (self.methods or self.excepted_methods or self.looks_at_paths or self.undecided)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether method and path do not decide it alone."""
+        return bool(self.json or self.conditions or self.networks or self.plans or self.identified is not None)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the path parameters that every one of its paths has."""
+        named = [{name for name in template.names if name} for template in self._wanted]
+        return frozenset(set.intersection(*named)) if named else frozenset()
 
     def matches(self, method: str, path: str) -> bool:
         """Return whether *method* on canonical *path* meets the condition, as far as it is not about the body."""
-        if self._methods and method.upper() not in self._methods:
+        if (self._methods and method.upper() not in self._methods) or method.upper() in self._not_methods:
             return False
-        segments = (unquote(path).casefold() if self.ignore_case else path).strip("/").split("/")
-        return self._wanted.fits(segments) and not any(template.fits(segments) for template in self._unwanted)
+        segments = self._segments(path)
+        fits = any(template.fits(segments) for template in self._wanted)
+        return fits and not any(template.fits(segments) for template in self._unwanted)
+
+    def captured(self, path: str) -> dict[str, str]:
+        """Return the path parameters of canonical *path* by name, as the first of the paths has them that fits."""
+        segments = self._segments(path)
+        for template in self._wanted:
+            if template.fits(segments):
+                return {name: have for name, have in zip(template.names, segments, strict=False) if name}
+        return {}
+
+    def _segments(self, path: str) -> list[str]:
+        return (unquote(path).casefold() if self.ignore_case else path).strip("/").split("/")
+
+    def meets(self, facts: Facts) -> bool | None:
+        """Return whether the rest of the condition holds; None if the body may say anything, which counts as yes."""
+        if self.identified not in (None, facts.identified):
+            return False
+        if not all(each.holds(facts.values(each.kind, each.name)) for each in self.conditions):
+            return False
+        if self.networks:
+            address = facts.client()
+            if address is None or not any(address in net for net in self.networks if net.version == address.version):
+                return False
+        if self.plans and facts.plan() not in self.plans:
+            return False
+        if not self.json:
+            return True
+        fields = facts.json_fields(deep=any("." in wanted.name for wanted in self.json))
+        return None if fields is None else fields.meet(self.json)
+
+
+class Condition(NamedTuple):
+    """What a header, a query parameter, a cookie or the host must be: one of several values or patterns."""
+
+    kind: str  # host, header, query or cookie
+    name: str  # of a header in lower case; empty for the host
+    values: frozenset[bytes]
+    patterns: tuple[Pattern, ...] = ()
+
+    def holds(self, found: Sequence[bytes]) -> bool:
+        """Return whether one of the values that were *found* will do: whichever the application reads, rules apply."""
+        return any(value in self.values or any(each.fits(value) for each in self.patterns) for value in found)
 
 
 class _Template(NamedTuple):
@@ -72,6 +146,7 @@ class _Template(NamedTuple):
 
     segments: tuple[str | None, ...]  # None: any one segment
     below: bool  # whatever follows fits, too
+    names: tuple[str, ...]  # of the segments; empty for one that has none
 
     def fits(self, path: list[str]) -> bool:
         wanted = self.segments
@@ -91,7 +166,8 @@ def _parse_template(template: str, *, ignore_case: bool) -> _Template:
     if ("" in parts and parts != [""]) or {".", ".."} & set(parts):
         msg = f"path {template!r} has an empty or a dot segment, which no canonical path keeps"
         raise ValueError(msg)
-    return _Template(tuple(_parse_segment(part, template, ignore_case=ignore_case) for part in parts), below)
+    names = tuple(part[1:-1] if part.startswith("{") else "" for part in parts)
+    return _Template(tuple(_parse_segment(part, template, ignore_case=ignore_case) for part in parts), below, names)
 
 
 def _parse_segment(part: str, template: str, *, ignore_case: bool) -> str | None:

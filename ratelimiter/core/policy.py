@@ -124,12 +124,13 @@ class Policy:
     @property
     def looks_at_paths(self) -> bool:
         """Whether the path of some request makes a difference."""
-        return any(match.looks_at_paths for match in self._matches)
+        return any(match.looks_at_paths for match in self._matches) or any(rule.keyed_by_path for rule in self.rules)
 
     @property
     def looks_at_bodies(self) -> bool:
         """Whether the body of some request makes a difference."""
-        return any(match.json for match in self._matches) or any(rule.tokens is not None for rule in self.rules)
+        of_rules = any(rule.tokens is not None or rule.keyed_by_body for rule in self.rules)
+        return of_rules or any(match.json for match in self._matches)
 
     @property
     def catch_all(self) -> bool:

@@ -25,42 +25,70 @@ class Principal:
     digest: str  # 32 hexadecimal digits, keyed: equal values, and only they, have equal digests
 
 
+OF_HEADERS = ("header", "bearer")
+OF_REQUEST = ("cookie", "query", "path", "json", "form")  # found by `facts`, not in watched headers
+OF_BODY = ("json", "form")
+NAMED_KINDS = ("header", *OF_REQUEST)
+PLAIN_KINDS = ("bearer", "org", "client", "everyone", "identified")
+LOWER = " lower"  # ends a source whose values differ by case only in spelling
+HEADER_CHARACTERS = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place where a principal may be found.
+    """One place where a principal may be found, or several that make one together.
 
     Args:
-        kind: `header`, `bearer`, `org`, `client` or `everyone`.
-        name: the header's name, in any case; empty for the other kinds.
+        kind: one of `NAMED_KINDS` or `PLAIN_KINDS`; `all` for a combination.
+        name: of the header, in any case; of the cookie, parameter or field; a dotted path into JSON.
+        lower: whether values are one principal if they are equal in lower case.
+        parts: of a combination, at least two: a request has it if it has all.
     """
 
     kind: str
     name: str = ""
+    lower: bool = False
+    parts: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.name.lower())
+        if self.kind == "header":
+            object.__setattr__(self, "name", self.name.lower())
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.name}" if self.name else self.kind
+        if self.parts:
+            return "+".join(map(str, self.parts))
+        text = f"{self.kind}:{self.name}" if self.name else self.kind
+        return text + LOWER if self.lower else text
+
+    @property
+    def each(self) -> tuple[Source, ...]:
+        """The single sources of it: its parts, or itself."""
+        return self.parts or (self,)
 
 
 CLIENT = Source("client")
 ORG = Source("org")  # the organisation that verified credentials belong to
 EVERYONE = Source("everyone")  # one principal for all: a limit on the service as a whole
+IDENTIFIED = Source("identified")  # the caller, however its identity was established
 
 
 def parse_source(text: str) -> Source:
-    """Read `header:NAME`, `bearer`, `org`, `client` or `everyone`.
+    """Read `header:NAME`, `cookie:NAME`, `query:NAME`, `path:NAME`, `json:PATH`, `form:NAME`, `bearer`, `org`,
+    `identified`, `client` or `everyone`; with ` lower` behind it, values are compared in lower case.
 
     Raises:
         ValueError: it is none of these.
     """
-    kind, _, name = text.partition(":")
-    if kind == "header" and name and all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in name):
-        return Source("header", name)
-    if not name and kind in ("bearer", "org", "client", "everyone") and ":" not in text:
+    lower = text.endswith(LOWER)
+    kind, colon, name = text.removesuffix(LOWER).partition(":")
+    if kind == "header" and name and HEADER_CHARACTERS.issuperset(name):
+        return Source("header", name, lower)
+    if kind in OF_REQUEST and name and name == name.strip() and len(name) <= PRINCIPAL_BYTES_MAX:
+        return Source(kind, name, lower)
+    if kind in PLAIN_KINDS and not colon and not lower:
         return Source(kind)
-    msg = f"{text!r} is not a principal source: header:NAME, bearer, org, client or everyone"
+    known = ", ".join([*(f"{each}:NAME" for each in NAMED_KINDS), *PLAIN_KINDS[:-1]])
+    msg = f"{text!r} is not a principal source: {known} or {PLAIN_KINDS[-1]}"
     raise ValueError(msg)
 
 
@@ -85,7 +113,7 @@ class PrincipalReader:
         self._trust = trust
         self._secret = secret
         self._verified = verified
-        self.watched = watched_for(source for source in sources if source not in verified)
+        self.watched = watched_for(each for source in sources for each in source.each if each not in verified)
         self._forwarding = trust.header.encode() if trust.anyone else None
         if self._forwarding is not None:
             self.watched.setdefault(self._forwarding, self._forwarding)
@@ -96,6 +124,7 @@ class PrincipalReader:
         headers: Iterable[tuple[bytes, bytes]],
         peer: str | None,
         names: Iterable[tuple[str, str]] = (),
+        found: Mapping[Source, bytes] | None = None,
     ) -> Principal:
         """Return the first of *sources* that the request has, else its client.
 
@@ -104,11 +133,12 @@ class PrincipalReader:
             headers: of the request.
             peer: address of the socket's other end; None on a unix socket.
             names: source and principal of each of its credentials that was verified.
+            found: the values of sources `OF_REQUEST`, by single source.
 
         Raises:
             MalformedRequest: a header that names a principal is there twice, has an underscore twin, or is too long.
         """
-        return self.principal(*self.find(sources, headers, peer, names))
+        return self.principal(*self.find(sources, headers, peer, names, found))
 
     def find(
         self,
@@ -116,22 +146,50 @@ class PrincipalReader:
         headers: Iterable[tuple[bytes, bytes]],
         peer: str | None,
         names: Iterable[tuple[str, str]] = (),
+        found: Mapping[Source, bytes] | None = None,
     ) -> tuple[str, bytes]:
         """Return, like `read`, the source and the value, which no output may show (8)."""
         for source in sources:
-            if source in self._verified:
-                for verified, name in names:
-                    if verified == str(source):
-                        return verified, name.encode()
-            elif source.kind in ("header", "bearer"):
-                value = credential(source, headers, self.watched)
-                if value:
-                    return str(source), value
-            elif source.kind == "everyone":
-                return "everyone", b""
+            if source.parts:
+                values = [self._value(part, headers, peer, names, found) for part in source.parts]
+                there = [value for value in values if value is not None]
+                if len(there) == len(values):
+                    # With the length before each, so that no two combinations read the same (7).
+                    return str(source), b"".join(b"%d:%s" % (len(value), value) for value in there)
             else:
-                break
-        return "client", client_id(self.client(headers, peer), self._trust.ipv6_prefix).encode()
+                value = self._value(source, headers, peer, names, found)
+                if value is not None:
+                    return str(source), value
+        return "client", self._client_value(headers, peer)
+
+    def _value(
+        self,
+        source: Source,
+        headers: Iterable[tuple[bytes, bytes]],
+        peer: str | None,
+        names: Iterable[tuple[str, str]],
+        found: Mapping[Source, bytes] | None,
+    ) -> bytes | None:
+        """Return what a request has of one single *source*; None if it has nothing."""
+        kind = source.kind
+        if kind == "identified":
+            return next((name.encode() for where, name in names if where != "org"), None)
+        if source in self._verified:
+            return next((name.encode() for where, name in names if where == str(source)), None)
+        if kind == "client":
+            return self._client_value(headers, peer)
+        if kind == "everyone":
+            return b""
+        if kind in OF_REQUEST:
+            value = b"" if found is None else found.get(source, b"")
+        else:
+            value = credential(source, headers, self.watched) if kind in OF_HEADERS else b""
+        if source.lower:
+            value = value.decode("utf-8", "surrogateescape").lower().encode("utf-8", "surrogateescape")
+        return value or None
+
+    def _client_value(self, headers: Iterable[tuple[bytes, bytes]], peer: str | None) -> bytes:
+        return client_id(self.client(headers, peer), self._trust.ipv6_prefix).encode()
 
     def name(
         self,
@@ -139,12 +197,13 @@ class PrincipalReader:
         headers: Iterable[tuple[bytes, bytes]],
         peer: str | None,
         names: Iterable[tuple[str, str]] = (),
+        found: Mapping[Source, bytes] | None = None,
     ) -> str:
         """Return what `find` finds as people may be shown it: its first `NAME_CHARACTERS_MAX` characters.
 
         Empty for a token that is not verified, as its reader could use it.
         """
-        source, value = self.find(sources, headers, peer, names)
+        source, value = self.find(sources, headers, peer, names, found)
         if source == "bearer" and all(verified != source for verified, _ in names):
             return ""
         return value.decode("utf-8", "backslashreplace")[:NAME_CHARACTERS_MAX]

@@ -10,7 +10,7 @@ from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimiter.core.match import Match
-from ratelimiter.core.principal import CLIENT, Source
+from ratelimiter.core.principal import CLIENT, OF_BODY, OF_REQUEST, Source
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, AnyQuota, Balance, Period, Quota, Slots
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Rule:
         quiet: whether clients are not told of it in header fields until it refuses; its limit then is not told either,
             if a rule that is not quiet applies, too.
         tokens: units are tokens of a language model, reserved by an estimate and settled by the answer; None if not.
+        instead: whether the rules before it that match the same request do not apply to it, unless they are *always*.
+        always: whether no later rule stands in for it.
         descriptors: of calls to the decision service; such a rule applies to these and to no request. None for a rule
             that applies to requests.
         lease: units that one process may take in advance, 0 to 10^9; 0 asks the store for each request.
@@ -102,6 +104,8 @@ class Rule:
     plans: tuple[tuple[str, AnyQuota | None], ...] = ()
     warn_at: float = 0.8
     quiet: bool = False
+    instead: bool = False
+    always: bool = False
     descriptors: DescriptorMatch | None = None
     lease: int = LIMIT_MAX
     tokens: TokenTerms | None = None
@@ -152,6 +156,21 @@ class Rule:
         # In decimals, as it was written: in binary 0.7 of ten is less than seven.
         warned_at = ceil(self.quota.limit * Fraction(str(self.warn_at)))
         object.__setattr__(self, "near", self.quota.limit - warned_at)
+
+    @property
+    def keyed_by(self) -> tuple[Source, ...]:
+        """The single sources of its principal that are not in watched headers."""
+        return tuple(each for source in self.principal for each in source.each if each.kind in OF_REQUEST)
+
+    @property
+    def keyed_by_body(self) -> bool:
+        """Whether its principal may be in the body."""
+        return any(source.kind in OF_BODY for source in self.keyed_by)
+
+    @property
+    def keyed_by_path(self) -> bool:
+        """Whether its principal may be in the path."""
+        return any(source.kind == "path" for source in self.keyed_by)
 
     def _check_what_is_settled(self) -> None:
         for status in self.count:

@@ -11,11 +11,11 @@ from ratelimiter.core.principal import CLIENT, credential
 from ratelimiter.core.request import MalformedRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ratelimiter.core.overrides import RuntimeOverrides
     from ratelimiter.core.policy import Policy
-    from ratelimiter.core.principal import Principal, PrincipalReader
+    from ratelimiter.core.principal import Principal, PrincipalReader, Source
     from ratelimiter.core.quota import AnyQuota
     from ratelimiter.core.rule import Rule
 
@@ -63,7 +63,13 @@ class Tiers:
         self._applying: dict[str, tuple[Override, ...]] = {}  # by digest
         self._variants: dict[tuple[str, AnyQuota], Rule] = {}
 
-    def check_blocks(self, headers: Sequence[Header], peer: str | None, names: Iterable[tuple[str, str]]) -> None:
+    def check_blocks(
+        self,
+        headers: Sequence[Header],
+        peer: str | None,
+        names: Iterable[tuple[str, str]],
+        keys: Iterable[Mapping[Source, bytes]] = (),
+    ) -> None:
         """Refuse the request if any principal that some rule could charge for it is blocked, its address always among
         them: who is blocked gets in by no other name, either.
 
@@ -74,13 +80,14 @@ class Tiers:
             return
         for source in self._sources:
             try:
-                found, value = self._reader.find((source,), headers, peer, names)
+                read = [self._reader.find((source,), headers, peer, names, found) for found in (*keys, None)]
             except MalformedRequest:
                 continue  # whether that matters is for the rules to say that look there
-            principal = self._reader.principal(found, value)
-            until_ms = self._blocks.until_ms(principal.digest, found, value)
-            if until_ms is not None:
-                raise BlockedError(until_ms, principal)
+            for kind, value in read:
+                principal = self._reader.principal(kind, value)
+                until_ms = self._blocks.until_ms(principal.digest, kind, value)
+                if until_ms is not None:
+                    raise BlockedError(until_ms, principal)
 
     def plan(self, headers: Sequence[Header], peer: str | None, told: str) -> str:
         """Return the plan of a request, less overrides.

@@ -256,7 +256,7 @@ class Limiter:
 
     def _met(self, request: Request, identity: Identity) -> tuple[Sequence[Hit], Sequence[Requirement]]:
         """Return what *request* of *identity* is charged, and what it must bring."""
-        rule_set = self._planner.rule_set(request)
+        rule_set = self._planner.rule_set(request, identity)
         hits = rule_set.hits_of(request, identity)
         return (priced(hits, request, self.policy.trust) if self._prices else hits), rule_set.requirements
 

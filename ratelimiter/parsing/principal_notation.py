@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.principal import Source
 
-_NAMED = re.compile(r"(header:[^=]*|bearer|org|client|everyone|digest)=(.*)", re.DOTALL)
+_NAMED = re.compile(
+    r"((?:header|cookie|query|path|json|form):[^=]*|bearer|org|identified|client|everyone|digest)=(.*)", re.DOTALL
+)
 _DIGEST = re.compile(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 EXAMPLE = "write one like header:X-API-Key=alice, client=192.0.2.1, bearer=NAME, org=NAME or digest=HEX"
 

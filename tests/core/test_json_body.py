@@ -282,7 +282,7 @@ def test_combinations_are_remembered_boundedly() -> None:
         assert [f"r{n}" for n in range(8) if number >> n & 1] == names
     (plan,) = planner._rule_sets.values()
 
-    assert len(plan._of_bodies) <= BODIES_MAX
+    assert len(plan._decided) <= BODIES_MAX
 
 
 @pytest.mark.parametrize("size", [0, 1023, 1_048_577])
