@@ -88,11 +88,24 @@ def test_an_organisation_is_what_credentials_say() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "header", "header:", "header:a b", "header:a:b", "header:\u00e9", "client:", "bearer:x", "cookie:", "client lower", "query: x", "IP"],
+    [
+        "",
+        "header",
+        "header:",
+        "header:a b",
+        "header:a:b",
+        "header:\u00e9",
+        "client:",
+        "bearer:x",
+        "cookie:",
+        "client lower",
+        "query: x",
+        "IP",
+    ],
 )
 def test_sources_that_are_none(text: str) -> None:
     """What is no source is refused with the ones that are."""
-    with pytest.raises(ValueError, match="header:NAME, cookie:NAME, .* everyone or identified"):
+    with pytest.raises(ValueError, match=r"header:NAME, cookie:NAME, .* everyone or identified"):
         parse_source(text)
 
 
