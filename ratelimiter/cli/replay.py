@@ -7,6 +7,7 @@ import json as json_module
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,9 @@ def add_command(command: Callable[[str, Any, str], argparse.ArgumentParser]) -> 
     replay.add_argument("--json", action="store_true", help="print the answer as one JSON object")
     replay.add_argument("--report", metavar="FILE", help="write the answer as one HTML file")
     replay.add_argument("--fail-above", metavar="SHARE", help="exit 1 if more is refused, like 0.1%%")
+    replay.add_argument(
+        "--processes", metavar="N", type=int, help="share the callers; default: by the size of the logs"
+    )
     replay.add_argument("logs", metavar="LOG", nargs="+", help="read this file, plain or compressed, a pattern, or -")
 
 
@@ -78,18 +82,21 @@ def run(
     json: bool,
     report: str | None,
     fail_above: str | None,
+    processes: int | None,
     logs: list[str],
 ) -> None:
     """Replay *logs* and print what was found; exit with `ABOVE` if too much was refused."""
     from ratelimiter.config.loader import load
     from ratelimiter.replay.answer import answer_of
+    from ratelimiter.replay.parts import processes_for, run_parted
     from ratelimiter.replay.run import Replay
     from ratelimiter.replay.suggestion import suggestions
     from ratelimiter.replay.times import timezone as zone_named
 
     allowed = None if fail_above is None else _share(fail_above)
     policy = load(config)
-    replay = Replay(
+    make = partial(
+        Replay,
         policy,
         logs,
         wanted=format,
@@ -100,8 +107,16 @@ def run(
         compare=_algorithms(compare),
         reorder_ms=_duration_ms(reorder),
     )
+    if processes is not None and processes < 1:
+        msg = f"--processes: {processes} is not a number of processes; write 1 or more"
+        raise ConfigError(msg)
+    replay = make()
     bar = ProgressBar() if sys.stderr.isatty() else None
-    replay.run(bar)
+    shared = processes_for(replay, processes)
+    if shared > 1:
+        run_parted(replay, lambda part: make(part=part), shared, bar)
+    else:
+        replay.run(bar)
     if bar is not None:
         bar.clear()
     answer = answer_of(replay, top=max(0, top))

@@ -28,6 +28,10 @@ class _Compared:
     def fits(self, quota: Quota, cost: int, now_ms: int) -> bool:
         raise NotImplementedError
 
+    def settle_down(self) -> None:
+        """Keep the numbers and let go of the state."""
+        self._counts, self._admitted = {}, deque()
+
     def add(self, quota: Quota, cost: int, now_ms: int) -> None:
         """Charge *cost* units."""
         number = now_ms // quota.window_ms

@@ -35,6 +35,7 @@ class Format:
         open: return a reader for the lines of one file. It returns None for a line that is no entry (a heading), and
             raises Unread for one that cannot be read.
         headers_open: any request header may be in a line, as the server logs them all.
+        client_first: a line begins with the address of the client and a blank.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Format:
     tells: frozenset[str]
     open: Callable[[], ReadLine]
     headers_open: bool = False
+    client_first: bool = False
 
     @property
     def starts_known(self) -> bool:

@@ -107,6 +107,19 @@ class SlotsPeak:
         self.most = max(self.most, self._used)
 
 
+class KnownPeak:
+    """A peak that was found elsewhere."""
+
+    __slots__ = ("most",)
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def add(self, cost: int, now_ms: int, _end_ms: int) -> None:
+        """Refuse to count any further."""
+        raise NotImplementedError(cost, now_ms)
+
+
 def exact(window_ms: int) -> Quota:
     """Return a window that remembers every millisecond."""
     return Quota(PRECISION, window_ms)

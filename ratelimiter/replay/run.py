@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Policy
     from ratelimiter.replay.format import Format
     from ratelimiter.replay.needs import Judgeable
+    from ratelimiter.replay.parts import Part
     from ratelimiter.replay.record import Record
     from ratelimiter.replay.sources import Source
 
@@ -42,6 +43,7 @@ class Unreadable:
     lines: int
     place: str  # of the first one: file and line
     text: str  # of the first one, without queries, which may hold credentials
+    order: tuple[int, int]  # of the first one: number of the log, and of the line
 
 
 @dataclass(slots=True)
@@ -80,6 +82,23 @@ class Timeline:
         if not admitted:
             point[1] += 1
 
+    def add(self, other: Timeline) -> None:
+        """Add what *other* has counted."""
+        if not other.points:
+            return
+        self.first_ms = min(self.first_ms, other.first_ms) if self.points else other.first_ms
+        self.last_ms = max(self.last_ms, other.last_ms)
+        while self.step_ms < other.step_ms:
+            self._widen()
+        while other.step_ms < self.step_ms:
+            other._widen()
+        for number, (requests, refused) in other.points.items():
+            point = self.points.setdefault(number, [0, 0])
+            point[0] += requests
+            point[1] += refused
+        while len(self.points) > POINTS_MAX:
+            self._widen()
+
     def _widen(self) -> None:
         self.step_ms *= 2
         points: dict[int, list[int]] = {}
@@ -103,6 +122,7 @@ class Replay:
         names: keep the callers' names.
         compare: other algorithms.
         reorder_ms: how far lines may be out of order.
+        part: of the callers that are judged; None for all.
 
     Attributes:
         judge, other: of *policy*, and of *against* if there is one.
@@ -126,6 +146,7 @@ class Replay:
         names: bool = False,
         compare: Sequence[str] = (),
         reorder_ms: int = REORDER_MS,
+        part: Part | None = None,
     ) -> None:
         self.logs = [_log(source, wanted, zone, principal) for source in expanded(places)]
         formats = [log.format for log in self.logs]
@@ -146,6 +167,7 @@ class Replay:
         self.unread: dict[str, Unreadable] = {}
         self.changes: Counter[tuple[bool, bool]] = Counter()  # requests by admitted by the policy, and by the other
         self._reorder_ms = reorder_ms
+        self._part = part
 
     @property
     def size(self) -> int:
@@ -197,22 +219,32 @@ class Replay:
         """Yield the records of *log* in batches, as they stand there."""
         read = log.format.open()
         head, log.head = log.head, []
+        part = self._part
+        # Where lines begin with the client those of other parts are not even read.
+        first, later = part is not None and log.format.client_first, part is not None and not log.format.client_first
         for chunks in (head, log.chunks):
             for lines in chunks:
                 if lines is None:
                     log.lines += 1
-                    self._note_unread(log, TOO_LONG, "", log.lines)
+                    if part is None or part.number == 0:
+                        self._note_unread(log, TOO_LONG, "", log.lines)
                     continue
                 records: list[Record] = []
                 for number, line in enumerate(lines, log.lines + 1):
+                    if first and not part.has(line[: line.find(" ")]):  # type: ignore[union-attr]
+                        continue
                     try:
                         record = read(line)
                     except Unread as fault:
                         bare = line.strip()
+                        if later and not part.has(line):  # type: ignore[union-attr]
+                            continue
                         if bare and not (line.endswith("\r") and self._reread(read, line, records)):
                             self._note_unread(log, fault.kind, bare, number)
                         continue
                     if record is not None:
+                        if later and not part.has(record[4] or ""):  # type: ignore[union-attr]
+                            continue
                         records.append(record)
                         log.omitted += record[15]
                 log.lines += len(lines)
@@ -237,7 +269,7 @@ class Replay:
             return
         text = _QUERY.sub("?...", line[: 4 * TEXT_MAX])[:TEXT_MAX]
         shown = "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
-        self.unread[kind] = Unreadable(1, f"{log.source.place}:{number}", shown)
+        self.unread[kind] = Unreadable(1, f"{log.source.place}:{number}", shown, (self.logs.index(log), number))
 
 
 def _log(source: Source, wanted: str, zone: tzinfo, principal: str) -> Log:

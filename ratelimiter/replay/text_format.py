@@ -241,7 +241,9 @@ def text_format(
     def open_reader() -> ReadLine:
         return _reader(full, head, pieces, moment, place)
 
-    return Format(name, moment, SECOND_MS if coarse else 1, frozenset(tells), open_reader)
+    client_first = names[0] == "client" and not pieces[0].before and pieces[1:] != [] and pieces[1].before[:1] == " "
+    resolution_ms = SECOND_MS if coarse else 1
+    return Format(name, moment, resolution_ms, frozenset(tells), open_reader, client_first=client_first)
 
 
 _FACTS = {"client", "forwarded", "duration", "size", "host", "user", "query"}

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.algorithms import STATES
 from ratelimiter.core.quota import Quota
-from ratelimiter.replay.peak import SlotsPeak, StatePeak, WindowPeak, exact, peak_of
+from ratelimiter.replay.peak import KnownPeak, SlotsPeak, StatePeak, WindowPeak, exact, peak_of
 
 if TYPE_CHECKING:
     from ratelimiter.core.quota import AnyQuota
 
-    Peak = WindowPeak | StatePeak | SlotsPeak
+    Peak = WindowPeak | StatePeak | SlotsPeak | KnownPeak
 
 
 class Tracked:
@@ -59,6 +59,15 @@ class Tracked:
         """The smallest limit under which no request of this caller would have been refused."""
         found = max(self.need, self.most if self.peak is None else self.peak.most)
         return max(1, found)
+
+    def settle_down(self) -> None:
+        """Keep the numbers and let go of the states, to be sent to another process."""
+        self.peak = KnownPeak(self.needed)
+        self.state, self.variants = None, []
+        if self.compared is not None:
+            for state in self.compared:
+                if state is not None:
+                    state.settle_down()
 
     def count_clean(self, used: int, cost: int, now_ms: int, end_ms: int) -> None:
         """Count a request that was charged, while there is a `peak`."""

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ratelimiter.config.loader import load
+from ratelimiter.errors import ConfigError
+from ratelimiter.replay.answer import answer_of
+from ratelimiter.replay.parts import processes_for, run_parted
+from ratelimiter.replay.run import Replay
 from tests.exact_log import ExactLog
 from tests.replay.lines import T0_S, answered, as_json, combined, policy_file, replayed, write
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ratelimiter.replay.parts import Part
 
 WINDOW_MS = 10_000
 ROOMY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -224,3 +233,49 @@ def test_the_store_of_the_sidecar_says_the_same(tmp_path: Path) -> None:
 
     assert refused == replay.judge.refused
     assert 0 < refused < len(times)
+
+
+def test_several_processes_find_the_same(tmp_path: Path) -> None:
+    """Parted by callers, a replay finds what it finds whole: every number, caller, step and unread line."""
+    addresses = [f"10.1.{at % 11}.{at % 7}" for at in range(70)]
+    addresses += ["2001:db8::1", "2001:db8::2", "::ffff:10.1.0.1", "10.1.0.1"]
+    chance = random.Random(5)  # noqa: S311  # the same log each time
+    lines = [combined(T0_S + at // 3, chance.choice(addresses), f"/v1/{at % 3}") for at in range(4000)]
+    lines[1000:1000] = ["not a line", "another: not a line"]
+    lines[3000] = lines[3000].replace("GET /v1", "GARBAGE")
+    chance.shuffle(lines[200:260])
+    rules = "{limit: 4/minute}, {limit: 150/hour}, {name: b, match: {path: /v1/1}, limit: 2/minute, mode: shadow}"
+    policy = policy_file(tmp_path, f"principal: client\nrules: [{rules}]\n")
+    old = policy_file(tmp_path, "principal: client\nrules: [{limit: 9/minute, burst: 2}]\n", "old.yaml")
+    logs = [write(tmp_path / "a", lines[:2500]), write(tmp_path / "b", lines[2500:])]
+
+    def made(part: Part | None = None) -> Replay:
+        return Replay(
+            load(policy), logs, against=load(old), names=True, compare=("fixed", "two-counter"), part=part
+        )  # fmt: skip
+
+    whole, parted = made(), made()
+    whole.run()
+    run_parted(parted, made, 3)
+    one, other = answer_of(whole, top=1000), answer_of(parted, top=1000)
+    for answer in (one, other):
+        for log in answer["logs"]:
+            del log["out_of_order"]  # lines are out of order among those of their part
+
+    assert one == other
+    assert one["refused"] > 0
+    assert one["unread"] == 3
+
+
+@pytest.mark.parametrize(
+    ("principal", "reason"),
+    [("everyone", "something else than the address"), ("[header:X-A, client]", "something else than the address")],
+)
+def test_callers_that_cannot_be_parted_are_judged_by_one_process(tmp_path: Path, principal: str, reason: str) -> None:
+    """Where one key may belong to several addresses, several processes are refused, and none are made by themselves."""
+    policy = policy_file(tmp_path, f"principal: {principal}\nrules: [{{limit: 4/minute}}]\n")
+    replay = Replay(load(policy), [write(tmp_path / "log", [combined(T0_S, "10.1.0.1")])])
+
+    assert 1 == processes_for(replay, None)
+    with pytest.raises(ConfigError, match=reason):
+        processes_for(replay, 2)
