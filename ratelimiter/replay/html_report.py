@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ td.n,th.n{text-align:right}section{break-inside:avoid}code{font:.92em ui-monospa
 @media print{body{max-width:none;padding:0;font-size:11pt}h2{break-after:avoid}}
 """
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+STEPS_MAX = 20_000  # of a timeline with its quiet steps; beyond them those are left out
 _SHARES = ("nobody", "0.1%", "1%", "5%")
 
 
@@ -61,7 +63,7 @@ def _body(answer: Mapping[str, Any], policy: str) -> Iterator[str]:
             ("Lines unread", f"{answer['unread']:,}"),
         ]
     )
-    points = [Point(point["at"], point["requests"], point["refused"]) for point in answer["timeline"]["points"]]
+    points = _points(answer["timeline"])
     if points:
         yield "<section><h2>When</h2>"
         yield '<p class="key dim"><span class="a"></span>admitted<span class="r"></span>refused</p>'
@@ -87,6 +89,22 @@ def _body(answer: Mapping[str, Any], policy: str) -> Iterator[str]:
         )
         yield "</section>"
     yield from _about(answer)
+
+
+def _points(told: Mapping[str, Any]) -> list[Point]:
+    """Return the steps of a timeline, quiet ones included."""
+    counted = {point["at"]: point for point in told["points"]}
+    if not counted:
+        return []
+    step = timedelta(milliseconds=told["step_ms"])
+    at, last = (datetime.fromisoformat(told["points"][end]["at"]) for end in (0, -1))
+    found = []
+    while at <= last:
+        label = at.isoformat().replace("+00:00", "Z")
+        point = counted.get(label, {"requests": 0, "refused": 0})
+        found.append(Point(label, point["requests"], point["refused"]))
+        at += step
+    return found if len(found) <= STEPS_MAX else [Point(*point.values()) for point in told["points"]]
 
 
 def verdict(answer: Mapping[str, Any]) -> str:
