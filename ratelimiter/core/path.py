@@ -24,11 +24,9 @@ def canonical_path(target: bytes, root_path: str = "") -> str:
         MalformedRequest: the target is none of these forms, or holds what servers read differently: a broken or
             overlong escape, an encoded slash, backslash or control character, a raw non-ASCII byte, a fragment.
     """
-    path = target.split(b"?", 1)[0]
+    path = origin_path(target)
     if path == b"*":
         return "*"
-    if not path.startswith(b"/"):
-        path = _path_of_absolute_form(path)
     segments: list[str] = []
     segment = ""
     for raw in path.split(b"/"):
@@ -39,7 +37,17 @@ def canonical_path(target: bytes, root_path: str = "") -> str:
             segments.append(segment)
     # A trailing slash, or a dot segment at the end, names the directory itself.
     closing = "/" if segments and segment in ("", ".", "..") else ""
-    return _without_root("/" + "/".join(segments) + closing, root_path)
+    return without_root("/" + "/".join(segments) + closing, root_path)
+
+
+def origin_path(target: bytes) -> bytes:
+    """Return the path of *target* as it was sent, without query; of the absolute form the path, and `*` as it is.
+
+    Raises:
+        MalformedRequest: the target is none of these forms.
+    """
+    path = target.split(b"?", 1)[0]
+    return path if path == b"*" or path.startswith(b"/") else _path_of_absolute_form(path)
 
 
 def _path_of_absolute_form(path: bytes) -> bytes:
@@ -84,7 +92,8 @@ def _canonical_segment(raw: bytes) -> str:
     return out.decode("ascii")
 
 
-def _without_root(path: str, root_path: str) -> str:
+def without_root(path: str, root_path: str) -> str:
+    """Return *path* relative to *root_path*, if it is below that."""
     root = quote(root_path.rstrip("/"), safe=PLAIN_CHARACTERS + "/", errors="surrogatepass")
     if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
         return path[len(root) :] or "/"

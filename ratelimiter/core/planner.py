@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+from ratelimiter.core import path_readings
 from ratelimiter.core.facts import Facts
 from ratelimiter.core.identity import NOBODY, Identity
 from ratelimiter.core.overrides import NO_OVERRIDES
@@ -361,8 +362,27 @@ class Planner:
         return rules, tuple(each for each in self.policy.requirements if met(each.match)), frozenset(unsure)
 
     def paths(self, request: Request) -> tuple[str, ...]:
-        """Return the paths that rules are matched against: the canonical one, and the routed one where it differs."""
+        """Return the paths that rules are matched against; see `paths_of`."""
         return paths_of(request, self.policy) if self._looks_at_paths else ("/",)
+
+    def forwarded(self, method: str, target: bytes) -> bytes:
+        """Return the target that a proxy forwards for *target*.
+
+        It is forwarded as it came, unless servers could take it for a path that meets other rules.
+
+        Raises:
+            MalformedRequest: two servers could, and no form of it means one path to all of them.
+        """
+        if not self._looks_at_paths:
+            return target
+        readings = path_readings.read(target)
+        if alike(self.policy, method, readings.all):
+            return target
+        if readings.canonical is not None:
+            return path_readings.normalized(target)
+        if self.policy.ambiguous_paths is AmbiguousPaths.REFUSE:
+            canonical_path(target)  # which says why there is none
+        return target
 
     def _rule_set_for(
         self, rules: tuple[Rule, ...], requirements: tuple[Requirement, ...], unsure: frozenset[Rule] = frozenset()
@@ -393,19 +413,46 @@ def applying(rules: Sequence[Rule], unsure: Collection[Rule]) -> tuple[Rule, ...
 
 
 def paths_of(request: Request, policy: Policy) -> tuple[str, ...]:
-    """Return the canonical path of *request*, and the one that the application routes by where it differs.
+    """Return the paths of *request* that rules are matched against: the canonical, and the routed one if it differs.
+
+    A path without a canonical form has all its readings instead, if they meet the same rules, or if the policy says
+    `ambiguous_paths: match`; then the rules of each reading apply, or of the routed path where there is one.
 
     Raises:
-        MalformedRequest: the path can be read in two ways, and the policy does not say which.
+        MalformedRequest: it has none, and two readings meet different rules.
     """
     routed = None if request.routed_path is None else routed_path(request.routed_path, request.root_path)
     try:
         canonical = canonical_path(request.target, request.root_path)
-    except MalformedRequest:
-        if routed is None or policy.ambiguous_paths is AmbiguousPaths.REFUSE:
-            raise
-        return (routed,)
+    except MalformedRequest as fault:
+        matching = policy.ambiguous_paths is AmbiguousPaths.MATCH
+        if routed is not None and matching:
+            return (routed,)
+        readings = path_readings.read(request.target, request.root_path).all
+        if routed is not None:
+            readings = (*readings, routed)
+        if not matching and not alike(policy, request.method, readings):
+            raise fault from None
+        return readings
     return (canonical,) if routed in (None, canonical) else (canonical, routed)
+
+
+def alike(policy: Policy, method: str, paths: Sequence[str]) -> bool:
+    """Return True if all *paths* meet the same rules and requirements, with the same parameters where these count."""
+    rules = [rule for rule in policy.rules if rule.descriptors is None]
+    matches = [(rule.match, rule.keyed_by_path) for rule in rules]
+    matches += [(each.match, False) for each in policy.requirements]
+    methods = {method}
+    if policy.method_override:
+        methods = methods.union(*[match.methods for match, _ in matches])
+
+    def met(path: str) -> list[object]:
+        found = [match.captured(path) if keyed else None for match, keyed in matches]
+        return [*found, *[match.matches(each, path) for match, _ in matches for each in sorted(methods)]]
+
+    first, *others = paths
+    expected = met(first) if others else []
+    return all(expected == met(other) for other in others)
 
 
 def reader_for(policy: Policy) -> PrincipalReader:

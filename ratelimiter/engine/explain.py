@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ratelimiter.core import path_readings
 from ratelimiter.core.decision import refused_for, unmatched
 from ratelimiter.core.descriptors import DescriptorPlanner
 from ratelimiter.core.identity import UNAVAILABLE, Identity, IdentityPolicy
@@ -60,8 +61,11 @@ def explain_descriptor(policy: Policy, domain: str, entries: tuple[tuple[str, st
 def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
     planner = Planner(policy, now_ms=now_ms)
     headers = tuple(request.headers)
+    path, question, query = request.target.partition(b"?")
     try:
+        path_readings.check(path)
         paths = planner.paths(request)
+        forwarded = planner.forwarded(request.method, path)
         rules = planner.rule_set(request).rules
         identity = Authenticator(policy, offline=True).identify(request, waited=True)
         find = planner.reader.find
@@ -73,6 +77,9 @@ def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
     yield _line("method", request.method)
     looks_at_paths = any(rule.match.looks_at_paths for rule in policy.rules)
     yield _line("path", " and ".join(paths) if looks_at_paths else "any, as no rule looks at paths")
+    if forwarded != path:
+        shown = (forwarded + question + query).decode("latin-1")
+        yield _line("forwarded", f"by the sidecar as {shown}: servers could take what came for a path of other rules")
     if planner.looks_at_bodies:
         yield _line("body", _body(planner, request))
     if policy.identity is not None:

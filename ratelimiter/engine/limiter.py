@@ -151,6 +151,14 @@ class Limiter:
     def _priced_hits(self, request: Request) -> Sequence[Hit]:
         return priced(self._planner.hits(request), request, self.policy.trust)
 
+    def forwarded_target(self, method: str, target: bytes) -> bytes:
+        """Return the form of *target* that a proxy forwards; see `ratelimiter.core.planner.Planner.forwarded`.
+
+        Raises:
+            MalformedRequest: two servers could read it so differently that different rules apply.
+        """
+        return self._planner.forwarded(method, target)
+
     def body_wanted(self, request: Request) -> int:
         """Return how many bytes of the body of *request* a rule may look at; 0 for none. `judge` asks by itself."""
         return self._planner.body_wanted(request) if self._looks_at_bodies else 0

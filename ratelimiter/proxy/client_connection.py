@@ -9,6 +9,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import stopwatch_s
+from ratelimiter.core.request import MalformedRequest
 from ratelimiter.proxy.exchange import NEVER_S, READING, UNREADABLE, Exchange
 from ratelimiter.proxy.forwarded import Provenance, via_line
 from ratelimiter.proxy.head import END, REMEMBERED_MAX, Fields, HeadError, check_beginning, parse_request
@@ -19,6 +20,7 @@ from ratelimiter.proxy.upstream_connection import BUFFERED_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ratelimiter.proxy.head import RequestHead
     from ratelimiter.proxy.proxy import Proxy
 
 log = logging.getLogger(__name__)
@@ -240,22 +242,33 @@ class ClientConnection(asyncio.Protocol):
                 request = self._head_read
             else:
                 request = parse_request(head, self._settings, policy, self._head_read.fields)
-                if len(head) <= REMEMBERED_MAX:
+                if not request.plain:
+                    request = self._unequivocal(request)
+                elif len(head) <= REMEMBERED_MAX:
                     self._head, self._head_read = head, request
         except HeadError as fault:
-            if fault.subject != "path" or self.proxy.judge.looks_at_paths:
-                self._refuse_head(fault)
-                return True
-            # Readers may differ about this path, and nobody judges by it.
-            try:
-                request = parse_request(head, self._settings, policy, self._head_read.fields, as_written=True)
-            except HeadError as worse:
-                self._refuse_head(worse)
-                return True
+            self._refuse_head(fault)
+            return True
         self._state = EXCHANGE
         exchange = self._exchange = Exchange(self, self.proxy, request)
         exchange.ask()
         return True
+
+    def _unequivocal(self, request: RequestHead) -> RequestHead:
+        """Return *request* with the target that the judge wants forwarded, as servers may read its path differently.
+
+        Raises:
+            HeadError: the judge wants none forwarded.
+        """
+        judge = self.proxy.judge
+        if judge.looks_at_paths:
+            try:
+                request.target = judge.forwarded_target(request.method, request.target)
+            except MalformedRequest as fault:
+                error = HeadError(400, fault.issue, fault.field)
+                error.headers = request.fields.headers
+                raise error from None
+        return request
 
     def _without_empty_lines(self, data: bytes) -> tuple[bytes, int]:
         # RFC 9112 section 2.2: some clients send one too many, behind a body.

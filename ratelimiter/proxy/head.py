@@ -11,8 +11,6 @@ import re
 from copy import copy
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.path import canonical_path
-from ratelimiter.core.request import MalformedRequest
 from ratelimiter.proxy.header_policy import OF_CONNECTION, OF_FRAMING, UPGRADES, HeaderPolicy, options_of, without
 
 if TYPE_CHECKING:
@@ -55,8 +53,6 @@ _UNKNOWN_CODING = re.compile(_TOKEN + rb"(?:[ \t]*,[ \t]*chunked)?", re.IGNORECA
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
 # A target that is its own canonical form unless it holds a dot segment: by far most are.
 _PLAIN_TARGET = re.compile(rb"/(?:" + _CHARACTERS + rb"++/)*+" + _CHARACTERS + rb"*+(?:\?[!-\"$-~]*+)?")
-
-_ANY_PATH = re.compile(rb"/(?:" + _CHARACTERS + rb"|/|%(?![01]|7[Ff])[0-9A-Fa-f]{2})*+")  # RFC 3986 section 3.3
 
 REMEMBERED_MAX = 2048  # bytes of a head, or of its fields, that a connection may remember to know them again
 
@@ -118,11 +114,12 @@ class Fields:
 class RequestHead:
     """A request as it is judged and forwarded."""
 
-    __slots__ = ("fields", "method", "target", "upgrade")
+    __slots__ = ("fields", "method", "plain", "target", "upgrade")
 
-    def __init__(self, method: str, target: bytes, fields: Fields) -> None:
+    def __init__(self, method: str, target: bytes, fields: Fields, *, plain: bool = True) -> None:
         self.method = method
-        self.target = target  # canonical path and query, as the upstream gets it
+        self.target = target  # path and query, as the upstream gets them
+        self.plain = plain  # True if all servers read the path alike
         self.fields = fields
         self.upgrade = fields.upgrade if method == "GET" else b""
 
@@ -198,8 +195,6 @@ def parse_request(
     settings: ProxySettings,
     policy: HeaderPolicy = PLAIN_POLICY,
     before: Fields | None = None,
-    *,
-    as_written: bool = False,
 ) -> RequestHead:
     """Read a request's head.
 
@@ -208,11 +203,9 @@ def parse_request(
         settings: on sizes and counts.
         policy: which fields are forwarded.
         before: fields that were read before, to be taken over if they are the same to the byte.
-        as_written: leave a path that readers may read differently as it is, if it is one at all (RFC 3986) and hides no
-            control character.
 
     Raises:
-        HeadError: it is not what RFC 9112 wants, is out of settings, or can be read in two ways.
+        HeadError: it is not what RFC 9112 wants, is out of bounds, or can be read in two ways.
     """
     match = _REQUEST_LINE.match(head)
     if match is None or len(head) > settings.head_max:
@@ -225,7 +218,7 @@ def parse_request(
     if fields is None or fields.raw != raw or fields.policy is not policy:
         fields = _read_fields(raw, settings, policy)
     try:
-        return _with_target(match[1].decode(), match[2], fields, settings, as_written=as_written)
+        return _with_target(match[1].decode(), match[2], fields, settings)
     except HeadError as fault:
         fault.headers = fields.headers
         raise
@@ -333,10 +326,11 @@ def _read_options(fields: Fields, options: list[bytes], upgrade: bytes) -> None:
     fields.lines = without(fields.lines, options)
 
 
-def _with_target(
-    method: str, target: bytes, fields: Fields, settings: ProxySettings, *, as_written: bool
-) -> RequestHead:
-    """The request, its target in the form that is judged and forwarded (RFC 9112 section 3.2)."""
+def _with_target(method: str, target: bytes, fields: Fields, settings: ProxySettings) -> RequestHead:
+    """Return the request, its target in origin form (RFC 9112 section 3.2) and otherwise as it came.
+
+    Also with what the RFC does not know and browsers send: `[`, `]`, `|`, `^`, `{`, `}`, `"`, a lone `%`.
+    """
     if method == "CONNECT":
         raise HeadError(405, "asks for a tunnel")
     if len(target) > settings.target_max:
@@ -351,13 +345,9 @@ def _with_target(
         return RequestHead(method, target, fields)
     if not target.startswith(b"/"):
         target, fields = _without_authority(target, fields)
-    path, question, query = target.partition(b"?")
-    if not (as_written and _ANY_PATH.fullmatch(path)):
-        try:
-            path = canonical_path(path).encode()
-        except MalformedRequest as fault:
-            raise HeadError(400, fault.issue, fault.field) from None
-    return RequestHead(method, path + question + query, fields)
+    if b"\\" in target.partition(b"?")[0]:
+        raise HeadError(400, "has a character that must be percent-encoded", "path")
+    return RequestHead(method, target, fields, plain=False)
 
 
 def _without_authority(target: bytes, fields: Fields) -> tuple[bytes, Fields]:
@@ -384,7 +374,7 @@ def parse_response(head: bytes, settings: ProxySettings, policy: HeaderPolicy) -
         policy: which fields are passed on.
 
     Raises:
-        HeadError: it is not what RFC 9112 wants, is out of settings, or can be read in two ways.
+        HeadError: it is not what RFC 9112 wants, is out of bounds, or can be read in two ways.
     """
     match = _RESPONSE.fullmatch(head)
     if match is None or len(head) > settings.head_max:

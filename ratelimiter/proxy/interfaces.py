@@ -94,6 +94,14 @@ class Judge(Protocol):
     reserved_request: frozenset[bytes]
     reserved_response: frozenset[bytes]
 
+    def forwarded_target(self, method: str, target: bytes) -> bytes:
+        """Return the form in which *target* is judged and forwarded. Called only if `looks_at_paths`, and for a path
+        that servers may read differently.
+
+        Raises:
+            MalformedRequest: it is refused, unjudged.
+        """
+
     def body_wanted(self, request: Request) -> int:
         """Return the number of body bytes to read before `judge`; 0 leaves the body unread. Must not raise."""
 

@@ -66,6 +66,10 @@ class Gate:
         """The policy in force."""
         return self.presenter.policy
 
+    def forwarded_target(self, method: str, target: bytes) -> bytes:
+        """Return the form of *target* that is forwarded; see `ratelimiter.proxy.interfaces.Judge`."""
+        return self.limiter.forwarded_target(method, target)
+
     def body_wanted(self, request: Request) -> int:
         """Return how much of the body is to be seen; see `ratelimiter.proxy.interfaces.Judge`."""
         return self.limiter.body_wanted(request)

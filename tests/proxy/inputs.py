@@ -152,12 +152,12 @@ HEADS = [
     _refused(65, "two spaces before the version", b"GET /x  HTTP/1.1\r\nHost: api.example\r\n\r\n"),
 ]  # fmt: skip
 
-# The path that is judged is the path that is forwarded, or there is none.
+# No server can take the path that is forwarded for one that meets other rules than it was judged by.
 PATHS = [
-    _passed(66, "two slashes", get(b"//x")),
+    _passed(66, "two slashes", get(b"//x"), "GET //x"),
     _passed(67, "a dot segment", get(b"/./x")),
     _passed(68, "a double-dot segment", get(b"/y/../x")),
-    _passed(69, "an encoded letter", get(b"/%78")),
+    _passed(69, "an encoded letter", get(b"/%78"), "GET /%78"),
     _passed(70, "an encoded dot segment", get(b"/%2e/x")),
     _passed(71, "an encoded double-dot segment", get(b"/y/%2e%2e/x")),
     _refused(72, "an encoded slash", get(b"/y%2f..%2fx")),
@@ -171,7 +171,7 @@ PATHS = [
     _refused(80, "a backslash", get(b"/x\\y")),
     _passed(81, "an escape of an escape", get(b"/%2578"), "GET /%2578"),
     _passed(82, "an empty query", get(b"/x?"), "GET /x?"),
-    _passed(83, "an encoded question mark", get(b"/x%3fa=1"), "GET /x%3Fa=1"),
+    _passed(83, "an encoded question mark", get(b"/x%3fa=1"), "GET /x%3fa=1"),
     _passed(84, "an encoded space", get(b"/x%20"), "GET /x%20"),
     _passed(85, "UTF-8", get(b"/%C3%A9"), "GET /%C3%A9"),
     _refused(86, "overlong UTF-8", get(b"/%c0%ae%c0%ae/x")),

@@ -8,6 +8,10 @@ import itertools
 
 import pytest
 
+from ratelimiter.core.match import Match
+from ratelimiter.core.policy import Policy
+from ratelimiter.core.quota import Quota
+from ratelimiter.core.rule import Rule
 from tests.proxy.memory import Bench
 
 REQUEST = b"GET /v1/items HTTP/1.1\r\nHost: a.example\r\nX-User: me\r\n\r\n"
@@ -41,11 +45,12 @@ async def test_what_is_ours_to_say_may_change_in_between() -> None:
 
 
 async def test_whether_paths_matter_may_change_in_between() -> None:
-    """A path that readers differ about is let through while nobody looks at paths, and refused from then on."""
+    """A path that readers differ about passes while no rule looks at paths, and is refused once the readings differ."""
     bench = Bench()
     request = REQUEST.replace(b"/v1/items", b"/v1/%2e%2e%2fitems")
     before = await exchanged(bench, request, RESPONSE + b"ok")
-    bench.service.judge.looks_at_paths = True
+    items = Rule("items", Quota(9, 60_000), match=Match(path="/items"))
+    bench.service.judge.swap(Policy(rules=(items,)))  # type: ignore[attr-defined]  # it is a limiter's
     after = await exchanged(bench, request)
     bench.close()
 

@@ -77,6 +77,9 @@ class Judge:
     def bodies(self) -> list[bytes | None]:
         return [request.body for request in self.asked]
 
+    def forwarded_target(self, method: str, target: bytes) -> bytes:
+        return target
+
     def body_wanted(self, request: Request) -> int:
         assert request.body is None
         return self.wanted
