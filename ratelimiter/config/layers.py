@@ -47,6 +47,9 @@ class Layer:
     problems: list[Problem] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)  # problems of other files that the document names
     spelled: Callable[[str], str] | None = None  # name of a field where the source has no lines
+    _refused: set[Path] = field(default_factory=set, repr=False)  # paths of problems
+    _around: set[Path] = field(default_factory=set, repr=False)  # all that lead to one of them
+    _indexed: int = 0  # problems that these two hold
 
     @property
     def refused(self) -> bool:
@@ -67,11 +70,14 @@ class Layer:
 
     def sound(self, path: Path) -> bool:
         """Return True if no problem was noted at *path*, within it or around it."""
-        for problem in self.problems:
-            length = min(len(problem.path), len(path))
-            if problem.path and problem.path[:length] == path[:length]:
-                return False
-        return True
+        for problem in self.problems[self._indexed :]:
+            if problem.path:
+                self._refused.add(problem.path)
+                self._around.update(problem.path[:length] for length in range(len(problem.path) + 1))
+        self._indexed = len(self.problems)
+        return path not in self._around and not any(
+            path[:length] in self._refused for length in range(1, len(path) + 1)
+        )
 
     def read(self, path: Path, value: Any, convert: Callable[[Any], Value]) -> Value | None:
         """Return *value* converted; if *convert* refuses it, note the problem at *path* and return None."""

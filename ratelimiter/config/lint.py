@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from ratelimiter.config.coverage import INSTEAD, but_limit, never_reached, never_refusing
 from ratelimiter.config.identity import unsafe_url
 from ratelimiter.core.policy import with_quota
 from ratelimiter.core.principal import CLIENT, ORG
@@ -15,7 +16,7 @@ from ratelimiter.stores.limits_bridge import PREFIX, WEAKNESS
 from ratelimiter.stores.local_share import first_window_limit, local_limit, outage_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Hashable, Iterator
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.principal import Source
@@ -35,6 +36,7 @@ def warnings(policy: Policy, document: Document | None = None) -> list[str]:
         *_credential_warnings(policy),
         *_identity_warnings(policy),
         *_twin_warnings(policy),
+        *_futile_warnings(policy),
         *_header_warnings(policy, document),
         *_share_warnings(policy),
         *_store_warnings(policy),
@@ -98,9 +100,11 @@ def _credential_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
     """Yield rules whose principal the caller can invent, where no rule counts its address."""
     verified = frozenset() if policy.identity is None else policy.identity.verified
     made_up = {rule.name: _made_up(rule, verified) for rule in policy.rules}
-    anchored = [rule for rule in policy.rules if made_up[rule.name] is None]
+    anchored = {rule.match for rule in policy.rules if made_up[rule.name] is None}
+    if any(match.everything for match in anchored):
+        return
     for index, rule in enumerate(policy.rules):
-        if rule in anchored or any(other.match.everything or other.match == rule.match for other in anchored):
+        if rule.match in anchored:
             continue
         text = (
             f"rules[{index}]: {made_up[rule.name]} is not verified, so a caller that invents a new one meets no limit; "
@@ -133,23 +137,34 @@ def _identity_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
 
 def _twin_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
     """Yield rules that another rule makes superfluous: the same requests, principals and window."""
+    alike: dict[Hashable, list[int]] = defaultdict(list)
     for index, rule in enumerate(policy.rules):
-        for other_index, other in enumerate(policy.rules):
-            same = (other.match, other.principal, _but_limit(other), other.burst, other.cost, other.mode) == (
-                (rule.match, rule.principal, _but_limit(rule), rule.burst, rule.cost, rule.mode)
-            ) and (other.plans, other.descriptors) == (rule.plans, rule.descriptors)
-            if same and other_index < index and other.quota == rule.quota:
-                yield ("rules", index), f"rules[{index}]: is the same as rules[{other_index}]; leave one out"
-                break
-            if same and other.quota.limit < rule.quota.limit:
-                text = f"rules[{index}]: never refuses before rules[{other_index}] does; leave one out"
+        what = (rule.match, rule.principal, but_limit(rule), rule.burst, rule.cost, rule.mode, rule.plans)
+        alike[what, rule.descriptors].append(index)
+    for indexes in alike.values():
+        strictest = min(indexes, key=lambda index: policy.rules[index].quota.limit)
+        seen: dict[AnyQuota, int] = {}
+        for index in indexes:
+            first = seen.setdefault(policy.rules[index].quota, index)
+            if first != index:
+                yield ("rules", index), f"rules[{index}]: is the same as rules[{first}]; leave one out"
+            elif policy.rules[strictest].quota.limit < policy.rules[index].quota.limit:
+                text = f"rules[{index}]: never refuses before rules[{strictest}] does; leave one out"
                 yield ("rules", index), text
-                break
 
 
-def _but_limit(rule: Rule) -> AnyQuota:
-    """Return the quota of *rule* without its limit."""
-    return replace(rule.quota, limit=1)
+def _futile_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
+    """Yield rules that never refuse a request, and rules that apply to none."""
+    for index, rule in enumerate(policy.rules):
+        if rule.cost == 0 and rule.cost_from is None:
+            yield ("rules", index), f"rules[{index}]: never refuses, as its cost is 0; write cost: 1, or leave it out"
+    for index, first in never_refusing(policy.rules):
+        what = "write instead: true here" if INSTEAD else f"write its path into except of rules[{first}]"
+        text = f"rules[{index}]: never refuses, as rules[{first}] counts all its requests and has a smaller limit"
+        yield ("rules", index), f"{text}; {what}, or leave it out"
+    for index, later in never_reached(policy.rules):
+        text = f"rules[{index}]: applies to no request, as rules[{later}] replaces it everywhere"
+        yield ("rules", index), f"{text}; write always: true here, or leave it out"
 
 
 def _header_warnings(policy: Policy, document: Document | None) -> Iterator[tuple[Path, str]]:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     Limits = tuple[AnyQuota, tuple[tuple[str, AnyQuota | None], ...]]  # the rule's own, and those of its plans
 
 
+PLANS_TOLD = 10  # missing plans of one rule that problems name
+
+
 def _by(convert: Callable[[Any], Any]) -> Reader:
     return lambda _layer, _path, value: convert(value)
 
@@ -84,12 +87,16 @@ def check_plans(layer: Layer) -> None:
             what = f"write plan: {{default: {next(iter(limit))}}}, too"
             layer.refuse(path, f"is by plan, and nothing says which plan a request is on; {what}")
             continue
-        for plan, where in ({} if choice is None else {choice.default: -1} | known).items():
-            if plan not in limit:
-                is_default = choice is not None and plan == choice.default
-                why = "is the default" if is_default else f"has one in rules[{where}]"
-                text = f"has no limit for plan {shown(plan)}, which {why}; write it, or {plan}: {UNLIMITED}"
-                layer.refuse(path, text)
+        if choice is None:
+            continue
+        missing = [plan for plan in {choice.default: -1} | known if plan not in limit]
+        for plan in missing[:PLANS_TOLD]:
+            why = "is the default" if plan == choice.default else f"has one in rules[{known[plan]}]"
+            text = f"has no limit for plan {shown(plan)}, which {why}; write it, or {plan}: {UNLIMITED}"
+            layer.refuse(path, text)
+        if len(missing) > PLANS_TOLD:
+            layer.refuse(path, f"has no limit for {len(missing) - PLANS_TOLD} more plans; write these, too")
+            return  # each further rule would lack as many
 
 
 def _read_rule(layer: Layer, path: Path, rule: Mapping[str, Any]) -> DraftRule | None:

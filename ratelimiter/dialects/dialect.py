@@ -22,6 +22,7 @@ from ratelimiter.dialects.template import (
     MissingWordError,
     Raw,
     Scope,
+    TemplateError,
     compile_header,
     compile_json,
     compile_line,
@@ -366,6 +367,8 @@ class Dialect:
                     self._findings[kind] = compiler(finding, Scope(OF_FINDING, form.known, OPTIONAL))
                 except MissingWordError as missing:
                     faults.append((("validation", "finding"), unavailable(missing.word)))
+                except TemplateError as fault:
+                    faults.append((("validation", "finding"), str(fault)))
             whole = self._overlaid(validation["answer"]) if "answer" in validation else form
             self._validation[kind] = whole
             self._attempt(faults, ("validation", "kinds", kind), whole, given)
@@ -377,7 +380,9 @@ class Dialect:
             return self._compiled(form, given, refusal=refusal)
         except MissingWordError as missing:
             faults.append((path, unavailable(missing.word)))
-            return None
+        except TemplateError as fault:
+            faults.append((path, str(fault)))
+        return None
 
 
 def _field_templates(fields: Mapping[str, str], scope: Scope) -> Iterator[tuple[bytes, Template]]:

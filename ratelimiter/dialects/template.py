@@ -23,6 +23,8 @@ _write_ascii = json.JSONEncoder(allow_nan=False).encode
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _BRACES = {"{{": "{", "}}": "}"}
 
+EXPANDED_MAX = 256 * 1024  # bytes of one template with all its words filled in: words within words multiply
+
 # Characters that end a line for some reader, or that a header field may not hold (RFC 9110 section 5.5).
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
@@ -206,14 +208,22 @@ class _Hole(NamedTuple):
 
 
 def _assemble(pieces: Iterator[bytes | _Hole]) -> Template:
-    segments: list[bytes] = [b""]
+    segments: list[bytes] = []
     holes: list[tuple[int, str, Encoder]] = []
+    plain: list[bytes] = []  # since the last hole
+    length = 0
     for piece in pieces:
+        length += 1 if isinstance(piece, _Hole) else len(piece) + 1
+        if length > EXPANDED_MAX:
+            msg = f"grows beyond {EXPANDED_MAX} bytes, as its words contain other words; write these out"
+            raise TemplateError(msg)
         if isinstance(piece, _Hole):
-            holes.append((len(segments), piece.word, piece.encode))
-            segments += (b"", b"")
+            segments += (b"".join(plain), b"")
+            holes.append((len(segments) - 1, piece.word, piece.encode))
+            plain = []
         else:
-            segments[-1] += piece
+            plain.append(piece)
+    segments.append(b"".join(plain))
     return Template(tuple(segments), tuple(holes))
 
 

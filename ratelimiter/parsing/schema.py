@@ -6,6 +6,7 @@ A schema (draft 2020-12) can speak through two annotations, which editors show a
 
 from __future__ import annotations
 
+import json
 import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 EXAMPLES_TOLD = 3
+RANGE = ("minimum", "maximum")
 CHOICES_TOLD = 30
 
 _TYPES = {
@@ -83,7 +85,18 @@ def _validator(schema: Mapping[str, Any]) -> Any:
 
     # JSON Schema calls 10.0 an integer; for a count it is a mistake.
     checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    return validators.extend(Draft202012Validator, type_checker=checker)(schema)
+    unique = {"uniqueItems": _repeated}  # the library compares each item with each other
+    return validators.extend(Draft202012Validator, unique, type_checker=checker)(schema)
+
+
+def _repeated(_validator: Any, wanted: bool, items: Any, _schema: Any) -> Iterator[Any]:
+    from jsonschema import ValidationError  # noqa: PLC0415
+
+    if not wanted or not isinstance(items, list):
+        return
+    spelled = [json.dumps(item, sort_keys=True) for item in items]
+    if len(set(spelled)) < len(spelled):
+        yield ValidationError("has repeated items")
 
 
 def _differences(document: Document, error: Any) -> Iterator[Problem]:
@@ -141,7 +154,11 @@ def _is_not(value: Any, keyword: str, wanted: Any, schema: Mapping[str, Any]) ->
     if keyword == "enum":
         words = [choice if isinstance(choice, str) else shown(choice) for choice in wanted]
         what = suggestion(value, words) if isinstance(value, str) else f"write {listed(words)}"
+        if what.startswith("write"):  # the choices once
+            return f"{_subject(value)} valid; {what}"
         return f"{_subject(value)} {listed(words[:CHOICES_TOLD])}; {what}"
+    if keyword in RANGE and set(RANGE) <= schema.keys():
+        return f"must be {schema['minimum']} to {schema['maximum']}, not {shown(value)}"
     if keyword == "type":
         names = [wanted] if isinstance(wanted, str) else wanted
         types = listed(_TYPES[name] for name in names)

@@ -28,16 +28,18 @@ SECOND_MS = 1000
 UNITS_MS = {"day": 86_400 * SECOND_MS, "hour": 3600 * SECOND_MS, "minute": 60 * SECOND_MS, "second": SECOND_MS}
 DURATION_UNITS_MS = {"ms": 1, "s": SECOND_MS, "m": 60 * SECOND_MS, "h": 3600 * SECOND_MS}
 
-# Common abbreviations, for a refusal that helps.
-_ABBREVIATIONS = {"s": "second", "sec": "second", "secs": "second", "m": "minute", "min": "minute", "mins": "minute"}
-_ABBREVIATIONS |= {"h": "hour", "hr": "hour", "hrs": "hour", "d": "day"}
+# Short names of units, singular.
+_SHORT_UNITS = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "hour", "hr": "hour", "d": "day"}
 # Not fixed lengths of time; the package `limits` would count 30 and 360 days.
 _CALENDAR_DAYS = {"week": 7, "month": 30, "year": 365}
 
-_CREDITS = re.compile(r"\s*(\d{1,20})\s*credits?(?:\s*(?:/|per)\s*([a-z]+))?\s*", re.ASCII | re.IGNORECASE)
-_CONCURRENT = re.compile(r"\s*(\d{1,20})\s*concurrent\s*", re.ASCII | re.IGNORECASE)
-_LIMIT = re.compile(r"\s*(\d{1,20})\s*r?\s*(?:/|per)\s*(\d{1,20})?\s*([a-z]+)\s*", re.ASCII | re.IGNORECASE)
-_COUNTED = re.compile(r"\s*(\d{1,20})\s*([a-z]+)\s*", re.ASCII | re.IGNORECASE)
+# Possessive, so that no text makes them try again.
+_CREDITS = re.compile(r"\s*+(\d{1,20})\s*+credits?(?:\s*+(?:/|per)\s*+([a-z]+))?\s*+", re.ASCII | re.IGNORECASE)
+_CONCURRENT = re.compile(r"\s*+(\d{1,20})\s*+concurrent\s*+", re.ASCII | re.IGNORECASE)
+_LIMIT = re.compile(
+    r"\s*+(\d{1,20})\s*+(?:r\b)?+\s*+(?:/|per)\s*+(\d{1,20})?+\s*+([a-z]+)\s*+", re.ASCII | re.IGNORECASE
+)
+_COUNTED = re.compile(r"\s*+(\d{1,20})\s*+([a-z]+)\s*+", re.ASCII | re.IGNORECASE)
 _DURATION = re.compile(r"(0|[1-9][0-9]{0,11})(ms|s|m|h)")
 
 SLIDING_WINDOW, TOKEN_BUCKET, CALENDAR = "sliding-window", "token-bucket", "calendar"
@@ -71,6 +73,8 @@ def options_of(quota: AnyQuota) -> LimitOptions:
 def parse_limit(text: str, options: LimitOptions = PLAIN) -> AnyQuota:
     """Read one limit, in the notation of the package `limits`; or `10 concurrent`, `1000 credits`, `100 credits/month`.
 
+    Units may be short: `s`, `sec`, `m`, `min`, `h`, `hr`, `d`.
+
     Months, years and limits with the algorithm `calendar` follow the calendar.
 
     Returns:
@@ -93,7 +97,7 @@ def parse_limit(text: str, options: LimitOptions = PLAIN) -> AnyQuota:
         if any(separator in text for separator in ",;|"):
             raise _refusal(text, "one limit", "write one rule for each")
         raise _refusal(text, "a limit", _word_meant(text) or _limit_meant(None))
-    unit = parts[3].lower().removesuffix("s")
+    unit = _unit(parts[3])
     if options.algorithm == CALENDAR or (unit in ("month", "year") and not options.algorithm):
         return _period(text, parts, unit, options)
     quota = _window(text, parts, unit, options)
@@ -108,7 +112,7 @@ def parse_limit(text: str, options: LimitOptions = PLAIN) -> AnyQuota:
 def _credits(text: str, limit: int, word: str | None, options: LimitOptions) -> AnyQuota:
     if word is None:
         return Balance(limit, options.lease_ttl_ms)
-    unit = word.lower().removesuffix("s")
+    unit = _unit(word)
     if unit not in PERIOD_UNITS:
         what = f"write {limit} credits/month, or {limit} credits for a balance"
         raise _refusal(text, f"credits per {', '.join(PERIOD_UNITS[:-1])} or {PERIOD_UNITS[-1]}", what)
@@ -138,7 +142,7 @@ def _window(text: str, parts: re.Match[str], unit: str, options: LimitOptions) -
         # Two things that `limits` lets pass: "5 per 0 seconds", which it takes for one second, and a very long number.
         if parts[2] is not None and not int(parts[2]):
             raise ValueError
-        item = parse(text)
+        item = parse(f"{parts[1]} per {parts[2] or 1} {unit}")
     except ValueError:
         raise _refusal(text, "a limit", _limit_meant(parts)) from None
     window_ms = item.get_expiry() * SECOND_MS
@@ -146,6 +150,13 @@ def _window(text: str, parts: re.Match[str], unit: str, options: LimitOptions) -
     if window_ms > WINDOW_MS_MAX:
         raise _refusal(text, "in a window of at most 366 days", f"write {limit} per 366 days")
     return Quota(limit, window_ms)
+
+
+def _unit(word: str) -> str:
+    """Return the full name of a unit, singular and in lower case."""
+    unit = word.lower()
+    singular = unit.removesuffix("s") if len(unit) > 2 else unit
+    return _SHORT_UNITS.get(singular, singular)
 
 
 def _days(parts: re.Match[str], unit: str) -> int:
@@ -273,7 +284,7 @@ def _word_meant(text: str) -> str:
 def _limit_meant(parts: re.Match[str] | None) -> str:
     if parts is not None and (parts[2] is None or int(parts[2])):
         word = parts[3].lower()
-        close = [_ABBREVIATIONS[word]] if word in _ABBREVIATIONS else get_close_matches(word, UNITS_MS, n=1)
+        close = get_close_matches(word, UNITS_MS, n=1)
         if close:
             plural = f"{parts[2]} {close[0]}s" if parts[2] else close[0]
             return f"did you mean {parts[1]} per {plural}?"

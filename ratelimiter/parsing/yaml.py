@@ -37,8 +37,8 @@ _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
 # Scalars that some YAML reader (1.1 or 1.2) takes for a number beside the two above.
 _NUMBER_LIKE = re.compile(
-    r"""[-+]?(?: [0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?
-               | \.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+    r"""[-+]?(?: [0-9][0-9_]*+\.?+[0-9_]*+(?:[eE][-+]?[0-9]+)?
+               | \.[0-9][0-9_]*+(?:[eE][-+]?[0-9]+)?
                | 0[xX][0-9a-fA-F_]+ | 0[oO][0-7_]+ | 0[bB][01_]+
                | \.(?:inf|Inf|INF) ) | \.(?:nan|NaN|NAN)""",
     re.VERBOSE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -74,7 +75,9 @@ def opened(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
     if opener is None:
         own = [scheme for scheme in OPENERS if not scheme.startswith(limits_bridge.PREFIX)]
         known = ", ".join(f"{scheme}://" for scheme in [*own, f"{limits_bridge.PREFIX}memcached"])
-        msg = f"{_beginning(url)!r} does not begin the URL of a store; write one of {known}"
+        close = get_close_matches(url.partition("://")[0].lower(), own, n=1) if "://" in url else []
+        what = f"did you mean {close[0]}://?" if close else f"write one of {known}"
+        msg = f"{_beginning(url)!r} does not begin the URL of a store; {what}"
         raise ValueError(msg)
     try:
         parts = urlsplit(url)

@@ -26,7 +26,7 @@ def told(text: str, schema: dict[str, Any]) -> list[str]:
         ({"type": "integer"}, "10.0", "a: 10.0 is not a whole number; write a whole number"),
         ({"type": "integer"}, "true", "a: true is not a whole number; write a whole number"),
         ({"enum": ["red", "green", 5]}, "gren", "a: 'gren' is not red, green or 5; did you mean green?"),
-        ({"enum": ["red", "green"]}, "7", "a: 7 is not red or green; write red or green"),
+        ({"enum": ["red", "green"]}, "7", "a: 7 is not valid; write red or green"),
         ({"const": "red"}, "blue", "a: 'blue' is not 'red'; write it"),
         ({"minimum": 3}, "2", "a: 2 is not at least 3; write a larger one"),
         ({"maximum": 3}, "4", "a: 4 is not at most 3; write a smaller one"),
