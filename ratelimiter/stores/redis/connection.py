@@ -9,6 +9,7 @@ import select
 import socket
 import ssl
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
@@ -109,7 +110,10 @@ class Connection(asyncio.Protocol):
     def send(self, payload: bytes, answered: Answered) -> None:
         """Send one call, packed; *answered* gets the reply or the error. Ask `usable` before."""
         self._waiting.append(answered)
-        self._transport.write(payload)
+        try:
+            self._transport.write(payload)
+        except RuntimeError as error:  # uvloop's, of a transport that it has closed and not yet told us of
+            self._end(StoreUnavailable(f"the connection broke: {error}", Kind.DISCONNECTED))
 
     def call(self, *words: str | bytes) -> asyncio.Future[object]:
         """Send one command; its reply, error replies raised."""
@@ -176,9 +180,10 @@ class Connection(asyncio.Protocol):
     def _end(self, error: StoreError) -> None:
         if self.error is None:
             self.error = error
-            self._transport.abort()
-            while self._waiting:
-                self._waiting.popleft()(error)
+            with suppress(RuntimeError):  # as above
+                self._transport.abort()
+        while self._waiting:
+            self._waiting.popleft()(self.error)
 
 
 async def open_connection(address: Address, connect_timeout_ms: int, role: str = "master") -> Connection:

@@ -200,7 +200,7 @@ class Server:
             self._connection = None
             self._connect()
             return
-        while batch := self._batcher.take():
+        while connection.error is None and (batch := self._batcher.take()):
             self._send(connection, batch)
 
     def _send(self, connection: Connection, batch: Batch, attempt: int = 1) -> None:
