@@ -116,6 +116,7 @@ def rules(mode: OnStoreError, window_ms: int) -> tuple[Rule, ...]:
                 cost=cost,
                 burst=BURSTS.get(cost, 0),
                 on_store_error=mode,
+                lease=0,  # each request asks, so that each tally is a number of requests
             )
             for cost in COSTS
         ),
