@@ -135,8 +135,7 @@ class FallbackStore(Store):
         except Exception as error:  # whatever it is, a decision is due
             self._note(error, probing=probing)
             return self._without_store(hits)
-        if self._breaker.open or not self._known:
-            self._note_answer()
+        self._note_answer()
         self._seen.note(hits, receipt)
         if receipt.admitted:
             self._until_warm -= 1

@@ -632,6 +632,18 @@ async def test_nobody_else_credits_a_top_up(guarded: FallbackStore, store: Frail
     assert FAIL_OPEN == (await guarded.charge([Hit(b"k", rule.quota, 5, rule)])).source
 
 
+async def test_failures_that_are_not_in_a_row_open_nothing(guarded: FallbackStore, store: Frail) -> None:
+    """A key that always fails degrades no other one, as long as the store answers in between."""
+    for _ in range(100):
+        store.error = StoreTimeout("late")
+        for _ in range(FAILURES_MAX - 1):
+            await guarded.charge(hits_of(ruled(1000), principal="unlucky"))
+        store.error = None
+        assert STORE == (await guarded.charge(hits_of(ruled(1000), principal="alice"))).source
+
+    assert not guarded.degraded
+
+
 # Recovery without traffic, and the state before any
 
 
