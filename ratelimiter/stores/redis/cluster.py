@@ -289,7 +289,7 @@ class ClusterStore(Store):
 
 async def _slots(address: Address) -> dict[int, Host]:
     """Who serves which slot, as the node at *address* has it."""
-    # Not over redis-py: a decision may wait for this, and its connection takes three round trips to begin (decision 0009).
+    # Not over redis-py: a decision may wait for this, and redis-py begins with three round trips (docs/decisions/0009).
     connection = await open_connection(address, MAP_TIMEOUT_MS, role="")
     try:
         async with asyncio.timeout(MAP_TIMEOUT_MS / 1000):
