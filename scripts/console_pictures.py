@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.admin.console import POLICY, TOKEN, Consoled, consoled
 from tests.proxy.browser import Page, browser
+from tests.stores.redis_server import RedisServer
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 KEYS = ["alice", "bob", "carol", "dave", "erin"]
@@ -45,8 +46,8 @@ async def traffic(console: Consoled, *, attacked: bool) -> None:
 async def main() -> None:
     """Draw all pictures."""
     policy = POLICY.replace("5/minute", "60/minute").replace("2/minute", "20/minute").replace("3/minute", "15/minute")
-    with tempfile.TemporaryDirectory() as folder:
-        async with consoled(Path(folder), policy) as console, browser() as page:
+    with tempfile.TemporaryDirectory() as folder, RedisServer() as server:
+        async with consoled(Path(folder), f"{policy}store: {server.url}\n") as console, browser() as page:
             await page.open(console.url)
             await traffic(console, attacked=True)
             await asyncio.sleep(3)
@@ -61,8 +62,8 @@ async def main() -> None:
             await page.run("document.getElementById('confirm-yes').click()")
             await asyncio.sleep(1)
             await traffic(console, attacked=True)
-            console.state["store"] = "degraded"
-            console.recorder.degraded(degraded=True)
+            server.kill()  # the drill: Redis is gone, and clients go on asking
+            await traffic(console, attacked=False)
             await asyncio.sleep(3)
             await picture(page, "blocked", scheme="dark", height=1500)
 

@@ -19,7 +19,7 @@ from ratelimiter.engine.fan_out import FanOut
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.metrics.heavy_hitters import Top
-from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.stores.factory import store_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,7 +43,6 @@ class Consoled:
     url: str
     limiter: Limiter
     recorder: ConsoleRecorder
-    state: dict[str, str]
 
     async def ask(self, key: str, times: int = 1, path: str = "/", request_id: str = "") -> list[bool]:
         """Judge requests of *key* as an edge does."""
@@ -63,17 +62,18 @@ async def consoled(folder: Path, policy: str = POLICY, *, operated: bool = True)
     file = folder / "policy.yaml"
     file.write_text(policy)
     (folder / "tokens").write_text(f"alice:{TOKEN}\n")
-    store, recorder, top = MemoryStore(), ConsoleRecorder(), Top()
-    limiter = Limiter(load(file), store, observer=FanOut(top, recorder))
+    recorder, top = ConsoleRecorder(), Top()
+    observers, loaded = FanOut(top, recorder), load(file)
+    limiter = Limiter(loaded, store_for(loaded, observers), observer=observers)
+    store: Any = limiter.store.unwrap()
     watcher = OverrideWatcher(limiter)
     tokens = Tokens(folder / "tokens")
     operator: Any = operator_app(Operator(lambda: limiter.policy, store, "nobody", done=watcher.poll), tokens)
-    state = {"store": "ok"}
     listener = bind("127.0.0.1:0")
     app = admin_app(
         exposition=lambda _: (b"", "text/plain"),
         policy=lambda: limiter.policy,
-        state=lambda: State(store=state["store"]),
+        state=lambda: State(store="degraded" if recorder.degraded_since_ms else "ok"),
         top=top.report,
         hosts=hosts_for("127.0.0.1"),
         console=Console(recorder, file, operator if operated else None, tokens),
@@ -81,7 +81,7 @@ async def consoled(folder: Path, policy: str = POLICY, *, operated: bool = True)
     watcher.start()
     try:
         async with serve_admin(app, listener) as url:
-            yield Consoled(url, limiter, recorder, state)
+            yield Consoled(url, limiter, recorder)
     finally:
         await watcher.stop()
         await limiter.close()
