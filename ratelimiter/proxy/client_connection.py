@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ class ClientConnection(asyncio.Protocol):
         "_head",
         "_head_read",
         "_lingering",
+        "_poll",
         "_provenance",
         "_scheme",
         "_searched",
@@ -101,6 +103,7 @@ class ClientConnection(asyncio.Protocol):
         self._state = HEAD
         self._exchange: Exchange | None = None  # that is under way
         self._searched = 0  # how much of the buffer holds no end of a head
+        self._poll: select.poll | None = None  # asks the kernel if the client is there
         self._lingering: Lingering | None = None  # in the end, if the client may still be sending
         self._empty_lines = 0  # that came before the head that is waited for
         self._begun = True  # whether the deadline of a head is running: the first one's is from the beginning
@@ -144,10 +147,34 @@ class ClientConnection(asyncio.Protocol):
             self._lingering.discard(len(data))
 
     def eof_received(self) -> bool:
-        """The client has closed its side."""
+        """Take note that the client has closed its side; return True if the connection stays open for its response."""
         self.half_closed = True
+        exchange = self._exchange
+        if exchange is None:
+            return False
         # TLS has no connection that is half open.
-        return self._exchange is not None and self._exchange.eof_received() and self._scheme == b"http"
+        if self._scheme == b"http" and exchange.eof_received():
+            return True
+        self.abort()  # a response under way would only fill the buffers of a client that has left
+        return False
+
+    def _has_left(self) -> bool:
+        """Return True if the client has left unnoticed: nothing is read after its FIN, nor while reading is paused."""
+        if self._poll is None:
+            sock = self.transport.get_extra_info("socket")
+            if sock is None:
+                return False
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLRDHUP)
+        events = self._poll.poll(0)
+        if not events:
+            return False
+        if events[0][1] & (select.POLLHUP | select.POLLERR):
+            return True
+        if self.half_closed:
+            return False
+        exchange = self._exchange
+        return self._scheme != b"http" or not exchange.eof_received(unread=True)  # type: ignore[union-attr]
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  # why is the client's affair
         """Let go of everything."""
@@ -177,7 +204,10 @@ class ClientConnection(asyncio.Protocol):
     # --- For the proxy
 
     def tick(self, now_s: float, passed_s: float) -> None:
-        """See what is overdue."""
+        """Act on deadlines, and on a client that has left."""
+        if self._state is EXCHANGE and (self.half_closed or self.paused) and self._has_left():
+            self.abort()
+            return
         if self._full:
             self._stalled_s += passed_s
             if self._stalled_s * 1000 > self._settings.write_timeout_ms:

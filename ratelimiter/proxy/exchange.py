@@ -26,6 +26,7 @@ from ratelimiter.proxy.response_writer import (
     informational,
     switching,
 )
+from ratelimiter.proxy.settings import ASK, LEAVE, STAY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +81,7 @@ class Exchange:
         "_body_observer",
         "_chunking",
         "_client",
+        "_client_asked_s",
         "_complete",
         "_connecting",
         "_due_s",
@@ -118,6 +120,7 @@ class Exchange:
         self._left = False  # whether it did not because the client left
         self._keep = False  # whether the connection is kept after it
         self._body_observer: BodyObserver | None = None  # gets the response's content, too
+        self._client_asked_s = -NEVER_S  # when it was asked if it is still there
         self._sent_again = False  # whether the request went out twice
         self._tunnelled = 0  # bytes that came for the tunnel
         self._sent = 0  # bytes of the response's content
@@ -153,23 +156,42 @@ class Exchange:
             self._tunnelled += len(data)
             self._upstream.send(data, complete=False)  # type: ignore[union-attr]  # a tunnel has two ends
 
-    def eof_received(self) -> bool:
-        """The client has closed its side; whether the connection may stay half open.
+    def eof_received(self, *, unread: bool = False) -> bool:
+        """Return True if the client may still want its response, although it has closed its side.
 
-        That may be all of it, or it may still want its answer: that is only known when something is sent, so an answer
-        has a moment to begin.
+        Only a client that is sent something shows whether it has closed the other side, too: with a reset. So before
+        the response begins it is sent a 100 (Continue), which any client of HTTP/1.1 takes (RFC 9110 section 15.2). In
+        the middle of a response nothing can be sent that would not be part of it: a client that closes then has left.
+
+        Args:
+            unread: True if the rest of the request may be unread, because reading is paused.
         """
         settings = self._proxy.settings
+        if settings.half_closed == LEAVE:
+            return False
         if self.state is TUNNEL:
             self._upstream.send_eof()  # type: ignore[union-attr]
-            # By far most have closed both ways; an upstream that does not answer in kind must not hold the tunnel.
-            self._due_s = stopwatch_s() + settings.half_close_ms / 1000
+            if settings.half_closed == ASK:
+                # By far most have closed both ways; an upstream that does not answer in kind must not hold the tunnel.
+                self._due_s = stopwatch_s() + settings.half_close_ms / 1000
             return True
-        if self.state not in ANSWER_DUE:
+        if self.state not in ANSWER_DUE and not unread:
             return False
-        if not self._started:
-            self._due_s = min(self._due_s, stopwatch_s() + settings.half_close_ms / 1000)
+        if self._started:
+            return settings.half_closed == STAY
+        self._ask_client(stopwatch_s())
         return True
+
+    def _ask_client(self, now_s: float) -> None:
+        """Make a client that has closed its side show if it has left."""
+        interval_s = self._proxy.settings.half_close_ms / 1000
+        if self._started or self._proxy.settings.half_closed != ASK or now_s - self._client_asked_s < interval_s:
+            return
+        self._client_asked_s = now_s
+        if self._request.fields.http_1_0:
+            self._due_s = min(self._due_s, now_s + interval_s)
+        else:
+            self._client.write(CONTINUE)
 
     def pause_writing(self) -> None:
         """The client takes in less than comes: let the upstream wait."""
@@ -183,6 +205,8 @@ class Exchange:
 
     def tick(self, now_s: float, passed_s: float) -> None:
         """See what is overdue."""
+        if self._client.half_closed:
+            self._ask_client(now_s)
         # A reading that is paused is not the client's fault.
         slow = (
             self._upload is not None
@@ -336,7 +360,7 @@ class Exchange:
         self.state = RESPONSE
         self._due_s = now_s + settings.upstream_timeout_ms / 1000
         if self._client.half_closed:
-            self._due_s = min(self._due_s, now_s + settings.half_close_ms / 1000)
+            self._ask_client(now_s)
 
     def _upstream_head(self, request: RequestHead) -> bytes:
         method, target, fields = request.method.encode(), request.target, self._client.forwarded(request.fields)
@@ -388,6 +412,8 @@ class Exchange:
 
     def informed(self, head: ResponseHead) -> None:
         """Pass an informational response on (RFC 9110 section 15.2); a 100 was sent already, by us."""
+        if self.state is RESPONSE:  # the upstream is not silent
+            self._due_s = stopwatch_s() + self._proxy.settings.upstream_timeout_ms / 1000
         if head.status != 100 and not self._request.fields.http_1_0:
             self._client.write(informational(head))
 
@@ -568,7 +594,7 @@ class Exchange:
         state = self.state
         if state is PREVIEW or (state is BODY and UPSTREAM_FULL not in self._client.paused):
             self._fail(408, "has a body that did not come in time")
-        elif state in (BODY, RESPONSE) and not self._client.half_closed:
+        elif state in (BODY, RESPONSE) and not (self._client.half_closed and self._request.fields.http_1_0):
             self._fail(504, "was not answered by the upstream in time")
         else:
             self._client.abort()

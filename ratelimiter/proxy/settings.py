@@ -7,6 +7,10 @@ from dataclasses import dataclass, fields
 MAY_BE_NOTHING = frozenset({"body_max", "body_rate_min", "drains_max", "lame_duck_ms", "linger_max"})
 
 
+# Meanings of a client's FIN while its request is under way: it is asked if it is still there, it has left, it stays.
+ASK, LEAVE, STAY = "ask", "leave", "stay"
+
+
 @dataclass(frozen=True, slots=True)
 class ProxySettings:
     """The proxy's own limits. Times are in milliseconds and kept to within a quarter of a second, or a quarter of the
@@ -25,6 +29,7 @@ class ProxySettings:
     half_close_ms: int = 1_000  # that a client which has closed its side still waits for its answer to begin
     drain_timeout_ms: int = 60_000  # for a response to end that is read on although its client has left
     tunnel_timeout_ms: int = 3_600_000  # without a byte in either direction, after an upgrade
+    half_closed: str = ASK
     connect_timeout_ms: int = 2_000  # for a connection to the upstream
     upstream_timeout_ms: int = 60_000  # without a byte of a response that is due
     upstream_idle_ms: int = 4_000  # that a connection to the upstream is kept: less than servers keep theirs
@@ -44,7 +49,12 @@ class ProxySettings:
     grace_ms: int = 20_000  # after that, for what is under way
 
     def __post_init__(self) -> None:
+        if self.half_closed not in (ASK, LEAVE, STAY):
+            msg = f"half_closed must be {ASK}, {LEAVE} or {STAY}, not {self.half_closed!r}"
+            raise ValueError(msg)
         for field in fields(self):
+            if field.name == "half_closed":
+                continue
             value = getattr(self, field.name)
             least = 0 if field.name in MAY_BE_NOTHING else 1
             if value < least:
