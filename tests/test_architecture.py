@@ -53,6 +53,21 @@ def test_every_package_is_shown(text: str) -> None:
     assert set() == {name for name in packages if f"{name}/" not in text}
 
 
+def test_a_package_imports_from_its_row_and_below() -> None:
+    """The rows of the picture are the order in which packages may import each other."""
+    drawn = re.findall(r'<rect x="[^"]*" y="(\d+)"[^>]*/><text class="name"[^>]*>(\w+)/?</text>', PICTURE)
+    row = {name: int(y) for y, name in drawn}
+    upward = {
+        (name, other)
+        for name in row.keys() & MAY_IMPORT
+        for other in MAY_IMPORT[name] & row.keys()
+        if row[other] < row[name]
+    }
+
+    assert {"core", "engine", "asgi"} <= set(row)
+    assert set() == upward
+
+
 def test_the_invariants_are_those_of_the_core() -> None:
     """The ten sentences are those at the top of the core, word by word."""
     modules = (PACKAGE / "core" / "__init__.py", PACKAGE / "core" / "algorithms" / "sliding_window.py")

@@ -155,6 +155,7 @@ def test_the_index_names_every_page() -> None:
     """Every page in docs/ is linked from docs/index.md; the records of decisions have an index of their own."""
     index = ROOT / "docs" / "index.md"
     targets = re.findall(r"\]\(([^)\s#]+)", prose_of(index))
+    assert sorted(set(targets)) == sorted(targets), "a page stands there twice"
     linked = {(index.parent / target).resolve() for target in targets}
     pages_of_docs = {page for page in PAGES if (ROOT / "docs") in page.parents and page.parent.name != "decisions"}
 
