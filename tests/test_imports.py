@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"clock", "core", "dialects", "errors", "identity", "parsing", "stores", "tokens"},
     "engine": {"clock", "core", "dialects", "errors", "identity", "parsing", "stores", "tokens"},
     "testing": {"clock"},
-    "metrics": {"config", "clock", "core", "engine", "errors", "proxy"},
+    "metrics": {"config", "clock", "core", "engine", "errors", "proxy", "tokens"},
     "asgi": {"clock", "config", "core", "dialects", "engine", "errors", "parsing", "stores"},
     "proxy": {"clock", "core", "errors"},
     "logs": {"clock", "errors", "proxy"},

@@ -30,6 +30,7 @@ from ratelimiter.core.rule import OnStoreError
 from ratelimiter.engine.batched_observer import Decisions
 from ratelimiter.errors import Kind
 from ratelimiter.metrics.prometheus import Instruments, Noted, Observed
+from ratelimiter.metrics.token_metrics import TokenMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     from ratelimiter.core.overrides import RuntimeOverrides
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.rule import Hit, Rule
+    from ratelimiter.core.usage import Usage
     from ratelimiter.engine.batched_observer import Told
     from ratelimiter.metrics.prometheus import CollectorRegistry
+    from ratelimiter.tokens.figures import Cause
 
 # The values of the labels; all of them, and none else.
 UNASKED = "none"  # source of a decision that needed no store
@@ -158,6 +161,7 @@ class Metrics(Instruments, Decisions):
         self._orders = self._gauge("orders", "Orders of operators that are in force.", "kind")
         self._hash = self._gauge("policy_info", "1 for the policy in force.", "hash")
         self._loaded = self._gauge("policy_loaded_timestamp_seconds", "When the policy in force was loaded.")
+        self._tokens = TokenMetrics(self._counter)
         # A series that appears with its first event hides that event from rate(). Those of rules come with the policy;
         # the histograms' first observation moves no quantile, and a source has 19 series of them, so they wait for it.
         for labels in (
@@ -233,6 +237,16 @@ class Metrics(Instruments, Decisions):
         batches[0] += requests
         batches[bisect_left(BATCH, requests) + 1] += 1
 
+    def used(self, rule: str, model: str, usage: Usage, reserved: int, due: int) -> None:
+        """Count what an answer of a language model used."""
+        self._tokens.used(rule, model, usage, reserved, due)
+        self.begin()
+
+    def unreadable(self, rule: str, cause: Cause) -> None:
+        """Count an answer whose usage is not known."""
+        self._tokens.unreadable(rule, cause)
+        self.begin()
+
     def leased(self, requests: int) -> None:
         """Count units taken in advance, in requests."""
         self._leased.inc(requests)
@@ -292,6 +306,7 @@ class Metrics(Instruments, Decisions):
                 elif outcome == ADMITTED:  # what has room may lack something else
                     for reason in lacking:
                         self._of_requests.labels(reason, source)
+        self._tokens.loaded(policy)
         self._hash.labels(hash_).set(1)
         self._loaded.set(self._clock() / 1000)
         self._reload_ok.set(1)
@@ -327,6 +342,7 @@ class Metrics(Instruments, Decisions):
         for source, observed in self._seconds.items():
             if any(observed.tallies):
                 observed.pass_on(self._decisions.labels(source))
+        self._tokens.pass_on()
         self._calls.pass_on(self._store_calls)
         self._batches.pass_on(self._store_batches)
         self._note_degraded()
