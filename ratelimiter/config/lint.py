@@ -139,9 +139,8 @@ def _twin_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
     """Yield rules that another rule makes superfluous: the same requests, principals and window."""
     alike: dict[Hashable, list[int]] = defaultdict(list)
     for index, rule in enumerate(policy.rules):
-<<<<<<< HEAD
         what = (rule.match, rule.principal, but_limit(rule), rule.burst, rule.cost, rule.mode, rule.plans)
-        alike[what, rule.descriptors].append(index)
+        alike[what, rule.descriptors, rule.tokens].append(index)
     for indexes in alike.values():
         strictest = min(indexes, key=lambda index: policy.rules[index].quota.limit)
         seen: dict[AnyQuota, int] = {}
@@ -151,21 +150,6 @@ def _twin_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
                 yield ("rules", index), f"rules[{index}]: is the same as rules[{first}]; leave one out"
             elif policy.rules[strictest].quota.limit < policy.rules[index].quota.limit:
                 text = f"rules[{index}]: never refuses before rules[{strictest}] does; leave one out"
-=======
-        for other_index, other in enumerate(policy.rules):
-            same = (other.match, other.principal, _but_limit(other), other.burst, other.cost, other.mode) == (
-                (rule.match, rule.principal, _but_limit(rule), rule.burst, rule.cost, rule.mode)
-            ) and (other.plans, other.descriptors, other.tokens) == (
-                rule.plans,
-                rule.descriptors,
-                rule.tokens,
-            )
-            if same and other_index < index and other.quota == rule.quota:
-                yield ("rules", index), f"rules[{index}]: is the same as rules[{other_index}]; leave one out"
-                break
-            if same and other.quota.limit < rule.quota.limit:
-                text = f"rules[{index}]: never refuses before rules[{other_index}] does; leave one out"
->>>>>>> 9995c88 (Put a budget on your model gateway: guide, example policy, and a compose file with a stand-in model)
                 yield ("rules", index), text
 
 
