@@ -59,7 +59,7 @@ class Deadlines:
                 else:
                     future.set_result(answer)
 
-        eager.run(self._charging(hits), answered)
+        eager.run(self._charging(hits) if self._in_task else self._store.charge(hits), answered)
         if answers:
             answer = answers[0]
             if isinstance(answer, BaseException):

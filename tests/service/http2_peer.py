@@ -18,7 +18,7 @@ from ratelimiter.service.grpc.health import CHECK, WATCH, Health
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-ECHO, FAIL, WAIT = "/test.Echo/Echo", "/test.Echo/Fail", "/test.Echo/Wait"
+ECHO, FAIL, WAIT, YIELD, BREAK = (f"/test.Echo/{name}" for name in ("Echo", "Fail", "Wait", "Yield", "Break"))
 
 
 class MemoryTransport(asyncio.Transport):
@@ -64,6 +64,7 @@ class Peer:
         self.told: list[tuple[str, Status]] = []
         self.health = Health(["test.Echo"])
         methods = {ECHO: self._echo, FAIL: self._fail, WAIT: self._wait, CHECK: self.health.check}
+        methods |= {YIELD: self._yield, BREAK: self._break}
         self.server = Server(methods, {WATCH: self.health.watch}, self.loop, done=self._done)
         self.connection = Connection(self.server, self.loop, self.connections)
         self.connection.connection_made(self.transport)
@@ -75,6 +76,13 @@ class Peer:
 
     async def _fail(self, call: Call) -> bytes:
         raise CallError(Status.UNAVAILABLE, "100 % of “stores” are out\n")
+
+    async def _yield(self, call: Call) -> bytes:
+        await asyncio.sleep(0)
+        return call.message
+
+    async def _break(self, _: Call) -> bytes:
+        raise KeyError
 
     async def _wait(self, call: Call) -> bytes:
         self.calls.append(call)

@@ -15,7 +15,7 @@ from ratelimiter.service.grpc import connection as subject
 from ratelimiter.service.grpc import frames, hpack
 from ratelimiter.service.grpc.calls import Status, prefixed
 from ratelimiter.service.grpc.frames import ErrorCode
-from tests.service.http2_peer import ECHO, FAIL, WAIT, H2Client, Peer
+from tests.service.http2_peer import BREAK, ECHO, FAIL, WAIT, YIELD, H2Client, Peer
 
 FRAMES = st.tuples(st.integers(0, 11), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=40))
 END = frames.END_HEADERS | frames.END_STREAM
@@ -164,6 +164,19 @@ async def test_a_head_is_remembered_only_as_long_as_it_means_the_same() -> None:
         peer.feed(peer.headers(stream, ECHO, ("x-turn", value)), frames.frame(0, 1, stream, prefixed(b"")))
 
     assert ["first", "first", "second", "second"] == [dict(call.headers)[b"x-turn"].decode() for call in peer.calls]
+
+
+async def test_a_method_may_step_aside(caplog: pytest.LogCaptureFixture) -> None:
+    """A method that yields to the event loop is taken up again; one that breaks fails its own call, and no other."""
+    client = H2Client(Peer())
+    streams = [client.call(path, prefixed(b"a")) for path in (YIELD, BREAK, ECHO)]
+    client.turn()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    client.turn()
+
+    assert ["0", "13", "0"] == [client.trailers(stream)["grpc-status"] for stream in streams]
+    assert "a call of /test.Echo/Break fails" in caplog.text
 
 
 async def test_a_call_that_is_given_up_is_not_answered() -> None:

@@ -174,7 +174,7 @@ class Server:
     ) -> None:
         self._methods = {path.encode(): (path, method) for path, method in methods.items()}
         self._streaming = {path.encode(): (path, method) for path, method in streaming.items()}
-        self._loop = loop
+        self.loop = loop
         self._done = done
         self._timeouts: dict[bytes, float] = {}
 
@@ -243,7 +243,7 @@ class Server:
         """Answer with *message*."""
         stream.connection.answer(stream, _HEAD, b"\0" + len(message).to_bytes(4, "big") + message, _OK)
         if self._done is not None:
-            self._done(path, Status.OK, self._loop.time() - stream.opened_s)
+            self._done(path, Status.OK, self.loop.time() - stream.opened_s)
 
     def _fail(self, stream: Stream, path: str, fault: CallError) -> None:
         told = [(b":status", b"200"), (b"content-type", b"application/grpc"), *_of_status(fault.status, fault.message)]
@@ -262,7 +262,7 @@ class Server:
     def tell(self, path: str, status: Status, stream: Stream) -> None:
         """Tell of a call that is over; its path is empty if it is no method's."""
         if self._done is not None:
-            self._done(path, status, self._loop.time() - stream.opened_s)
+            self._done(path, status, self.loop.time() - stream.opened_s)
 
 
 class _Running:
@@ -283,6 +283,9 @@ class _Running:
         except (Exception, asyncio.CancelledError) as error:
             self._server.fail(self._stream, self._path, error)
         else:
+            if awaited is None:  # asyncio.sleep(0)
+                self._server.loop.call_soon(self.run, answering)
+                return
             # By this mark asyncio tells a future that was awaited from one that was yielded by mistake.
             awaited._asyncio_future_blocking = False
             awaited.add_done_callback(lambda _: self.run(answering))
