@@ -44,6 +44,7 @@ READERS: dict[str, Reader] = {
     "warn_at": _by(float),
     "mode": _by(Mode),
     "quiet": _by(bool),
+    "announce": _by(bool),
     "lease": _by(values.read_lease),
     "on_store_error": _by(OnStoreError),
     "principal": read_principal,

@@ -73,9 +73,9 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
     """Return the decision that *receipt*, the store's reply to *hits*, means.
 
     The binding rule is the one that a client must heed: of a refusal the one with the longest wait (at its end all the
-    others have let go, too), of an admission the one with the least remaining of those that are not quiet, the earlier
-    in the policy at a tie. A refusal for want of credits binds before all others, as no wait for these helps against
-    it; what it tells to wait is long enough for all.
+    others have let go, too), of an admission the one with the least remaining of those in `told_of`, the earlier in the
+    policy at a tie. A refusal for want of credits binds before all others, as no wait for these helps against it; what
+    it tells to wait is long enough for all.
     """
     if len(hits) == 1:  # most requests: a third of the cost of the general way (tests/benchmarks/decisions.py)
         return _decide_one(hits[0], receipt)
@@ -90,9 +90,7 @@ def decide(hits: Sequence[Hit], receipt: Receipt) -> Decision:
             outcomes.append(outcome)
     enforced = outcomes if not any(o.rule.shadow for o in outcomes) else [o for o in outcomes if not o.rule.shadow]
     if receipt.admitted:
-        told = enforced if not any(o.rule.quiet for o in enforced) else [o for o in enforced if not o.rule.quiet]
-        binding = min(told, key=_remaining) if len(told) > 1 else (told[0] if told else None)
-        return Decision(True, WITHIN_LIMIT, receipt.now_ms, outcomes, binding, receipt.source)
+        return Decision(True, WITHIN_LIMIT, receipt.now_ms, outcomes, _binding(outcomes), receipt.source)
     refusing = [outcome for outcome in enforced if outcome.refuses]
     binding = max(refusing, key=_wait)
     of_credits = _short_of_credits(hits, receipt, refusing)
@@ -113,7 +111,7 @@ def _decide_one(hit: Hit, receipt: Receipt) -> Decision:
     remaining = left if left > 0 else 0  # noqa: FURB136  # a call would be a tenth of all this
     outcome = new(Outcome, (rule, remaining, reset_ms, retry_after_ms))
     if admitted:
-        binding = None if rule.silent else outcome
+        binding = None if rule.quiet else outcome
         return new(Decision, (True, WITHIN_LIMIT, now_ms, (outcome,), binding, source, None, None))
     if source == FAIL_CLOSED:
         return _failed_closed(receipt)
@@ -138,10 +136,8 @@ def merge(decisions: Sequence[Decision]) -> Decision:
         if not decision.allowed:
             return decision
     outcomes = [outcome for decision in decisions for outcome in decision.outcomes]
-    bindings = [decision.binding for decision in decisions if decision.binding is not None]
     reason = WITHIN_LIMIT if outcomes else UNMATCHED
-    binding = min(bindings, key=_remaining) if bindings else None
-    return Decision(True, reason, decisions[-1].now_ms, outcomes, binding, decisions[-1].source)
+    return Decision(True, reason, decisions[-1].now_ms, outcomes, _binding(outcomes), decisions[-1].source)
 
 
 def refused_for(decision: Decision, lacking: Unmet) -> Decision:
@@ -184,9 +180,29 @@ def suspended(hits: Sequence[Hit], receipt: Receipt, shadowed: Callable[[Rule], 
     decision = decide(hits, receipt)
     outcomes = [outcome._replace(rule=shadowed(outcome.rule)) for outcome in decision.outcomes]
     if decision.allowed:
-        return decision._replace(outcomes=outcomes, binding=None)
+        return decision._replace(outcomes=outcomes, binding=_binding(outcomes))
     source = FAIL_OPEN if decision.source == FAIL_CLOSED else decision.source
-    return Decision(True, SUSPENDED, decision.now_ms, outcomes, None, source)
+    return Decision(True, SUSPENDED, decision.now_ms, outcomes, _binding(outcomes), source)
+
+
+def told_of(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """Return the outcomes that an admitted client is told of: of enforced rules, and of those that announce themselves.
+
+    Where all rules are in shadow mode, by the policy or by the kill switch, the client is told of all: it sees the same
+    figures before and after they are enforced. Of quiet rules it is never told.
+    """
+    if not any(outcome.rule.silent for outcome in outcomes):
+        return outcomes
+    told = [outcome for outcome in outcomes if not outcome.rule.silent]
+    if told or not all(outcome.rule.shadow for outcome in outcomes):
+        return told
+    return [outcome for outcome in outcomes if not outcome.rule.quiet]
+
+
+def _binding(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """Return the outcome with the least remaining of those that an admitted client is told of."""
+    told = told_of(outcomes)
+    return min(told, key=_remaining) if len(told) > 1 else (told[0] if told else None)
 
 
 def _outcome(hit: Hit, tally: Tally) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ratelimiter.core.decision import told_of
 from ratelimiter.core.quota import Quota, Slots
 
 if TYPE_CHECKING:
@@ -244,9 +245,10 @@ def replaced(families: Sequence[str]) -> frozenset[bytes]:
 
 
 def _told(decision: Decision) -> Sequence[Outcome]:
-    """Return what clients are told of: the enforced rules, the quiet ones among them only where they refuse."""
-    refused = not decision.allowed
-    return [o for o in decision.outcomes if not o.rule.silent or (refused and o.refuses and not o.rule.shadow)]
+    """Return the outcomes that the client is told of; on a refusal those of quiet rules, too, if they refuse."""
+    if decision.allowed:
+        return told_of(decision.outcomes)
+    return [o for o in decision.outcomes if not o.rule.silent or (o.refuses and not o.rule.shadow)]
 
 
 def _on_behalf_of(decision: Decision, refusing: Outcome) -> Outcome:

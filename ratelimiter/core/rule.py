@@ -71,6 +71,7 @@ class Rule:
         warn_at: the share of the limit, above 0 to 1, from which on it is reported as nearly used up.
         quiet: whether clients are not told of it in header fields until it refuses; its limit then is not told either,
             if a rule that is not quiet applies, too.
+        announce: True to tell clients of a rule in shadow mode beside enforced rules, as if it were enforced.
         tokens: units are tokens of a language model, reserved by an estimate and settled by the answer; None if not.
         instead: whether the rules before it that match the same request do not apply to it, unless they are *always*.
         always: whether no later rule stands in for it.
@@ -81,7 +82,7 @@ class Rule:
     Attributes:
         quotas: what a request is charged to: one, or two with a burst.
         shadow: whether it is in shadow mode.
-        silent: whether an admitted client is told nothing of it.
+        silent: True if admitted clients are told nothing of it while an enforced rule applies, too.
         settles: whether something of its requests is only known after the decision, and settled then.
         leased: whether its hits are leases.
         metered: whether the body of a response settles its hits.
@@ -106,6 +107,7 @@ class Rule:
     quiet: bool = False
     instead: bool = False
     always: bool = False
+    announce: bool = False
     descriptors: DescriptorMatch | None = None
     lease: int = LIMIT_MAX
     tokens: TokenTerms | None = None
@@ -145,7 +147,7 @@ class Rule:
         object.__setattr__(self, "on_store_error", without_store)
         object.__setattr__(self, "quotas", _quotas(self.quota, self.burst))
         object.__setattr__(self, "shadow", self.mode is Mode.SHADOW)
-        object.__setattr__(self, "silent", self.shadow or self.quiet)
+        object.__setattr__(self, "silent", self.quiet or (self.shadow and not self.announce))
         metered = self.tokens is not None or _told_by(self.cost_from, RESPONSE_JSON)
         object.__setattr__(self, "metered", metered)
         later = bool(self.count) or metered or _told_by(self.cost_from, RESPONSE_HEADER)

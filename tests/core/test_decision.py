@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ TIGHT = rule_of(3, 1000, name="tight")
 WIDE = rule_of(10, 60_000, name="wide")
 BURSTY = rule_of(3, 1000, burst=2, name="bursty")
 SHADOW = rule_of(3, 1000, name="shadow", shadow=True)
+OTHER_SHADOW = rule_of(10, 1000, name="other", shadow=True)
+ANNOUNCED = replace(rule_of(3, 1000, name="announced", shadow=True), announce=True)
 
 
 def receipt(admitted: bool, *tallies: tuple[int, int, int]) -> Receipt:
@@ -60,7 +63,10 @@ TABLE = [
     ("both-refuse", [BURSTY], 1, False, [(5, 9, 9), (32, 90, 90)], OVER_LIMIT, "bursty", (0, 90, 90)),
     ("cost-within-the-burst", [BURSTY], 5, True, [(5, 9, 0), (5, 90, 0)], WITHIN_LIMIT, "bursty", (0, 9, 0)),
     ("cost-beyond-the-burst", [BURSTY], 6, False, [(0, 0, NEVER), (0, 0, 0)], OVER_CAPACITY, "bursty", (3, 0, None)),
-    ("shadow-alone", [SHADOW], 1, True, [(3, 9, 9)], WITHIN_LIMIT, None, None),
+    ("shadow-alone", [SHADOW], 1, True, [(3, 9, 9)], WITHIN_LIMIT, "shadow", (0, 9, 9)),
+    ("shadows-alone", [SHADOW, OTHER_SHADOW], 1, True, [(1, 9, 0), (9, 8, 0)], WITHIN_LIMIT, "other", (1, 8, 0)),
+    ("shadow-announced", [ANNOUNCED, WIDE], 1, True, [(3, 9, 9), (1, 5, 0)], WITHIN_LIMIT, "announced", (0, 9, 9)),
+    ("shadow-announced-refused", [ANNOUNCED, WIDE], 1, False, [(3, 99, 99), (10, 5, 5)], OVER_LIMIT, "wide", (0, 5, 5)),
     ("shadow-never-binds", [SHADOW, WIDE], 1, True, [(3, 9, 9), (1, 5, 0)], WITHIN_LIMIT, "wide", (9, 5, 0)),
     ("shadow-never-refuses", [SHADOW, WIDE], 1, False, [(3, 99, 99), (10, 5, 5)], OVER_LIMIT, "wide", (0, 5, 5)),
 ]  # fmt: skip

@@ -130,15 +130,23 @@ def test_no_retry_after_where_no_wait_helps(decision: Decision) -> None:
     [
         unmatched(START_MS),
         malformed(START_MS, "path", "is odd"),
-        decided(SHADOW, tallies=[(1, 9, 9)]),
+        decided(replace(SHADOW, quiet=True), tallies=[(1, 9, 9)]),
         decided(QUIET, tallies=[(1, 9, 0)]),
         decided(SHADOW, QUIET, tallies=[(1, 9, 9), (1, 9, 0)]),
     ],
-    ids=["unmatched", "malformed", "shadow-only", "quiet-only", "shadow-and-quiet"],
+    ids=["unmatched", "malformed", "quiet-shadow-only", "quiet-only", "shadow-and-quiet"],
 )
 def test_nothing_to_say(family: str, decision: Decision) -> None:
-    """Without an enforced rule that clients are told of there are no fields."""
+    """Without a rule that clients are told of there are no fields."""
     assert {} == lines(family, decision)
+
+
+def test_shadow_alone_speaks() -> None:
+    """Where every rule is in shadow mode, clients see the figures that they will see when it is enforced."""
+    decision = decided(SHADOW, tallies=[(1, 9, 9)])
+
+    assert {"x-ratelimit-limit": "1", "x-ratelimit-remaining": "0"}.items() <= lines("x-ratelimit", decision).items()
+    assert '"shadow";r=0;t=1' == lines("draft-11", decision)["ratelimit"]
 
 
 def test_draft_11() -> None:
@@ -297,7 +305,7 @@ def test_draft_11_is_a_structured_field(answers: list[tuple[int, Decision]]) -> 
         if not fields:
             continue
         policies, limits = fields["ratelimit-policy"], fields["ratelimit"]
-        enforced = [o for o in decision.outcomes if not o.rule.shadow]
+        enforced = [o for o in decision.outcomes if not o.rule.shadow] or decision.outcomes
         told = [o for o in enforced if not o.rule.quiet or (o.refuses and not decision.allowed)]
         assert [o.rule.name for o in told] == [name for name, _ in policies] == [name for name, _ in limits]
         for outcome, (_, policy), (_, limit) in zip(told, policies, limits, strict=True):

@@ -19,7 +19,7 @@ from ratelimiter.engine.limiter import Limiter
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
 from tests.reference_store import kinds, mixed_gaps_ms, rule_with
-from tests.requesting import request
+from tests.requesting import per_minute, request
 
 KEYS = (Source("header", "x-api-key"),)
 
@@ -114,3 +114,16 @@ def test_rules_stay_what_they_are() -> None:
         return asked
 
     assert [True, False, True, True, False, False] == asyncio.run(run())
+
+
+async def test_figures_stay_while_the_switch_is_on(clock: FakeClock) -> None:
+    """Clients see the same remaining and reset, whether an operator has put all rules in shadow mode or not."""
+    told = []
+    for overrides in (RuntimeOverrides(), RuntimeOverrides(shadow=True)):
+        limiter = Limiter(Policy((per_minute(3),)), MemoryStore(clock=clock), clock=clock)
+        limiter.apply(overrides)
+        bindings = [(await limiter.judge(request())).decision.binding for _ in range(3)]
+        told.append([(one.rule.name, one.remaining, one.reset_ms) for one in bindings if one is not None])
+
+    assert 3 == len(told[0])
+    assert told[0] == told[1]
