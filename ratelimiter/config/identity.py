@@ -93,7 +93,10 @@ class Reader:
         audience = value["audience"]
         if "algorithms" in value:
             stated["algorithms"] = tuple(value["algorithms"])
-        place = value["keys"] if URL.match(value["keys"]) else self._file(value["keys"])
+        field = self._key_field(path, value, stated.get("algorithms", ()))
+        if field is None:
+            return None
+        place = value[field] if field == "keys" and URL.match(value[field]) else self._file(value[field])
         tokens = JwtPolicy(
             value["issuer"],
             (audience,) if isinstance(audience, str) else tuple(audience),
@@ -104,12 +107,30 @@ class Reader:
             text = f"keys are kept less long than they are fresh ({tokens.refresh_ms} ms); write a longer keep"
             self._refuse((*path, "keep"), text)
             return None
-        return self._with_keys(path, value["keys"], tokens)
+        return self._with_keys(path, field, value[field], tokens)
 
-    def _with_keys(self, path: Path, stated: str, tokens: JwtPolicy) -> JwtPolicy | None:
+    def _key_field(self, path: Path, value: Mapping[str, Any], algorithms: Sequence[str]) -> str | None:
+        """Return the field that names the keys, `keys` or `secret_file`; None if it does not fit the algorithms."""
+        symmetric = [name for name in algorithms if name.startswith("HS")]
+        if ("keys" in value) == ("secret_file" in value):
+            what = "has both keys and secret_file" if "keys" in value else "has neither keys nor secret_file"
+            self._refuse(path, f"{what}; write keys for public keys, or secret_file for HS256, HS384 or HS512")
+            return None
+        if "keys" in value and symmetric:
+            index = list(algorithms).index(symmetric[0])
+            text = f"{symmetric[0]} needs a secret, and public keys are none; write secret_file in place of keys"
+            self._refuse((*path, "algorithms", index), text)
+            return None
+        if "secret_file" in value and len(symmetric) < max(1, len(algorithms)):
+            text = "needs algorithms of HS256, HS384 and HS512 only; write algorithms: [HS256]"
+            self._refuse((*path, "secret_file"), text)
+            return None
+        return "keys" if "keys" in value else "secret_file"
+
+    def _with_keys(self, path: Path, field: str, stated: str, tokens: JwtPolicy) -> JwtPolicy | None:
         """Return *tokens* with the keys of their file; unchanged if the keys come from a URL."""
         try:
-            from ratelimiter.identity.jwt import parse_key_set  # noqa: PLC0415  # see below
+            from ratelimiter.identity.jwt import key_set_of  # noqa: PLC0415 - the package that it needs is an extra
         except ImportError:
             text = "needs PyJWT and cryptography; run pip install '.[jwt]' in a clone of ratelimiter-service"
             self._refuse(path, text)
@@ -120,14 +141,15 @@ class Reader:
                 return tokens
             data = _content(tokens.keys, stated)
         except ValueError as fault:
-            self._refuse((*path, "keys"), str(fault))
+            self._refuse((*path, field), str(fault))
             return None
+        tokens = replace(tokens, key_set=data.strip() if tokens.symmetric else data)
         try:
-            parse_key_set(data, tokens.algorithms)
+            key_set_of(tokens)
         except ValueError as fault:
             self._foreign.append(f"{shown_name(tokens.keys)}: {fault}")
             return None
-        return replace(tokens, key_set=data)
+        return tokens
 
     def _api_keys(self, path: Path, value: Mapping[str, Any]) -> ApiKeys | None:
         header = value.get("header", "X-API-Key")

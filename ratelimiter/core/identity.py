@@ -81,8 +81,8 @@ class JwtPolicy:
     Args:
         issuer: that `iss` must be.
         audience: one of which must be in `aud`.
-        keys: URL or file of the issuer's public keys (RFC 7517).
-        key_set: what that file holds; empty for a URL.
+        keys: URL or file of the issuer's public keys (RFC 7517), or file of the secret shared with it.
+        key_set: content of that file; empty for a URL.
         algorithms: that a signature may have; the token has no say in this (RFC 8725 section 3.1).
         principal: the claim that names who is charged. All claims may be paths: `realm_access.roles`.
         plan: the claim that names the plan; empty for none, as are the next.
@@ -118,6 +118,11 @@ class JwtPolicy:
     def fetched(self) -> bool:
         """Whether the keys come from a URL."""
         return self.keys.startswith(("https://", "http://"))
+
+    @property
+    def symmetric(self) -> bool:
+        """True if tokens are signed with a shared secret, which `key_set` then is."""
+        return self.algorithms[0].startswith("HS")
 
 
 BEARER = Source("bearer")

@@ -6,9 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, unix_ms
+from ratelimiter.core.client_address import client_id
 from ratelimiter.core.identity import NOBODY, PENDING, UNAVAILABLE, Identity, IdentityPolicy
+from ratelimiter.core.planner import reader_for
 from ratelimiter.core.principal import ORG, credential, watched_for
 from ratelimiter.identity import api_keys
+from ratelimiter.identity.failure_budget import FailureBudget
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.principal import Source
     from ratelimiter.core.request import Request
     from ratelimiter.identity.jwks import FetchedKeys
-    from ratelimiter.identity.jwt import KeySet
+    from ratelimiter.identity.jwt import KeySet, Verification
 
 NOT_NOW = Identity(fault=UNAVAILABLE)
 ASK_AGAIN = Identity(fault=PENDING)
@@ -48,17 +51,20 @@ class Authenticator:
         self._fetched: FetchedKeys[KeySet] | None = None
         self._of: object = None  # the URL and settings of those keys
         self._waited: Future[None] | None = None
+        self._failures: FailureBudget = FailureBudget() if before is None else before._failures
+        self._reader = reader_for(policy)
+        self._ipv6_prefix = policy.trust.ipv6_prefix
         if self._tokens is not None:
             self._read(self._tokens, before, offline=offline)
 
     def _read(self, tokens: JwtPolicy, before: Authenticator | None, *, offline: bool) -> None:
         # Imported here because the package that they need is an extra.
         from ratelimiter.identity.jwks import FetchedKeys, FetchSchedule  # noqa: PLC0415
-        from ratelimiter.identity.jwt import TokenVerifier, parse_key_set  # noqa: PLC0415
+        from ratelimiter.identity.jwt import TokenVerifier, key_set_of, parse_key_set  # noqa: PLC0415
 
         self._verifier = TokenVerifier(tokens)
         if not tokens.fetched:
-            self._of_file = parse_key_set(tokens.key_set, tokens.algorithms)
+            self._of_file = key_set_of(tokens)
             return
         if offline:
             return
@@ -86,7 +92,7 @@ class Authenticator:
         for source in self._sources:
             value = credential(source, headers, watched)
             if value:
-                identity = self._proven(source, value, waited=waited)
+                identity = self._proven(source, value, request, waited=waited)
                 if not identity.fault:
                     good.append(identity)
                 elif bad is None:
@@ -116,20 +122,20 @@ class Authenticator:
         if waited is not None:
             await asyncio.wrap_future(waited)
 
-    def _proven(self, source: Source, value: bytes, *, waited: bool) -> Identity:
+    def _proven(self, source: Source, value: bytes, request: Request, *, waited: bool) -> Identity:
         keys = self._keys
         is_key = keys is not None and source == keys.source
         # If both come as bearer, a value with the two dots of a JWS (RFC 7515 section 3.1) is a token.
         if keys is not None and is_key and not (self._tokens is not None and _looks_signed(source, value)):
             return api_keys.identify(value, keys.entries, self._secret, self._clock())
-        return self._of_token(value, waited=waited)
+        return self._of_token(value, request, waited=waited)
 
-    def _of_token(self, token: bytes, *, waited: bool) -> Identity:
+    def _of_token(self, token: bytes, request: Request, *, waited: bool) -> Identity:
         fetched = self._fetched
         if fetched is None:
             if self._of_file is None:
                 return NOT_NOW
-            return self._verifier.verify(token, self._of_file, self._clock() / 1000).identity
+            return self._verified_by(self._of_file, token, request).identity
         fetching = fetched.wanted()
         if fetching is not None and not waited:
             self._waited = fetching
@@ -137,13 +143,30 @@ class Authenticator:
         keys = fetched.keys
         if keys is None:
             return NOT_NOW
-        verification = self._verifier.verify(token, keys, self._clock() / 1000)
+        verification = self._verified_by(keys, token, request, final=waited)
         if verification.key_unknown and not waited:
             seeking = fetched.sought()
             if seeking is not None:
                 self._waited = seeking
                 return ASK_AGAIN
         return verification.identity
+
+    def _verified_by(self, keys: KeySet, token: bytes, request: Request, *, final: bool = True) -> Verification:
+        """Return the verification of *token*; a client with many failures gets none until some seconds have passed.
+
+        An unknown key is a failure only if the answer is *final*: the key may be about to be fetched.
+        """
+        now_ms = self._clock()
+        known = self._verifier.known(token, keys, now_ms / 1000)
+        if known is not None:
+            return known
+        client = client_id(self._reader.client(request[2], request[3]), self._ipv6_prefix)
+        if self._failures.exhausted(client, now_ms):
+            return self._verifier.unread
+        verification = self._verifier.verify(token, keys, now_ms / 1000)
+        if verification.identity.fault and (final or not verification.key_unknown):
+            self._failures.failed(client)
+        return verification
 
 
 def _looks_signed(source: Source, value: bytes) -> bool:

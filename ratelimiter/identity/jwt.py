@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jwt
 from jwt.algorithms import has_crypto
+from jwt.utils import is_pem_format, is_ssh_key
 
 from ratelimiter.core.identity import JWT, TOKEN_EXPIRED, TOKEN_INVALID, USER, Identity, named
 from ratelimiter.core.request import PRINCIPAL_BYTES_MAX
@@ -38,6 +40,9 @@ _OF_KEYS = {
     ("EC", "P-521"): ("ES512",),
     ("OKP", "Ed25519"): ("EdDSA",),
 }
+# Symmetric algorithms, each with the least length of its secret (RFC 7518 section 3.2). A policy has either these with
+# a secret or those with public keys, never both: else a public key could pass for a secret.
+SYMMETRIC = {"HS256": 32, "HS384": 48, "HS512": 64}
 ALGORITHMS = tuple(dict.fromkeys(name for names in _OF_KEYS.values() for name in names))
 
 
@@ -47,6 +52,7 @@ class PublicKey(NamedTuple):
     kid: str | None
     algorithms: frozenset[str]  # of the policy's those that it can be used with
     key: Any
+    any_kid: bool = False  # a secret has no id: whatever the token names, it is this one
 
 
 class KeySet(NamedTuple):
@@ -57,7 +63,9 @@ class KeySet(NamedTuple):
 
     def candidates(self, algorithm: str, kid: str | None) -> list[PublicKey]:
         """Return the keys that may have signed a token with this header."""
-        fitting = [key for key in self.keys if algorithm in key.algorithms and (kid is None or key.kid == kid)]
+        fitting = [
+            key for key in self.keys if algorithm in key.algorithms and (kid is None or key.any_kid or key.kid == kid)
+        ]
         return fitting[:TRIED_MAX]
 
 
@@ -80,6 +88,26 @@ def parse_key_set(data: bytes, algorithms: Sequence[str]) -> KeySet:
         msg = f"a JWK Set without a public key for {', '.join(algorithms)}; name its algorithm in algorithms"
         raise ValueError(msg)
     return KeySet(keys, blake2b(data, digest_size=16).digest())
+
+
+def key_set_of(policy: JwtPolicy) -> KeySet:
+    """Return the keys in the file of *policy*: a JWK Set, or a secret for symmetric algorithms.
+
+    Raises:
+        ValueError: it holds no key for the algorithms; the message says what would do.
+    """
+    if not policy.symmetric:
+        return parse_key_set(policy.key_set, policy.algorithms)
+    secret, least = policy.key_set, max(SYMMETRIC[name] for name in policy.algorithms)
+    if len(secret) < least:
+        name = max(policy.algorithms)
+        msg = f"a secret of {len(secret)} bytes is too short for {name}; write at least {least} random bytes"
+        raise ValueError(msg)
+    if is_pem_format(secret) or is_ssh_key(secret) or secret.lstrip().startswith(b'{"'):
+        msg = "a key of an asymmetric algorithm, which is no secret; write random bytes, or name it in keys"
+        raise ValueError(msg)
+    key = PublicKey(None, frozenset(policy.algorithms), secret, any_kid=True)
+    return KeySet([key], blake2b(secret, digest_size=16).digest())
 
 
 def _public_key(entry: Any, algorithms: Sequence[str]) -> PublicKey | None:
@@ -116,7 +144,7 @@ class Verification(NamedTuple):
 
 
 INVALID = Verification(Identity(fault=TOKEN_INVALID), 0)
-EXPIRED = Verification(Identity(fault=TOKEN_EXPIRED), 0)
+EXPIRED = Verification(Identity(fault=TOKEN_EXPIRED), math.inf)  # an issuer has signed it, and it stays expired
 _OPTIONS: Any = {"require": ["exp", "iss", "aud"], "verify_exp": False, "verify_nbf": False, "verify_iat": False}
 
 
@@ -133,6 +161,15 @@ class TokenVerifier:
         self._source = source
         self._remembered: dict[bytes, Verification] = {}
         self._of: bytes | None = None  # the key set that they were verified with
+
+    unread = INVALID  # the result for a token that is refused without verification
+
+    def known(self, token: bytes, keys: KeySet, now_s: float) -> Verification | None:
+        """Return the cached verification of *token* if it still holds."""
+        if keys.digest != self._of:
+            return None
+        verification = self._remembered.get(blake2b(token, digest_size=16).digest())
+        return verification if verification is not None and now_s < verification.until_s else None
 
     def verify(self, token: bytes, keys: KeySet, now_s: float) -> Verification:
         """Return the identity in *token* at *now_s*, Unix time, or the fault of the token."""

@@ -22,11 +22,13 @@ from ratelimiter.core.principal import CLIENT, Source
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.identity.api_keys import hash_key
 from ratelimiter.identity.authenticator import Authenticator
+from ratelimiter.identity.failure_budget import FAILURES_MAX, WINDOW_MS
 from tests.identity.provider import KeyServer, jwk, key_set, policy, token
 from tests.requesting import per_minute, request
 
 if TYPE_CHECKING:
     from ratelimiter.core.request import Request
+    from ratelimiter.identity.jwt import TokenVerifier
 
 HEADER = Source("header", "X-API-Key")
 
@@ -193,3 +195,41 @@ def test_offline_nobody_is_asked() -> None:
         assert offline.identify(sent(authorization=bearing(token()))).fault == UNAVAILABLE
         assert offline.identify(sent("k1")).principal == "acme"
         assert server.asked == 0
+
+
+class Counting:
+    """A verifier that counts what it verifies."""
+
+    def __init__(self, inner: TokenVerifier) -> None:
+        self.inner = inner
+        self.verified = 0
+        self.unread = inner.unread
+
+    def known(self, token: bytes, keys: Any, now_s: float) -> Any:
+        return self.inner.known(token, keys, now_s)
+
+    def verify(self, token: bytes, keys: Any, now_s: float) -> Any:
+        self.verified += 1
+        return self.inner.verify(token, keys, now_s)
+
+
+def test_invented_tokens_of_one_client_are_verified_some_times_only() -> None:
+    """A client over its budget is refused unread, other clients are not, and a token that was good before still is."""
+    now = [1_800_000_000_000]
+    tokens = policy(algorithms=("RS256",), key_set=key_set())
+    made = Authenticator(Policy((per_minute(),), identity=IdentityPolicy(tokens)), clock=lambda: now[0])
+    verifier = made._verifier = Counting(made._verifier)  # type: ignore[assignment]
+    good = token(exp=1_900_000_000)
+
+    def fault(credential: bytes, peer: str = "192.0.2.7") -> str:
+        return made.identify(request(headers=[("Authorization", bearing(credential))], peer=peer)).fault
+
+    assert "" == fault(good)
+    for number in range(100):
+        assert TOKEN_INVALID == fault(good[:-6] + b"%06d" % number)
+    assert 1 + FAILURES_MAX == verifier.verified
+    assert "" == fault(good)
+    assert TOKEN_INVALID == fault(token(sub="bob", exp=1_900_000_000))
+    assert "" == fault(token(sub="bob", exp=1_900_000_000), "192.0.2.8")
+    now[0] += WINDOW_MS
+    assert "" == fault(token(sub="carol", exp=1_900_000_000))

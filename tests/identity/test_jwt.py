@@ -24,6 +24,7 @@ from ratelimiter.identity.jwt import (
     KeySet,
     TokenVerifier,
     claim,
+    key_set_of,
     parse_key_set,
 )
 from tests.identity.provider import (
@@ -381,3 +382,58 @@ def test_memory_is_bounded() -> None:
     verifier._remembered.update({number.to_bytes(16, "big"): verification for number in range(REMEMBERED_MAX)})
     assert verifier.verify(token(sub="bob"), KEYS, now_s).identity.principal == "bob"
     assert len(verifier._remembered) <= REMEMBERED_MAX
+
+
+SECRET = b"0123456789abcdef" * 4
+
+
+def shared(algorithm: str = "HS256", secret: bytes = SECRET, **changes: Any) -> bytes:
+    """Return a token that is signed with a shared secret."""
+    return jwt.encode(claims(**changes), secret, algorithm=algorithm).encode()
+
+
+def symmetric(*algorithms: str) -> tuple[TokenVerifier, KeySet]:
+    """Return a verifier for tokens with a shared secret, and its key set."""
+    tokens = policy(algorithms=algorithms or ("HS256",), keys="secret", key_set=SECRET)
+    return TokenVerifier(tokens), key_set_of(tokens)
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+def test_a_shared_secret_verifies_tokens(algorithm: str) -> None:
+    """A token of the secret is good, whatever key id it names; with another secret or algorithm it is not."""
+    verifier, keys = symmetric(algorithm)
+    now_s = time.time()
+    named = jwt.encode(claims(), SECRET, algorithm=algorithm, headers={"kid": "k1"}).encode()
+    other = "HS512" if algorithm == "HS256" else "HS256"
+
+    assert ("alice", "") == verifier.verify(shared(algorithm), keys, now_s).identity[1::7]
+    assert "alice" == verifier.verify(named, keys, now_s).identity.principal
+    assert TOKEN_INVALID == verifier.verify(shared(algorithm, b"x" * 64), keys, now_s).identity.fault
+    assert TOKEN_INVALID == verifier.verify(shared(other), keys, now_s).identity.fault
+
+
+def test_a_secret_and_public_keys_are_never_mixed() -> None:
+    """A token signed with a public key as the secret is refused by public keys, one of a private key by the secret."""
+    verifier, keys = symmetric("HS256", "HS384", "HS512")
+
+    assert TOKEN_INVALID == verifier.verify(token(), keys, time.time()).identity.fault
+    with pytest.raises(ValueError, match="which is no secret"):
+        key_set_of(policy(algorithms=("HS256",), key_set=key_set()))
+
+
+@pytest.mark.parametrize(("algorithm", "least"), [("HS256", 32), ("HS384", 48), ("HS512", 64)])
+def test_a_secret_has_the_length_of_its_hash(algorithm: str, least: int) -> None:
+    """RFC 7518 section 3.2: a shorter secret is refused when the policy is loaded."""
+    key_set_of(policy(algorithms=(algorithm,), key_set=b"x" * least))
+    with pytest.raises(ValueError, match=f"write at least {least} random bytes"):
+        key_set_of(policy(algorithms=(algorithm,), key_set=b"x" * (least - 1)))
+
+
+def test_an_expired_token_is_verified_once() -> None:
+    """It stays expired, so its repetition costs a look-up."""
+    keys = parse_key_set(key_set(), ("RS256",))
+    verifier = TokenVerifier(policy(algorithms=("RS256",)))
+    stale = token(exp=1)
+
+    assert TOKEN_EXPIRED == verifier.verify(stale, keys, time.time()).identity.fault
+    assert TOKEN_EXPIRED == verifier.known(stale, keys, time.time()).identity.fault  # type: ignore[union-attr]
