@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ENTRIES_MAX = 65_536  # pairs of rules and caller whose states are at hand, about 1 kB each
 PLANS_MAX = 32_768  # request lines whose rules are remembered
-SOURCES_REMEMBERED = {"header", "bearer", "cookie", "org", "client", "everyone"}
+_CARRIERS = {"host": "host", "cookie": "cookie"}  # headers that hold what a rule asks for by another name
 STATES_MAX = 200_000  # states after whose making those in which nothing counts are let go of, about 0.6 kB each
 SECOND_MS = 1000
 WAIT_DIGITS = 3  # waits are told to so many digits, which bounds their number
@@ -177,11 +177,12 @@ class Judge:
         self._by_client = any(str(source) == "client" for rule in policy.rules for source in rule.principal)
         self._nobody = self._planner.reader.principal("client", b"local").digest.encode()
         self._variants: dict[tuple[Quota, int], Quota] = {}
-        # Who is charged depends on more than headers and peer with sources such as `path:`: nothing is remembered then.
-        kinds = {getattr(source, "kind", "") for rule in policy.rules for source in rule.principal}
-        self._memorable = kinds <= SOURCES_REMEMBERED and not self._prices
-        self._plain = self._memorable and not self._wanted() and not named and not policy.method_override
-        self._paths_only = not any(getattr(rule.match, "query", None) for rule in policy.rules)
+        # Principals in paths, parameters or cookies differ from request to request: nothing is remembered of these.
+        self._memorable = not self._prices and not any(rule.keyed_by for rule in policy.rules)
+        undecided = any(rule.match.undecided for rule in policy.rules)
+        self._plain = (
+            self._memorable and not undecided and not self._wanted() and not named and not policy.method_override
+        )
         self._plans: dict[tuple[str, str], Any] = {}
 
     def _wanted(self) -> set[str]:
@@ -190,15 +191,10 @@ class Judge:
         for rule in self.policy.rules:
             if rule.cost_from is not None:
                 wanted.add(rule.cost_from.name)
-            match: Any = rule.match
-            for stated in (getattr(match, "header", None), getattr(match, "headers", None)):
-                pairs = stated.items() if isinstance(stated, dict) else stated or ()
-                wanted |= {
-                    str(pair[0] if isinstance(pair, tuple) else getattr(pair, "name", pair)).lower() for pair in pairs
-                }
-            if getattr(match, "host", None):
-                wanted.add("host")
-        return wanted
+            for condition in rule.match.conditions:
+                wanted |= {condition.name} if condition.kind == "header" else {_CARRIERS.get(condition.kind, "")}
+            wanted |= {_CARRIERS.get(source.kind, "") for source in rule.keyed_by}
+        return wanted - {""}
 
     def judge(self, record: Record) -> tuple[bool, Caller | None]:  # noqa: PLR0912  # a call costs as much
         """Return True if *record* is admitted, and its caller; None if no rule is charged for it."""
@@ -206,9 +202,9 @@ class Judge:
         if record[0] > now_ms:
             now_ms = self._now_ms = record[0]
         self.requests += 1
-        # Targets are the client's to choose: where only paths matter, those that differ in the query share an entry.
+        # Targets are the client's to choose: those that differ in the query share an entry.
         target = record[2]
-        place = (record[1], target.partition("?")[0] if self._paths_only and "?" in target else target)
+        place = (record[1], target.partition("?")[0] if "?" in target else target)
         plan = self._plans.get(place) if self._plain else None
         entry = None if plan is None else self._entries.get((plan, record[4]))
         if entry is None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Slots
 from ratelimiter.core.rule import REQUEST_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.rule import Rule
@@ -73,7 +73,7 @@ def judgeable(policy: Policy, formats: Sequence[Format]) -> Judgeable:
         if named:
             told = _charged_to_named(rule)
         else:
-            left_out = [each for each in _alternatives(rule) if _source_missing(each, facts)]
+            left_out = [each for each in rule.principal if _source_missing(each, facts)]
             if left_out:
                 names = ", ".join(_source_missing(each, facts) for each in left_out)
                 notes[rule.name] = f"judged by {_first_told(rule, facts)}, as the log does not tell {names}"
@@ -89,7 +89,7 @@ def judgeable(policy: Policy, formats: Sequence[Format]) -> Judgeable:
 def _missing(policy: Policy, rule: Rule, facts: Facts) -> str:
     """Return what of the rule's conditions, costs and kind a log does not tell; empty for nothing."""
     return (
-        _condition_missing(rule, facts)
+        _condition_missing(policy, rule, facts)
         or _cost_missing(rule, facts)
         or ("durations, to know what runs at the same time" if _slots(rule) and not facts.tell("duration") else "")
         or _plan_missing(policy, rule, facts)
@@ -100,30 +100,33 @@ def _slots(rule: Rule) -> bool:
     return isinstance(rule.quota, Slots)
 
 
-def _condition_missing(rule: Rule, facts: Facts) -> str:  # noqa: PLR0911  # one answer for each condition
-    match: Any = rule.match
-    if getattr(rule, "descriptors", None) or getattr(match, "descriptors", None):
+def _condition_missing(policy: Policy, rule: Rule, facts: Facts) -> str:
+    """Return what of the rule's condition a log does not tell; empty for nothing."""
+    match = rule.match
+    if rule.descriptors is not None:
         return "descriptors, which only calls to `serve` have"
-    if match.json or getattr(match, "form", None) or getattr(rule, "tokens", None):
+    if match.json or rule.tokens is not None:
         return "the body"
-    for name in _names(getattr(match, "header", None) or getattr(match, "headers", None)):
-        if not facts.tell_header(name.lower()):
-            return f"header {_titled(name)}"
-    if getattr(match, "host", None) and not facts.tell("host"):
-        return "the host"
-    if getattr(match, "query", None) and not facts.tell("query"):
-        return "the query"
-    if getattr(match, "cookie", None) and not facts.tell_header("cookie"):
-        return "header Cookie"
-    return ""
+    for condition in match.conditions:
+        missing = _place_missing(condition.kind, condition.name, facts)
+        if missing:
+            return missing
+    if match.networks and not facts.tell("client"):
+        return "the address of the client"
+    if match.identified is not None:
+        return _CREDENTIALS
+    return _named_plan_missing(policy, facts) if match.plans else ""
 
 
-def _names(stated: Any) -> Iterable[str]:
-    """Return the names in a condition on headers, a mapping or pairs."""
-    if not stated:
-        return ()
-    pairs = stated if not hasattr(stated, "keys") else [(key, None) for key in stated]
-    return [str(pair[0] if isinstance(pair, tuple) else getattr(pair, "name", pair)) for pair in pairs]
+def _place_missing(kind: str, name: str, facts: Facts) -> str:
+    """Return *kind* and *name* as people say them, if a log does not tell that place; empty if it does."""
+    told = {
+        "header": ("" if facts.tell_header(name) else f"header {_titled(name)}"),
+        "host": ("" if facts.tell("host") else "the host"),
+        "query": ("" if facts.tell("query") else "the query"),
+        "cookie": ("" if facts.tell_header("cookie") else "header Cookie"),
+    }
+    return told.get(kind, f"{kind} {name}".strip())
 
 
 def _cost_missing(rule: Rule, facts: Facts) -> str:
@@ -136,8 +139,13 @@ def _cost_missing(rule: Rule, facts: Facts) -> str:
 
 
 def _plan_missing(policy: Policy, rule: Rule, facts: Facts) -> str:
+    return _named_plan_missing(policy, facts) if rule.plans else ""
+
+
+def _named_plan_missing(policy: Policy, facts: Facts) -> str:
+    """Return what a log does not tell of the place that names the plan of a request."""
     choice = policy.plan
-    if choice is None or not rule.plans:
+    if choice is None:
         return ""
     missing = [_source_missing(source, facts) for source in choice.headers]
     if missing and all(missing):
@@ -145,40 +153,30 @@ def _plan_missing(policy: Policy, rule: Rule, facts: Facts) -> str:
     return "" if missing or policy.identity is None else _CREDENTIALS
 
 
-def _alternatives(rule: Rule) -> tuple[Any, ...]:
-    return tuple(rule.principal)
-
-
 def _principal_missing(rule: Rule, facts: Facts) -> str:
     """Return what is missing for every alternative of the rule's principal; empty if one is told."""
-    missing = [_source_missing(each, facts) for each in _alternatives(rule)]
+    missing = [_source_missing(each, facts) for each in rule.principal]
     return missing[0] if missing and all(missing) else ""
 
 
 def _first_told(rule: Rule, facts: Facts) -> str:
-    return next(str(each) for each in _alternatives(rule) if not _source_missing(each, facts))
+    return next(str(each) for each in rule.principal if not _source_missing(each, facts))
 
 
-def _source_missing(source: Any, facts: Facts) -> str:
-    """Return what *source*, or a combination of sources, needs that a log does not tell."""
-    if isinstance(source, tuple | list):
-        return next(filter(None, (_source_missing(each, facts) for each in source)), "")
-    kind, name = source.kind, source.name
-    needs = {
-        "header": ("" if facts.tell_header(name) else f"header {_titled(name)}"),
-        "bearer": ("" if facts.tell_header("authorization") else "header Authorization"),
-        "cookie": ("" if facts.tell_header("cookie") else "header Cookie"),
-        "query": ("" if facts.tell("query") else "the query"),
-        "client": ("" if facts.tell("client") else "the address of the client"),
+def _source_missing(source: Source, facts: Facts) -> str:
+    """Return what *source*, or a part of it, needs that a log does not tell."""
+    if source.parts:
+        return next(filter(None, (_source_missing(each, facts) for each in source.parts)), "")
+    if source.kind in ("header", "cookie", "query"):
+        return _place_missing(source.kind, source.name, facts)
+    return {
+        "bearer": "" if facts.tell_header("authorization") else "header Authorization",
+        "client": "" if facts.tell("client") else "the address of the client",
         "path": "",
         "everyone": "",
         "org": _CREDENTIALS,
         "identified": _CREDENTIALS,
-        "json": "the body",
-        "form": "the body",
-        "descriptor": "descriptors, which only calls to `serve` have",
-    }
-    return needs.get(kind, f"{kind}:{name}")
+    }.get(source.kind, "the body")
 
 
 def _titled(name: str) -> str:
@@ -189,16 +187,19 @@ def header_sources(policy: Policy) -> list[str]:
     """Return the headers in which rules of *policy* find their principal, by which `--principal` is passed on."""
     found: dict[str, None] = {}
     for rule in policy.rules:
-        for source in _alternatives(rule):
-            if getattr(source, "kind", "") in ("header", "bearer"):
-                found[source.name or "authorization"] = None
+        for source in rule.principal:
+            for each in source.each:
+                if each.kind in ("header", "bearer"):
+                    found[each.name or "authorization"] = None
     return list(found)
 
 
 def _charged_to_named(rule: Rule) -> Rule:
-    """Return *rule* as it charges the caller that `--principal` names: under its own header, if it has one."""
-    sources = _alternatives(rule)
-    kinds = [getattr(source, "kind", "") for source in sources]
-    if "everyone" in kinds or "header" in kinds or "bearer" in kinds:
+    """Return *rule* as it charges the caller that `--principal` names: under its own header, if it has one.
+
+    A rule that charges a part of the request, such as its path, charges that.
+    """
+    kinds = {each.kind for source in rule.principal for each in source.each}
+    if kinds & {"everyone", "header", "bearer", "path", "query", "cookie"}:
         return rule
-    return replace(rule, principal=(Source("header", PRINCIPAL_HEADER), *sources))
+    return replace(rule, principal=(Source("header", PRINCIPAL_HEADER), *rule.principal))

@@ -16,9 +16,13 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimiter.config.loader import load
+from ratelimiter.core.planner import Planner
+from ratelimiter.core.request import Request
 from ratelimiter.errors import ConfigError
 from ratelimiter.replay.ordering import Disorder, in_order
 from ratelimiter.replay.record import Record
+from ratelimiter.stores.memory import MemoryStore
 from tests.replay.lines import T0_S, answered, as_json, combined, policy_file, replayed, write
 
 if TYPE_CHECKING:
@@ -172,6 +176,12 @@ def test_a_log_that_is_not_there_is_said(tmp_path: Path, place: str, match: str)
         ("{limit: 3/minute, principal: 'header:X-API-Key'}", "needs header X-Api-Key"),
         ("{limit: 3/minute, principal: bearer}", "needs header Authorization"),
         ("{limit: 3/minute, match: {json: {depth: deep}}}", "needs the body"),
+        ("{limit: 3/minute, match: {host: api.example.com}}", "needs the host"),
+        ("{limit: 3/minute, match: {header: {X-Beta: '1'}}}", "needs header X-Beta"),
+        ("{limit: 3/minute, principal: [['header:X-API-Key', client]]}", "needs header X-Api-Key"),
+        ("{limit: 3/minute, principal: 'cookie:session'}", "needs header Cookie"),
+        ("{limit: 3/minute, principal: 'json:model'}", "needs the body"),
+        ("{limit: 3/minute, principal: identified}", "needs credentials that were verified"),
         ("{limit: 3 concurrent}", "needs durations, to know what runs at the same time"),
         ("{limit: 3/minute, cost: 2, cost_from: response_header X-Cost}", "needs response header X-Cost"),
         ("{limit: 3/minute, cost: 1, cost_from: request_header X-Cost}", "needs header X-Cost"),
@@ -183,8 +193,52 @@ def test_a_rule_that_needs_more_than_the_log_tells_is_not_judged(tmp_path: Path,
 
     first, other = answered(policy, write(tmp_path / "log", LINES))["rules"]
 
-    assert (False, reason, 0) == (first["judged"], first["not_judged"], first["refused"])
+    assert (False, 0) == (first["judged"], first["refused"])
+    assert first["not_judged"].startswith(reason)
     assert (True, 6) == (other["judged"], other["refused"])
+
+
+FORMATS = ("csv", "json", "xml")
+CONDITIONS = [
+    ("match: {query: {format: csv}}", 40),
+    ("match: {header: {X-Beta: '1'}}", 20),
+    ("match: {host: api.example.com}", 60),
+    ("match: {networks: [10.1.0.0/31]}", 60),
+    ("match: {path: '/v1/{id}'}, principal: 'path:id'", 120),
+    ("principal: 'query:format'", 120),
+    ("principal: [['query:format', client]]", 120),
+    ("match: {path: /v1/3}, instead: true", 30),
+]
+
+
+@pytest.mark.parametrize(("stated", "requests"), CONDITIONS, ids=[stated for stated, _ in CONDITIONS])
+def test_conditions_and_keys_of_the_request_are_those_of_the_planner(
+    tmp_path: Path, stated: str, requests: int
+) -> None:
+    """Whatever a rule asks of host, query, headers, client or path: the replay judges as planner and store do."""
+    lines = [
+        as_json(
+            T0_S * 1000 + 400 * at, f"10.1.0.{at % 4}", f"/v1/{at % 4}?format={FORMATS[at % 3]}",
+            http_host=("api.example.com", "other")[at % 2], http_x_beta=str(at % 6),
+        )
+        for at in range(120)
+    ]  # fmt: skip
+    rules = f"[{{name: base, limit: 9/minute}}, {{name: own, limit: 3/10 seconds, {stated}}}]"
+    policy = policy_file(tmp_path, f"principal: client\nrules: {rules}\n")
+    now_ms = [0]
+    store, planner = MemoryStore(clock=lambda: now_ms[0]), Planner(load(policy))
+    refused = 0
+    for at in range(120):
+        now_ms[0] = T0_S * 1000 + 400 * at
+        headers = ((b"host", (b"api.example.com", b"other")[at % 2]), (b"x-beta", str(at % 6).encode()))
+        target = f"/v1/{at % 4}?format={FORMATS[at % 3]}".encode()
+        hits = planner.hits(Request("GET", target, headers, f"10.1.0.{at % 4}"))
+        refused += bool(hits) and not store.charge_now(hits).admitted
+
+    answer = answered(policy, write(tmp_path / "log", lines))
+
+    assert (refused, requests) == (answer["refused"], answer["rules"][1]["requests"])
+    assert refused > 0
 
 
 def test_limits_by_plan_need_the_header_that_names_it(tmp_path: Path) -> None:
