@@ -124,11 +124,11 @@ class Metrics(Instruments, Decisions):
             self.loaded(policy)
 
     def _make(self) -> None:
-        self._of_requests = self._counter("requests", "Requests judged, each once.", "outcome", "source")
+        self._of_requests = self._counter("requests", "Judged requests, each once.", "outcome", "source")
         self._of_rules = self._counter("rule_requests", "Requests that a rule matched.", "rule", "outcome", "source")
         self._of_near = self._counter(
             "rule_near_limit",
-            "Admissions that brought a principal to warn_at of the limit, of five requests at least, or above.",
+            "Admissions at or above warn_at of a limit, for limits of five requests or more.",
             "rule",
         )
         self._limit = self._gauge("rule_limit", "Units that a rule admits in its window.", "rule")
@@ -137,9 +137,11 @@ class Metrics(Instruments, Decisions):
             "rule_plan_window_seconds", "Length of the window of a rule on a plan; 0 if it has none.", "rule", "plan"
         )
         self._window = self._gauge("rule_window_seconds", "Length of the window of a rule; 0 if it has none.", "rule")
-        self._decisions = self._histogram("decision_seconds", "From a request to its verdict.", DECISION_S, "source")
-        self._store_calls = self._histogram("store_call_seconds", "Round trips to the store.", CALL_S)
-        self._store_batches = self._histogram("store_batch_requests", "Requests that shared a round trip.", BATCH)
+        self._decisions = self._histogram(
+            "decision_seconds", "Seconds from a request to its decision.", DECISION_S, "source"
+        )
+        self._store_calls = self._histogram("store_call_seconds", "Seconds of a round trip to the store.", CALL_S)
+        self._store_batches = self._histogram("store_batch_requests", "Requests in a round trip to the store.", BATCH)
         self._leased = self._counter("leased_requests", "Requests whose units were taken in advance from the store.")
         self._returned = self._counter(
             "lease_returned_requests", "Requests whose units taken in advance were given back."
@@ -147,20 +149,22 @@ class Metrics(Instruments, Decisions):
         self._store_errors = self._counter(
             "store_errors", "Requests and settlements that the store failed to answer.", "kind"
         )
-        self._open = self._gauge(
-            "store_breaker_open", "Processes that do not ask the store at present.", of_several="livesum"
-        )
-        self._degraded = self._counter("degraded_seconds", "Time in which the store was not asked.")
-        self._reloads = self._counter("policy_reloads", "Attempts to load the policy file anew.", "result")
+        self._open = self._gauge("store_breaker_open", "Processes whose circuit breaker is open.", of_several="livesum")
+        self._degraded = self._counter("degraded_seconds", "Seconds in which the circuit breaker was open.")
+        self._reloads = self._counter("policy_reloads", "Attempts to load a changed policy file.", "result")
         self._reload_ok = self._gauge(
             "policy_last_reload_successful", "1 if the policy file could be loaded, else 0.", of_several="livemin"
         )
         self._checked = self._gauge(
-            "policy_checked_timestamp_seconds", "When the policy file was last looked at.", of_several="livemin"
+            "policy_checked_timestamp_seconds", "Unix time of the last look at the policy file.", of_several="livemin"
         )
-        self._orders = self._gauge("orders", "Orders of operators that are in force.", "kind")
+        self._orders = self._gauge(
+            "orders", "Overrides and blocks in force, and the kill switch (1 if it is on).", "kind"
+        )
         self._hash = self._gauge("policy_info", "1 for the policy in force.", "hash")
-        self._loaded = self._gauge("policy_loaded_timestamp_seconds", "When the policy in force was loaded.")
+        self._loaded = self._gauge(
+            "policy_loaded_timestamp_seconds", "Unix time at which the policy in force was loaded."
+        )
         self._tokens = TokenMetrics(self._counter)
         # A series that appears with its first event hides that event from rate(). Those of rules come with the policy;
         # the histograms' first observation moves no quantile, and a source has 19 series of them, so they wait for it.

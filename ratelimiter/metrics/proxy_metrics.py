@@ -41,15 +41,18 @@ class ProxyMetrics(Instruments, Batches[ExchangeRecord]):
         Instruments.__init__(self, registry)
 
     def _make(self) -> None:
-        self._of_responses = self._counter("proxy_responses", "Requests answered, each once.", "status", "source")
+        self._of_responses = self._counter("proxy_responses", "Answered requests, each once.", "status", "source")
         self._of_seconds = self._histogram(
-            "proxy_upstream_seconds", "From a request's leaving to the head of its answer.", UPSTREAM_S, "status"
+            "proxy_upstream_seconds",
+            "Seconds from forwarding a request to the head of its response.",
+            UPSTREAM_S,
+            "status",
         )
-        self._received = self._counter("proxy_received_bytes", "Bytes of the bodies of requests.")
-        self._sent = self._counter("proxy_sent_bytes", "Bytes of the bodies of responses.")
-        self._open = self._gauge("proxy_connections", "Client connections open.", of_several="livesum")
+        self._received = self._counter("proxy_received_bytes", "Bytes of request bodies.")
+        self._sent = self._counter("proxy_sent_bytes", "Bytes of response bodies.")
+        self._open = self._gauge("proxy_connections", "Open client connections.", of_several="livesum")
         self._of_turned_away = self._counter(
-            "proxy_connections_turned_away", "Client connections closed at once, as there were too many."
+            "proxy_connections_turned_away", "Client connections closed at once because a bound was reached."
         )
         # A series that appears with its first event hides that event from rate().
         for status, source in (

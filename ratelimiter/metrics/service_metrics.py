@@ -39,13 +39,13 @@ class ServiceMetrics(Instruments):
 
     def _make(self) -> None:
         self._of_calls = self._counter("service_calls", "Calls of the decision service.", "door", "method", "code")
-        self._of_seconds = self._histogram("service_call_seconds", "From a whole call to its answer.", SECONDS)
+        self._of_seconds = self._histogram(
+            "service_call_seconds", "Seconds from a complete call to its answer.", SECONDS
+        )
         self._of_missed = self._counter(
-            "service_deadline_decisions", "Decisions made without the store as a caller's deadline was near."
+            "service_deadline_decisions", "Decisions made without the store because the deadline of a call was near."
         )
-        self._of_unknown = self._counter(
-            "service_unknown_refunds", "Units given back that were no charge of this process."
-        )
+        self._of_unknown = self._counter("service_unknown_refunds", "Refunded units that this process had not charged.")
 
     def called(self, path: str, code: int, seconds: float) -> None:
         """Count a gRPC call; *path* is that of a method, or empty."""
