@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": {"clock"},
     "metrics": {"config", "clock", "core", "engine", "errors", "proxy", "tokens"},
     "asgi": {"clock", "config", "core", "dialects", "engine", "errors", "parsing", "stores"},
+    "fastapi": {"asgi", "core", "engine", "errors", "parsing"},
     "proxy": {"clock", "core", "errors"},
     "logs": {"clock", "errors", "proxy"},
     "admin": {"charts", "clock", "config", "core", "engine", "errors", "metrics", "parsing", "stores"},
@@ -87,7 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Each third-party package, and the modules that may know it.
 KNOWN_BY = {
     "brotli": {"tokens.content_decoder"},
-    "fastapi": {"asgi.error_handlers"},
+    "fastapi": {"asgi.error_handlers", "fastapi"},
     "hiredis": {"stores.redis.connection"},
     "jsonschema": {"parsing.schema"},
     "jwt": {"identity.jwt"},
@@ -95,7 +96,14 @@ KNOWN_BY = {
     "redis": {"stores.redis.control"},
     "prometheus_client": {"metrics.counting_files", "metrics.prometheus"},
     "ruamel": {"parsing.yaml"},
-    "starlette": {"admin.app", "admin.console.app", "admin.operator_http", "asgi.error_handlers", "cli.demo"},
+    "starlette": {
+        "fastapi",
+        "admin.app",
+        "admin.console.app",
+        "admin.operator_http",
+        "asgi.error_handlers",
+        "cli.demo",
+    },
     "tzdata": set(),  # what zoneinfo reads where the system has no time zones
     "uvicorn": {"admin.listener", "cli.demo"},
     "uvloop": {"proxy.lifecycle"},

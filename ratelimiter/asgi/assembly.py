@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ratelimiter.config import loader as configuration
@@ -13,12 +16,14 @@ from ratelimiter.engine.presenter import Presenter
 from ratelimiter.stores.factory import store_for
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.engine.observer import DecisionObserver, Observer
     from ratelimiter.stores.base import Store
+
+
+CONFIG = "RATELIMITER_CONFIG"  # the variable that names a policy file
 
 
 class Settings(TypedDict, total=False):
@@ -54,6 +59,7 @@ class Assembly:
         settings: of the policy; a `Store` among them stays the caller's to close.
         observer: of decisions; an `Observer` also of policies, reloads, runtime overrides and the store.
         reload: whether a changed policy file, and the files that it names, take effect while the application runs.
+        without_rules: whether the settings may leave out both a limit and a file, as the rules stand elsewhere.
 
     Attributes:
         limiter: judges requests.
@@ -65,7 +71,12 @@ class Assembly:
     """
 
     def __init__(
-        self, settings: Settings, *, observer: Observer | DecisionObserver | None = None, reload: bool = True
+        self,
+        settings: Settings,
+        *,
+        observer: Observer | DecisionObserver | None = None,
+        reload: bool = True,
+        without_rules: bool = False,
     ) -> None:
         unknown = sorted(settings.keys() - Settings.__annotations__.keys())
         if unknown:
@@ -73,7 +84,10 @@ class Assembly:
             raise TypeError(msg)
         store = settings.get("store")
         fields: dict[str, Any] = {**settings, "store": store if isinstance(store, str) else None}
-        policy = configuration.build(**fields)
+        ruleless = without_rules and not (fields.get("limit") or fields.get("config") or os.environ.get(CONFIG))
+        # A limit that no request is charged to, as the policy is left without its rule.
+        build = partial(configuration.build, **(fields | {"limit": "1/second"} if ruleless else fields))
+        policy = replace(build(), rules=()) if ruleless else build()
         observed = observer_of(observer)
         self.presenter = Presenter(policy)
         self._opened = store is None or isinstance(store, str)
@@ -89,7 +103,7 @@ class Assembly:
                     file,
                     self.limiter.policy,
                     self.swap,
-                    load=lambda: configuration.build(**fields),
+                    load=build,
                     observer=observed,
                 )
             )

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from ratelimiter.asgi.assembly import Assembly
 from ratelimiter.asgi.body import BodyReader
+from ratelimiter.asgi.caller import identified
 from ratelimiter.asgi.refusal import refuse
 from ratelimiter.asgi.request_state import SCOPE_KEY, RequestState
 from ratelimiter.asgi.response_hook import Drain, SettlingSend
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ratelimiter.asgi.assembly import Settings
+    from ratelimiter.asgi.caller import Identify
     from ratelimiter.core.policy import Policy
     from ratelimiter.engine.observer import DecisionObserver, Observer
 
@@ -33,6 +35,8 @@ class RateLimitMiddleware:
 
     Args:
         app: the ASGI application behind it.
+        identify: returns the caller of a scope, sync or async: text, a number, a `Caller`, or None if it is unknown. It
+            is charged as `identified`, the principal if none is given. What it raises is an error of the application.
         observer: is told every decision; an `Observer` also of policies, reloads, runtime overrides and the store.
         reload: whether a changed policy file, and the files that it names, take effect while the application runs. A
             file that cannot be used does not; counters stay.
@@ -51,11 +55,15 @@ class RateLimitMiddleware:
         self,
         app: ASGIApp,
         *,
+        identify: Identify | None = None,
         observer: Observer | DecisionObserver | None = None,
         reload: bool = True,
         **settings: Unpack[Settings],
     ) -> None:
         self.app = app
+        if identify is not None and settings.get("principal") is None and settings.get("config") is None:
+            settings["principal"] = ["identified", "client"]
+        self._identify = identify
         self._assembly = Assembly(settings, observer=observer, reload=reload)
         self.limiter = self._assembly.limiter
 
@@ -88,16 +96,17 @@ class RateLimitMiddleware:
         body = BodyReader()
         body.receive = receive
         outer: RequestState | None = scope.get(SCOPE_KEY)
+        identity = None if self._identify is None else await identified(self._identify, scope)
         if outer is None:
-            judgement = await limiter.judge(_request(scope), body=body)
+            judgement = await limiter.judge(request_of(scope), body=body, identity=identity)
             identifier = "" if presenter.id_header is None else presenter.request_id(scope.get("headers", ()))
             state = scope[SCOPE_KEY] = RequestState(presenter, limiter, judgement, identifier)
             send = state.sender(send)
         else:  # another limiter further out has let it through, and writes the headers of all decisions at once
             state = outer
-            judgement = await limiter.judge(_request(scope), body=body, charged=state.charged)
+            judgement = await limiter.judge(request_of(scope), body=body, charged=state.charged, identity=identity)
             state.add(limiter, judgement)
-        decision, _, identity, pending = judgement
+        decision, _, known, pending = judgement
         if not decision.allowed:
             limiter.refused(decision, state.request_id, scope.get("method", "GET"))
             reply = presenter.refusal(decision, state.request_id)
@@ -105,7 +114,7 @@ class RateLimitMiddleware:
                 pending.refused(reply.status)
             return await refuse(scope, body.receive, send, reply, decision.reason)
         if presenter.tells_identity:
-            scope["headers"] = presenter.identity_headers.replaced(scope.get("headers", ()), identity)
+            scope["headers"] = presenter.identity_headers.replaced(scope.get("headers", ()), known)
         receive, settling, drain, failed = body.receive, None, None, False
         if pending is not None:
             send = settling = SettlingSend(send, pending)
@@ -140,7 +149,8 @@ class RateLimitMiddleware:
         return send_behind
 
 
-def _request(scope: Scope) -> Request:
+def request_of(scope: Scope) -> Request:
+    """Return what a limiter looks at of the request of *scope*, http or websocket."""
     client = scope.get("client")
     path = scope["path"]
     return new(

@@ -73,6 +73,11 @@ class RequestState:
         return [*self._first.hits, *(hit for _, judgement in self._further for hit in judgement.hits)]
 
     @property
+    def reserved(self) -> frozenset[bytes]:
+        """The lower-case names of the response headers that are ours to say."""
+        return self._presenter.reserved_response
+
+    @property
     def headers(self) -> list[Header]:
         """The headers that are ours to say, for all that was decided so far."""
         presenter = self._presenter

@@ -248,7 +248,7 @@ class Planner:
         self._memo: dict[tuple[str, bytes, str, str | None], RuleSet] = {}
         # Where no rule has a condition, there is one rule set for everything.
         unconditional = all(each.match.everything for each in conditional)
-        self._only = self._rule_set_for(self._rules, policy.requirements) if unconditional else None
+        self._only = self.rule_set_for(self._rules, policy.requirements) if unconditional else None
         # Bound once: two calls less for every request of such a policy (tests/benchmarks/hot_path.py).
         self.hits = self._hits if self._only is None else self._only.hits
 
@@ -323,13 +323,13 @@ class Planner:
         if self._only is not None:
             return self._only
         if self.policy.method_override:
-            return self._rule_set_for(*self.met(request))
+            return self.rule_set_for(*self.met(request))
         # Targets are the client's to choose, so what only differs where no rule looks shares an entry.
         target = request.target.split(b"?", 1)[0] if self._looks_at_paths else b""
         seen = (request.method, target, request.root_path, request.routed_path if self._looks_at_paths else None)
         rule_set = self._memo.get(seen)
         if rule_set is None:
-            rule_set = self._rule_set_for(*self.met(request))
+            rule_set = self.rule_set_for(*self.met(request))
             if len(self._memo) >= PLANS_MAX:
                 self._memo.clear()
             if sum(len(part) for part in seen if part) <= BYTES_MAX:
@@ -384,9 +384,13 @@ class Planner:
             canonical_path(target)  # which says why there is none
         return target
 
-    def _rule_set_for(
-        self, rules: tuple[Rule, ...], requirements: tuple[Requirement, ...], unsure: frozenset[Rule] = frozenset()
+    def rule_set_for(
+        self,
+        rules: tuple[Rule, ...],
+        requirements: tuple[Requirement, ...] = (),
+        unsure: frozenset[Rule] = frozenset(),
     ) -> RuleSet:
+        """Return the rule set of *rules*, all of which match but for what is undecided."""
         met = (rules, requirements, unsure)
         rule_set = self._rule_sets.get(met)
         if rule_set is None:

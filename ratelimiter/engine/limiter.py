@@ -235,6 +235,49 @@ class Limiter:
             identity = self._placed(request, identity)
         return new(Judgement, (decision, hits, NOBODY if identity is None else identity, pending))
 
+    async def judge_rules(
+        self,
+        rules: tuple[Rule, ...],
+        request: Request,
+        identity: Identity = NOBODY,
+        *,
+        cost: int | None = None,
+        charged: Collection[Hit] = (),
+    ) -> Judgement:
+        """Charge *request* to *rules*, or to none: for an edge that chooses the rules itself, as an endpoint does.
+
+        Args:
+            rules: at least one; their conditions are not asked.
+            request: to be judged.
+            identity: of the caller, if the application has established it.
+            cost: units, instead of the rules' own.
+            charged: hits that another limiter of the same stack has charged for this request; not charged again.
+
+        Raises:
+            StoreError: the store gave no answer and nothing stands in for it.
+        """
+        hits: Sequence[Hit] = ()
+        started_s = self._stopwatch()
+        settles = any(rule.settles for rule in rules)
+        try:
+            hits = self._planner.rule_set_for(rules).hits_of(request, identity)
+        except MalformedRequest as fault:
+            decision = malformed(self._clock(), fault.field, fault.issue)
+        except BlockedError as block:
+            decision, hits = self._blocked(block, rules[0])
+        else:
+            if cost is not None:
+                hits = [hit._replace(cost=cost) for hit in hits]
+            hits = _leased(_less(hits, charged))
+            decision = self._conclude(hits, await self._charge_leases(hits)) if hits else unmatched(self._clock())
+        if self.policy.show_principals:
+            self._observer.named(self._planner.names(hits, request, identity.verified))
+        self._observer.decided(decision, hits, self._stopwatch() - started_s)
+        if decision.reason == SUSPENDED:
+            hits = ()
+        pending = self._settlements.pending(decision, hits) if settles else None
+        return Judgement(decision, hits, identity, pending)
+
     def give_back(self, judgement: Judgement) -> None:
         """Give back what *judgement* charged, because another limiter of the stack has refused the request (1)."""
         self._gave_back = True
@@ -256,9 +299,9 @@ class Limiter:
         headers = [header for header in request.headers if header[0].lower() in watched]
         return identity._replace(plan=tiers.plan_of(headers, request.peer, identity.verified, identity.plan))
 
-    def _blocked(self, block: BlockedError) -> tuple[Decision, Sequence[Hit]]:
+    def _blocked(self, block: BlockedError, rule: Rule | None = None) -> tuple[Decision, Sequence[Hit]]:
         """Return the refusal of a blocked principal, and a hit by which observers tell who it is; it is not charged."""
-        rule = self.policy.rules[0]
+        rule = self.policy.rules[0] if rule is None else rule
         hit = Hit(key_of(self.policy, rule, block.principal, 0), rule.quota, 0, rule)
         return blocked(self._clock(), block.until_ms, rule), (hit,)
 
