@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Reader = Callable[[Layer, Any], Any]  # raises ValueError, or notes the problem itself and returns None
 
 ZERO_ALLOWED = ("lame_duck",)  # of the durations of a proxy
-NO_DURATION = ("access_log", "access_log_caller", "half_closed", "via")  # of the texts of a proxy
+NO_DURATION = ("access_log", "access_log_caller", "half_closed", "underscore_headers", "via")  # of the texts of a proxy
 CALLED = {"secret_file": "secret", "require": "requirements"}  # fields that a policy has under another name
 
 

@@ -36,6 +36,7 @@ class Presenter:
         tells_identity: whether it tells anything.
         reserved_request: lower-case names of the request headers that a client cannot set, as they are ours to set.
         reserved_response: lower-case names of the response headers that are ours to set.
+        figures: those of them that say how much of a limit is left.
 
     Raises:
         ConfigError: the dialect cannot be used.
@@ -53,7 +54,8 @@ class Presenter:
         self.tells_identity = bool(self.identity_headers.names)
         of_id = frozenset() if self.id_header is None else frozenset({self.id_header})
         self.reserved_request = of_id | self.identity_headers.names
-        self.reserved_response = replaced(policy.headers) | of_id
+        self.figures = replaced(policy.headers)
+        self.reserved_response = self.figures | of_id
         self._refusals = Refusals(self.dialect, self.headers)
 
     def request_id(self, headers: Iterable[Header]) -> str:

@@ -7,10 +7,14 @@ import re
 LINE_MAX = 256  # bytes of a line that tells a chunk's size: extensions are dropped, so nobody needs long ones
 TRAILER_MAX = 8192  # bytes of a trailer section
 
-# RFC 9112 section 7.1. Fifteen digits are more than any counter needs; no white space, as readers differ about it.
+# RFC 9112 sections 7.1 and 7.1.1. Fifteen digits, zeros before them not counted, are more than any counter needs. White
+# space may stand around `;` and `=` (BWS), nowhere else.
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+")
+_SIZE = re.compile(
+    rb"(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15})"
+    rb"(?:[ \t]*+;[ \t]*+" + _TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+"
+)
 _FIELD = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*+")
 
 BODILESS = frozenset({204, 304})  # RFC 9112 section 6.3, beside every 1xx and every answer to HEAD
@@ -138,7 +142,7 @@ class ChunkedBody:
             if match is None:
                 msg = "has a chunk whose size is no hexadecimal number"
                 raise BodyError(msg)
-            self._left = int(match[1], 16)
+            self._left = int(match[1] or b"0", 16)
             self._state = _IN_DATA if self._left else _IN_TRAILERS
         elif self._state == _AFTER_DATA:
             if text:

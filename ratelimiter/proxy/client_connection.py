@@ -344,8 +344,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _lines(self, fields: Fields) -> bytes:
         host = fields.host
+        given = bool(host) or any(name == b"host" for name, _ in fields.headers)
         lines = [
-            b"Host: %s" % (host or self.proxy.pool.target.authority),
+            b"Host: %s" % (host if given else self.proxy.pool.target.authority),
             *fields.lines,
             *self._provenance.lines(fields.headers, host),
         ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.clock import stopwatch_s
 from ratelimiter.core.request import Request
+from ratelimiter.proxy import max_forwards
 from ratelimiter.proxy.body import chunk, has_body, last_chunk
 from ratelimiter.proxy.eager import run
 from ratelimiter.proxy.exchange_record import JUDGE, PROXY, UPSTREAM, ExchangeRecord
@@ -294,6 +295,9 @@ class Exchange:
         if self._upload is not None and 0 < self._proxy.settings.body_max < (self._request.fields.length or 0):
             self._fail(413, "has too long a body")
             return
+        if max_forwards.left(self._request) == 0:
+            self._reply(max_forwards.answer(self._request), verdict, PROXY)
+            return
         connection = self._proxy.pool.take(resendable=self._resendable)
         if connection is not None:
             self._send_request(connection)
@@ -364,6 +368,8 @@ class Exchange:
 
     def _upstream_head(self, request: RequestHead) -> bytes:
         method, target, fields = request.method.encode(), request.target, self._client.forwarded(request.fields)
+        if (number := max_forwards.left(request)) is not None:
+            fields = max_forwards.counted_down(fields, number)
         sent_on = self._verdict.sent_on
         more = field_lines(sent_on) if sent_on else b""
         if request.upgrade:
@@ -435,9 +441,10 @@ class Exchange:
                 line = CHUNKED
                 content = (chunk(content) if content else b"") + (last_chunk([]) if complete else b"")
         self._keep = keep = self._keeps()
-        self._client.write(
-            forwarded_head(head, self._verdict.headers, line, request.fields, self._proxy.via, keep=keep) + content
-        )
+        headers = self._verdict.headers
+        if head.status == 429:  # the service limits, too, and it is its limit that is met
+            headers = [header for header in headers if header[0].lower() not in request.fields.policy.figures]
+        self._client.write(forwarded_head(head, headers, line, request.fields, self._proxy.via, keep=keep) + content)
         if complete:
             self._finish()
 

@@ -7,12 +7,15 @@ import socket
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any
 
+from ratelimiter.clock import stopwatch_s
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     Resolve = Callable[..., Awaitable[Sequence[tuple[Any, ...]]]]
     Address = tuple[int, Any]  # a family, and what a socket of it connects to
 
+SLOW_FOR_S = 60.0  # that an address comes last after it has failed, or another was quicker
 ATTEMPT_DELAY_S = 0.25  # before the next address is tried, too (section 5)
 
 
@@ -33,11 +36,13 @@ class Dialer:
         self._host = host
         self._port = port
         self._loop = loop
-        self._last: Address | None = None  # that answered: it is tried first
+        self._slow: dict[Address, float] = {}  # when an address failed, or another was quicker
+        self._turn = 0  # of the addresses that share the load
+        self.spread = 1  # how many these are
 
     async def dial(self) -> socket.socket:
-        """A socket that is connected: to the address that answered last, if it is quick enough, else to the first of
-        the others that does.
+        """Return a connected socket. Addresses of one family take turns; one that failed or was slow comes last for a
+        while.
 
         Raises:
             OSError: the name has no address, or none of them can be reached; what the first one said.
@@ -56,9 +61,10 @@ class Dialer:
                 for attempt in done:
                     fault = attempt.exception()
                     if fault is None:
-                        self._last = attempts.pop(attempt)
+                        self._slow.pop(attempts.pop(attempt), None)
+                        self._slow |= dict.fromkeys(attempts.values(), stopwatch_s())
                         return attempt.result()
-                    del attempts[attempt]
+                    self._slow[attempts.pop(attempt)] = stopwatch_s()
                     faults.append(fault)
         finally:
             for attempt in attempts:
@@ -67,15 +73,19 @@ class Dialer:
         raise faults[0]
 
     def _in_order(self, found: Sequence[tuple[Any, ...]]) -> list[Address]:
-        # Section 4: as the resolver has sorted them, but the families take turns.
         addresses = list(dict.fromkeys((info[0], info[4]) for info in found))
-        first = [address for address in addresses if address[0] == addresses[0][0]]
-        second = [address for address in addresses if address[0] != addresses[0][0]]
-        ordered = [address for address in chain(*zip_longest(first, second)) if address is not None]
-        if self._last in ordered:
-            ordered.remove(self._last)
-            ordered.insert(0, self._last)
-        return ordered
+        oldest_s = stopwatch_s() - SLOW_FOR_S
+        self._slow = {address: at_s for address, at_s in self._slow.items() if at_s > oldest_s}
+        quick = [address for address in addresses if address not in self._slow]
+        sharing = [address for address in quick if address[0] == quick[0][0]]
+        self.spread = max(1, len(sharing))
+        at = self._turn % self.spread
+        self._turn += 1
+        # Section 4: the families take turns.
+        others = [address for address in quick if address not in sharing]
+        turns = chain(*zip_longest([*sharing[at:], *sharing[:at]], others))
+        slow = [address for address in addresses if address in self._slow]
+        return [*(address for address in turns if address is not None), *slow]
 
     async def _attempt(self, address: Address) -> socket.socket:
         made = socket.socket(address[0], socket.SOCK_STREAM)

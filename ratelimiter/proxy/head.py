@@ -12,6 +12,7 @@ from copy import copy
 from typing import TYPE_CHECKING
 
 from ratelimiter.proxy.header_policy import OF_CONNECTION, OF_FRAMING, UPGRADES, HeaderPolicy, options_of, without
+from ratelimiter.proxy.settings import PASS, REFUSE
 
 if TYPE_CHECKING:
     from ratelimiter.proxy.settings import ProxySettings
@@ -25,10 +26,10 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _FIELDS = rb"((?:" + _TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)\r\n"
 _CHARACTERS = rb"[A-Za-z0-9\-._~!$&'()*+,;=:@]"
 _METHOD = rb"[A-Z][A-Z\-]{0,31}"  # as in a policy file; every registered one is written so
-_REQUEST_LINE = re.compile(rb"(" + _METHOD + rb") ([!-~]++) HTTP/1\.([01])\r\n")
-_REQUEST_FIELDS = re.compile(rb"[01]\r\n" + _FIELDS)
+_REQUEST_LINE = re.compile(rb"(" + _METHOD + rb") ([!-~]++) HTTP/1\.([0-9])\r\n")
+_REQUEST_FIELDS = re.compile(rb"[0-9]\r\n" + _FIELDS)
 _RESPONSE = re.compile(
-    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?"
+    rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?"
     rb"(\r\n(?:" + _TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+)\r\n"
 )
 
@@ -37,7 +38,7 @@ _REQUEST_LINE_FAULTS = tuple(
     (re.compile(pattern), status, issue)
     for pattern, status, issue in (
         (rb"\x16\x03", 400, "is encrypted, which this port is not for"),
-        (rb"(?:" + _METHOD + rb") [!-~]+ HTTP/1\.[01]$", 400, "has a malformed header line"),
+        (rb"(?:" + _METHOD + rb") [!-~]+ HTTP/1\.[0-9]$", 400, "has a malformed header line"),
         (rb"(?:" + _METHOD + rb") [!-~]+ HTTP/[0-9]\.[0-9]$", 505, "is not of HTTP/1.1"),
         (rb"[A-Za-z\-]+ [!-~]+$", 400, "has no protocol version"),
         (rb"[!-~]* [ -~]* HTTP/", 400, "has a malformed method or target"),
@@ -47,7 +48,11 @@ _REQUEST_LINE_FAULTS = tuple(
 # What no continuation can make good: a control character, or a CR or LF without the other.
 _HOPELESS = re.compile(rb"[^\t\r\n -~\x80-\xff]|(?<!\r)\n|\r(?!\n|\Z)")
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+# RFC 3986 section 3.2.2, RFC 9112 section 3.2: a name may have any of these and escapes, a port no digits.
+_HOST = re.compile(
+    rb"(?:(?:[A-Za-z0-9._~!$&'()*+,;=\-]|%[0-9A-Fa-f]{2})++"
+    rb"|\[(?:[0-9A-Fa-f:.]+|v[0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:\-]+)\])(?::[0-9]{0,5})?|"
+)
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _UNKNOWN_CODING = re.compile(_TOKEN + rb"(?:[ \t]*,[ \t]*chunked)?", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
@@ -177,7 +182,7 @@ def check_beginning(data: bytes, since: int, settings: ProxySettings) -> None:
         raise HeadError(414, "has too long a target")
     if len(data) > settings.head_max:
         raise HeadError(431, "has too long a head")
-    if newline and not re.fullmatch(rb"(?:" + _METHOD + rb") [!-~]+ HTTP/1\.[01]", line):
+    if newline and not re.fullmatch(rb"(?:" + _METHOD + rb") [!-~]+ HTTP/1\.[0-9]", line):
         raise _request_line_fault(line)
     if _HOPELESS.search(data, max(0, since - 1)) or data[0] <= 0x20:
         raise _request_line_fault(line) if not newline else HeadError(400, "has a malformed header line")
@@ -241,8 +246,12 @@ def _read_fields(raw: bytes, settings: ProxySettings, policy: HeaderPolicy) -> F
         if name in dropped:
             if name in OF_FRAMING:
                 special.append(header)
-        elif b"_" not in name:  # CGI and WSGI read it as its twin with hyphens, which may be somebody's credential
-            lines.append(line)
+        elif b"_" not in name or settings.underscore_headers == PASS:
+            # CGI and WSGI read it as its twin with hyphens.
+            if b"_" not in name or name.replace(b"_", b"-") not in dropped:
+                lines.append(line)
+        elif settings.underscore_headers == REFUSE:
+            raise HeadError(400, "has a header field with an underscore in its name")
     try:
         if len(headers) > settings.fields_max:
             raise HeadError(431, "has too many header fields")
@@ -383,7 +392,9 @@ def parse_response(head: bytes, settings: ProxySettings, policy: HeaderPolicy) -
     if raw.count(b"\r\n") > settings.fields_max + 1:
         raise HeadError(502, "has too many header fields", "response")
     response = ResponseHead(int(status), reason or b"", raw, http_1_0=minor == b"0")
-    pieces = policy.roles.split(raw)  # what is between such fields, and of each its name and value
+    pieces = (policy.roles if status != b"429" else policy.refusal_roles).split(
+        raw
+    )  # what is between such fields, and of each its name and value
     if len(pieces) > 1:
         response.lines = b"".join(pieces[::3])
         _read_response_fields(response, pieces)

@@ -73,17 +73,24 @@ class HeaderPolicy:
     Args:
         reserved_request: lower-case names of request fields that verdicts add.
         reserved_response: lower-case names of response fields that verdicts add.
+        figures: those among them that say how much of a limit is left. A 429 of the upstream keeps its own.
 
     Attributes:
         dropped: lower-case names of request fields that are not forwarded as they are.
         roles: finds the lines of a response that are not passed on as they are.
+        refusal_roles: finds those of a 429.
     """
 
-    __slots__ = ("dropped", "reserved_request", "reserved_response", "roles")
+    __slots__ = ("dropped", "figures", "refusal_roles", "reserved_request", "reserved_response", "roles")
 
     def __init__(
-        self, reserved_request: frozenset[bytes] = frozenset(), reserved_response: frozenset[bytes] = frozenset()
+        self,
+        reserved_request: frozenset[bytes] = frozenset(),
+        reserved_response: frozenset[bytes] = frozenset(),
+        figures: frozenset[bytes] = frozenset(),
     ) -> None:
+        self.figures = figures
+        self.refusal_roles = roles(reserved_response - figures)
         self.reserved_request = reserved_request
         self.reserved_response = reserved_response
         self.dropped = WRITTEN_ANEW | reserved_request

@@ -87,12 +87,14 @@ class Judge(Protocol):
         reserved_request: lower-case names of request fields that verdicts add; a client's own are dropped.
         reserved_response: lower-case names of response fields that verdicts add; the upstream's own are dropped. Both
             sets are compared by identity: a change needs a new set.
+        figures: those of *reserved_response* that say how much of a limit is left. A 429 of the upstream keeps its own.
     """
 
     looks_at_paths: bool
     looks_at_bodies: bool
     reserved_request: frozenset[bytes]
     reserved_response: frozenset[bytes]
+    figures: frozenset[bytes]
 
     def forwarded_target(self, method: str, target: bytes) -> bytes:
         """Return the form in which *target* is judged and forwarded. Called only if `looks_at_paths`, and for a path

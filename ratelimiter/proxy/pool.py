@@ -88,11 +88,15 @@ class Pool:
             resendable: True if the request may be sent once more, should the connection end without an answer. Else the
                 connection must have been idle for a moment, and for less time than the upstream kept others.
         """
-        idle = self._idle
+        idle, at = self._idle, -1
+        if self._dialer is not None and self._dialer.spread > 1 and not self._full():
+            if len(self._all) + self._opening < self._dialer.spread:
+                return None  # a new one, to the next address
+            at = 0  # the one that has rested longest, so that addresses take turns
         if not resendable and not self._full():
             return self._take_settled()
         while idle:
-            connection = idle.pop()
+            connection = idle.pop(at)
             if connection.untouched():
                 return connection
             connection.close()
@@ -210,11 +214,15 @@ class Pool:
 
     def keep(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose response is complete."""
+        now_s = stopwatch_s()
+        if now_s - connection.born_s > self.settings.upstream_age_ms / 1000:
+            connection.close()
+            return
         turn = self._next_in_line() if self._line else None
         if turn is not None:
             turn.set_result(connection)
             return
-        connection.idle_since_s = stopwatch_s()
+        connection.idle_since_s = now_s
         self._idle.append(connection)
         if not self._swept:
             self._swept = True
@@ -246,7 +254,8 @@ class Pool:
     def tick(self, now_s: float, passed_s: float) -> None:  # noqa: ARG002  # as Sweep calls it
         """Close what has been idle for too long: the upstream would, at a moment of its own choosing."""
         oldest_s = now_s - self.settings.upstream_idle_ms / 1000
-        for connection in [one for one in self._idle if one.idle_since_s < oldest_s]:
+        eldest_s = now_s - self.settings.upstream_age_ms / 1000
+        for connection in [one for one in self._idle if one.idle_since_s < oldest_s or one.born_s < eldest_s]:
             connection.close()
         if not self._idle:
             self._swept = False

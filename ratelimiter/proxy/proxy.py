@@ -97,7 +97,7 @@ class Proxy:
             policy.reserved_request is not judge.reserved_request
             or policy.reserved_response is not judge.reserved_response
         ):
-            policy = self._header_policy = HeaderPolicy(judge.reserved_request, judge.reserved_response)
+            policy = self._header_policy = HeaderPolicy(judge.reserved_request, judge.reserved_response, judge.figures)
         return policy
 
     def head_of(self, reply: Reply, headers: Sequence[Header]) -> bytes:

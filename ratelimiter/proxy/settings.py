@@ -9,6 +9,8 @@ MAY_BE_NOTHING = frozenset({"body_max", "body_rate_min", "drains_max", "lame_duc
 
 # Meanings of a client's FIN while its request is under way: it is asked if it is still there, it has left, it stays.
 ASK, LEAVE, STAY = "ask", "leave", "stay"
+DROP, PASS, REFUSE = "drop", "pass", "refuse"
+CHOICES = {"half_closed": (ASK, LEAVE, STAY), "underscore_headers": (DROP, PASS, REFUSE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,11 @@ class ProxySettings:
     drain_timeout_ms: int = 60_000  # for a response to end that is read on although its client has left
     tunnel_timeout_ms: int = 3_600_000  # without a byte in either direction, after an upgrade
     half_closed: str = ASK
+    underscore_headers: str = DROP  # of a request: CGI and WSGI read them as their twins with hyphens
     connect_timeout_ms: int = 2_000  # for a connection to the upstream
     upstream_timeout_ms: int = 60_000  # without a byte of a response that is due
     upstream_idle_ms: int = 4_000  # that a connection to the upstream is kept: less than servers keep theirs
+    upstream_age_ms: int = 30_000  # after which such a connection is used no more: the name may have other addresses
     linger_ms: int = 30_000  # that a client which still sends is read on after its last answer, so that this arrives
 
     head_max: int = 32_768  # bytes of a request's or response's head
@@ -49,13 +53,13 @@ class ProxySettings:
     grace_ms: int = 20_000  # after that, for what is under way
 
     def __post_init__(self) -> None:
-        if self.half_closed not in (ASK, LEAVE, STAY):
-            msg = f"half_closed must be {ASK}, {LEAVE} or {STAY}, not {self.half_closed!r}"
-            raise ValueError(msg)
         for field in fields(self):
-            if field.name == "half_closed":
-                continue
             value = getattr(self, field.name)
+            if field.name in CHOICES:
+                if value not in CHOICES[field.name]:
+                    msg = f"{field.name} must be one of {', '.join(CHOICES[field.name])}, not {value!r}"
+                    raise ValueError(msg)
+                continue
             least = 0 if field.name in MAY_BE_NOTHING else 1
             if value < least:
                 msg = f"{field.name} must be at least {least}, not {value}"

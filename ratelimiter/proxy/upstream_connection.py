@@ -6,6 +6,7 @@ import asyncio
 import select
 from typing import TYPE_CHECKING, Protocol
 
+from ratelimiter.clock import stopwatch_s
 from ratelimiter.proxy.body import BodyError, ChunkedBody, OpenBody, SizedBody, has_body
 from ratelimiter.proxy.head import END, PLAIN_POLICY, REMEMBERED_MAX, HeadError, RequestHead, parse_response
 
@@ -53,6 +54,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_tunnel",
         "_upgrade",
         "_used",
+        "born_s",
         "idle_since_s",
     )
 
@@ -77,6 +79,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False
         self._used = False  # True if the request under way is not the first
         self.idle_since_s = 0.0
+        self.born_s = stopwatch_s()
 
     # --- For the pool
 

@@ -43,6 +43,7 @@ class Doors:
     looks_at_bodies = True
     reserved_request: frozenset[bytes] = frozenset()
     reserved_response: frozenset[bytes] = frozenset()
+    figures: frozenset[bytes] = frozenset()
 
     def __init__(self, engine: Engine, api: JsonApi) -> None:
         self._engine = engine

@@ -60,6 +60,7 @@ class Gate:
         self.looks_at_bodies = presenter.policy.looks_at_bodies
         self.reserved_request = presenter.reserved_request
         self.reserved_response = presenter.reserved_response
+        self.figures = presenter.figures
 
     @property
     def policy(self) -> Policy:

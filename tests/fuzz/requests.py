@@ -28,8 +28,12 @@ VISIBLE = b"\t\r\n" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 GATES: list[Gate] = []  # made when the first one is needed
 
 
+_LATER = re.compile(rb"(?m)^([A-Z-]+ [!-~]+ HTTP/1\.)[2-9]\r")
+
+
 async def check(data: bytes) -> None:
     """Raise AssertionError if the upstream is told anything else than what the client said."""
+    data = _LATER.sub(rb"\g<1>1\r", data)  # which we read as 1.1 (RFC 9110 section 2.5), and the others do not
     raw, parts = pieces(data)
     if not raw:
         return

@@ -65,7 +65,7 @@ def test_noise_is_refused_or_waited_for(data: bytes, cuts: list[int]) -> None:
     [
         b"3 \r\nabc\r\n", b"3;\x00\r\n", b"3;\x7f\r\n", b"G\r\n", b"\r\n", b"0\r\n bad: x\r\n", b"0\r\nbad\r\n",
         b"0\r\nX: \x00\r\n", b"1" * 16 + b"\r\n", b"1;" + b"x" * 300, b"0\r\n" + b"X: y\r\n" * 2000,
-        b"3;\r\n", b"3;x=\r\n", b"3;=y\r\n", b"3;x/y\r\n", b"3;x y\r\n", b"3; x\r\n", b"3;x=y;\r\n", b"3;x=\"y\r\n",
+        b"3;\r\n", b"3;x=\r\n", b"3;=y\r\n", b"3;x/y\r\n", b"3;x y\r\n", b"3 \r\n", b"3;x=y;\r\n", b"3;x=\"y\r\n",
         b"3;x=\"y\"z\r\n", b"3;x=\"\\\"\r\n", b"3;\xff\r\n",
         b"0\r\nX: " + b"y" * 9000, b"3\r\nabcX", b"3\r\nabc\rX", b"3\r\r\nabc",
     ],

@@ -363,6 +363,7 @@ async def test_errors_of_the_judge_are_ours() -> None:
     class Broken:
         looks_at_paths = looks_at_bodies = False
         reserved_request = reserved_response = frozenset[bytes]()
+        figures = frozenset[bytes]()
 
         async def judge(self, request: object) -> object:
             raise RuntimeError

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ratelimiter.proxy.happy_eyeballs import ATTEMPT_DELAY_S, Dialer
+from ratelimiter.proxy.pool import Target
+from tests.proxy.inputs import get
+from tests.proxy.wire import OK, sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,3 +111,39 @@ async def test_giving_up_leaves_nothing_behind(port: int) -> None:
     await asyncio.sleep(0)
 
     assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_addresses_of_a_name_share_the_load() -> None:
+    """Requests one after the other reach all three, and a connection has a maximal age."""
+    hits: dict[str, int] = {}
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                name = writer.get_extra_info("sockname")[0]
+                hits[name] = hits.get(name, 0) + 1
+                writer.write(OK)
+        writer.close()
+
+    addresses = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    first = await asyncio.start_server(answer, addresses[0], 0)
+    port = first.sockets[0].getsockname()[1]
+    others = [await asyncio.start_server(answer, address, port) for address in addresses[1:]]
+
+    async def resolve(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    async with sidecar(Target("upstream.example", port)) as proxy, proxy.client() as client:
+        proxy.service.pool._dialer = Dialer("upstream.example", port, asyncio.get_running_loop(), resolve=resolve)
+        for _ in range(30):
+            assert 200 == (await client.exchange(get())).status
+        assert dict.fromkeys(addresses, 10) == hits
+        addresses[:] = ["127.0.0.3"]  # the name points elsewhere
+        hits.clear()
+        for connection in list(proxy.service.pool._all):
+            connection.born_s -= 31  # its maximal age has passed
+        for _ in range(9):
+            assert 200 == (await client.exchange(get())).status
+        assert 6 <= hits["127.0.0.3"]
+    for server in (first, *others):
+        server.close()

@@ -154,14 +154,30 @@ def test_upgrades(raw: bytes, upgrade: bytes) -> None:
     assert upgrade == parse_request(raw, BOUNDS).upgrade
 
 
-@pytest.mark.parametrize("host", [b"a", b"a.b:8080", b"127.0.0.1", b"[::1]", b"[2001:db8::1]:80", b"my_service"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"a",
+        b"a.b:8080",
+        b"127.0.0.1",
+        b"[::1]",
+        b"[2001:db8::1]:80",
+        b"my_service",
+        b"a.example:",
+        b"a,b",
+        b"a!$&'()*+;=~b",
+        b"a%20b",
+        b"[v1.fe80::a+en1]",
+        b"",
+    ],
+)
 def test_hosts(host: bytes) -> None:
     """Names, addresses and ports."""
     assert host == parse_request(head(b"Host: " + host), BOUNDS).fields.host
 
 
 @pytest.mark.parametrize(
-    "host", [b"a,b", b"a b", b"a/b", b"a?b", b"a#b", b"u@a", b"a:b", b"[::1", b"a:123456", b"\xff", b":80"]
+    "host", [b"a b", b"a%b", b"[v.1]", b"a/b", b"a?b", b"a#b", b"u@a", b"a:b", b"[::1", b"a:123456", b"\xff", b":80"]
 )
 def test_no_hosts(host: bytes) -> None:
     """Anything else."""

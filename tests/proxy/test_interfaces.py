@@ -66,6 +66,7 @@ class Judge:
         self.looks_at_bodies = bool(wanted)
         self.reserved_request = frozenset[bytes]()
         self.reserved_response = frozenset({b"x-ratelimit-limit"})
+        self.figures = frozenset[bytes]()
         self.wanted = wanted
         self.asked: list[Request] = []
         self.follower = follower
