@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 KIB = 1024
 SPREAD = 2  # the ratio stays within this factor of where it began, so that no caller can bend it further
-SMOOTHING = 16  # answers until a new ratio has mostly replaced the old one
+SCALE = 4096  # of the numbers that ratios are kept as
+# A ratio follows answers with more tokens than it said at once, and others slowly: it is to be about the highest of the
+# usual ones, as the dense texts of one caller would else overdraw the window.
+RISE, FALL = 4, 64
 OBSERVED_BYTES_MIN = 64  # of a request whose answer teaches something; shorter ones are mostly names and braces
 MODELS_MAX = 64  # whose ratios are kept apart; later ones share one, so that invented names cost no memory
 OTHER_MODELS = ""
@@ -41,7 +44,7 @@ class Estimator:
         self._first = max(1, round(KIB / terms.bytes_per_token))
         self._lowest = max(1, self._first // SPREAD)
         self._highest = self._first * SPREAD
-        self._per_kib: dict[str, int] = {}  # by model, tokens in 1,024 bytes times `SMOOTHING`
+        self._per_kib: dict[str, int] = {}  # by model, tokens in 1,024 bytes times `SCALE`
 
     def estimate(self, wanted: Wanted, size: int) -> Estimate:
         """Return what a request will use.
@@ -51,7 +54,7 @@ class Estimator:
             size: bytes of its body.
         """
         terms = self.terms
-        counted = -(-size * self._rate(wanted.model) // (KIB * SMOOTHING))
+        counted = -(-size * self._rate(wanted.model) // (KIB * SCALE))
         if wanted.unseen:
             counted += terms.unseen
         output = terms.output if wanted.output is None else wanted.output
@@ -61,9 +64,9 @@ class Estimator:
 
     def _rate(self, model: str | None) -> int:
         if self.terms.strict:
-            return self._highest * SMOOTHING
+            return self._highest * SCALE
         known = self._per_kib
-        return known.get(model or OTHER_MODELS) or known.get(OTHER_MODELS) or self._first * SMOOTHING
+        return known.get(model or OTHER_MODELS) or known.get(OTHER_MODELS) or self._first * SCALE
 
     def observe(self, wanted: Wanted, size: int, input_: int) -> None:
         """Learn from an answer: a request of *size* bytes was *input_* tokens."""
@@ -73,13 +76,14 @@ class Estimator:
         known = self._per_kib
         if model not in known and len(known) >= MODELS_MAX:
             model = OTHER_MODELS
-        before = known.get(model, self._first * SMOOTHING)
+        before = known.get(model, self._first * SCALE)
         seen = min(max(input_ * KIB // size, self._lowest), self._highest)
-        known[model] = before + seen - before // SMOOTHING
+        change = seen * SCALE - before
+        known[model] = before + (change // RISE if change > 0 else -(-change // FALL))
 
     def ratio(self, model: str | None) -> float:
         """Return the bytes per token that requests to *model* are guessed by now."""
-        return KIB * SMOOTHING / self._rate(model)
+        return KIB * SCALE / self._rate(model)
 
 
 def reserved_units(estimate: Estimate, weights: Weights, capacity: int, *, strict: bool) -> int:

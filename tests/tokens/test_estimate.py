@@ -99,7 +99,7 @@ def test_an_estimate_adds_input_and_output() -> None:
 def test_the_ratio_adapts_to_answers_within_bounds() -> None:
     """Answers move the bytes per token of their model, by at most a factor of two, whatever they say."""
     estimator = Estimator(EstimateTerms())
-    for _ in range(200):
+    for _ in range(500):
         estimator.observe(Wanted("dense", None), 1000, 333)
         estimator.observe(Wanted("images", None), 1_000_000, 1)
         estimator.observe(Wanted("wild", None), 1000, 10**9)
@@ -108,6 +108,16 @@ def test_the_ratio_adapts_to_answers_within_bounds() -> None:
     assert 8.0 == pytest.approx(estimator.ratio("images"), rel=0.03)
     assert 2.0 == pytest.approx(estimator.ratio("wild"), rel=0.03)
     assert 4.0 == estimator.ratio("another")
+
+
+def test_the_ratio_is_that_of_dense_texts() -> None:
+    """Where half of the requests are denser than the others, estimates are nearly those of the denser ones."""
+    estimator = Estimator(EstimateTerms())
+    for _ in range(500):
+        estimator.observe(Wanted("m", None), 1000, 200)
+        estimator.observe(Wanted("m", None), 1000, 300)
+
+    assert 290 <= estimator.estimate(Wanted("m", 0), 1000).input <= 300
 
 
 def test_requests_that_teach_nothing_are_not_learnt_from() -> None:
