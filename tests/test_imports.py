@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "sidecar",
         "stores",
     },
-    "replay": {"charts", "core", "errors", "parsing"},
+    "replay": {"charts", "core", "errors", "parsing", "tokens"},
     "cli": {
         "admin",
         "asgi",

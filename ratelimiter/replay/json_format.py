@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FIELDS = (
     "time", "client", "peer", "forwarded", "user", "request", "method", "target", "args", "status", "size",
-    "duration", "agent", "referer", "host", "principal", "omitted",
+    "duration", "agent", "referer", "host", "principal", "omitted", "input", "output", "max_output", "model",
 )  # fmt: skip
 UNITS_MS = {"s": 1000.0, "ms": 1.0, "us": 0.001, "ns": 0.000001}
 
@@ -99,6 +99,10 @@ _USUAL = {
     "size": ("body_bytes_sent", "bytes_sent", "bytes", "size", "response_size"),
     "duration": ("request_time", "duration", "duration_ms", "request_time_ms", "latency_ms", "elapsed_ms", "latency"),
     "agent": ("http_user_agent", "user_agent", "agent"),
+    "input": ("input_tokens", "prompt_tokens", "input_length"),
+    "output": ("output_tokens", "completion_tokens", "output_length"),
+    "max_output": ("max_tokens", "max_completion_tokens", "max_output_tokens"),
+    "model": ("model",),
     "referer": ("http_referer", "referer", "referrer"),
     "host": ("http_host", "host", "server_name", "vhost"),
 }
@@ -214,6 +218,8 @@ def json_format(
         tells.add(fact)
     if name == "ours":
         tells.discard("query")
+    if {"input", "output"} <= tells:
+        tells.add("tokens")
     tells |= {f"header:{key.removeprefix(names.header_prefix).lower()}" for key in flat
               if names.header_prefix and key.startswith(names.header_prefix)}  # fmt: skip
 
@@ -268,7 +274,9 @@ def _reader(  # noqa: C901, PLR0915  # one closure over all getters, so that a l
     client_of, peer_of, forwarded_of, status_of = get["client"], get["peer"], get["forwarded"], get["status"]
     duration_of, size_of, user_of, agent_of = get["duration"], get["size"], get["user"], get["agent"]
     referer_of, host_of_, args_of, principal_of = get["referer"], get["host"], get["args"], get["principal"]
-    omitted_of = get["omitted"]
+    omitted_of, model_of = get["omitted"], get["model"]
+    input_of, output_of, bound_of = get["input"], get["output"], get["max_output"]
+    metered = "input" in keys and "output" in keys
     ends = names.stamp is Stamp.END
     unit_ms = names.duration_ms
     headers = [(key.partition(":")[2], _getter(value)) for key, value in keys.items() if key.startswith("header:")]
@@ -331,6 +339,8 @@ def _reader(  # noqa: C901, PLR0915  # one closure over all getters, so that a l
             start_us // 1000, str(method), target, int(_number(status_of(told)) or 0), client, addresses, took_ms,
             _whole(size_of(told)), _text(user_of(told)), agent, referer, host, tuple(others), tuple(answered),
             _text(principal_of(told)), _whole(omitted_of(told)) or 0,
+            (_whole(input_of(told)) or 0, _whole(output_of(told)) or 0, _whole(bound_of(told))) if metered else None,
+            _text(model_of(told)),
         )  # fmt: skip
 
     return read

@@ -17,9 +17,11 @@ from ratelimiter.core.quota import Quota, Slots
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.rule import REQUEST_HEADER, RESPONSE_HEADER, Hit
 from ratelimiter.core.settlement import RENEW, settlement_of
+from ratelimiter.core.usage import usage_of
 from ratelimiter.replay.comparison import ALGORITHMS, Comparison
 from ratelimiter.replay.requests import request_maker
 from ratelimiter.replay.tracked import Tracked
+from ratelimiter.tokens.estimate import Estimate, reserved_units
 
 if TYPE_CHECKING:
     from array import array
@@ -412,13 +414,15 @@ class Judge:
         self._settle_until(now_ms)
         end_ms = now_ms + max(0, round(record.duration_ms or 0))
         hits: Sequence[Hit] = entry.hits
+        if any(hit.rule.tokens is not None for hit in hits):
+            hits = [_reserving(hit, record) for hit in hits]
         if any(hit.rule.leased for hit in hits):
             self._leases += 1
             hits = tuple(hit._replace(lease=self._leases) if hit.rule.leased else hit for hit in hits)
         receipt = charge(hits, entry.states, now_ms)
         clean = receipt.admitted and not any(tally.retry_after_ms for tally in receipt.tallies)
         headers = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in record.responded]
-        dues = [_due(hit, record.status, headers) for hit in hits]
+        dues = [_due(hit, record, headers) for hit in hits]
         if clean:
             for hit, each, tally, due in zip(hits, entry.tracked, receipt.tallies, dues, strict=True):
                 each.most = max(each.most, tally.used)
@@ -475,11 +479,26 @@ class Judge:
         return not any(state.used for state in tracked.variants)
 
 
-def _due(hit: Hit, status: int, headers: Sequence[tuple[bytes, bytes]]) -> int:
+def _reserving(hit: Hit, record: Record) -> Hit:
+    """Return *hit* with the tokens that are reserved before the call; the input is known, as the log has it."""
+    terms = hit.rule.tokens
+    if terms is None:
+        return hit
+    input_, _, bound = record.tokens or (0, 0, None)
+    estimate = Estimate(input_, terms.estimate.output if bound is None else bound, bound is not None)
+    capacity = min(quota.limit for quota in hit.rule.quotas)
+    weights = terms.weights_of(record.model)
+    return hit._replace(cost=reserved_units(estimate, weights, capacity, strict=terms.estimate.strict))
+
+
+def _due(hit: Hit, record: Record, headers: Sequence[tuple[bytes, bytes]]) -> int:
     rule: Rule = hit.rule
     if not rule.settles or isinstance(hit.quota, Slots):
         return hit.cost
-    due = due_of(rule, hit.cost, status or 499, headers)
+    if rule.tokens is not None:
+        used, made, _ = record.tokens or (0, 0, None)
+        return rule.tokens.weights_of(record.model).units(usage_of(used, made))
+    due = due_of(rule, hit.cost, record.status or 499, headers)
     if due is None and rule.cost_from is not None and rule.cost_from.where == RESPONSE_HEADER:
         return hit.cost
     return hit.cost if due is None else due

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Slots
-from ratelimiter.core.rule import REQUEST_HEADER
+from ratelimiter.core.rule import REQUEST_HEADER, RESPONSE_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,13 +100,15 @@ def _slots(rule: Rule) -> bool:
     return isinstance(rule.quota, Slots)
 
 
-def _condition_missing(policy: Policy, rule: Rule, facts: Facts) -> str:
+def _condition_missing(policy: Policy, rule: Rule, facts: Facts) -> str:  # noqa: PLR0911  # one answer for each fact
     """Return what of the rule's condition a log does not tell; empty for nothing."""
     match = rule.match
     if rule.descriptors is not None:
         return "descriptors, which only calls to `serve` have"
-    if match.json or rule.tokens is not None:
+    if match.json:
         return "the body"
+    if rule.tokens is not None and not facts.tell("tokens"):
+        return "the tokens of input and output"
     for condition in match.conditions:
         missing = _place_missing(condition.kind, condition.name, facts)
         if missing:
@@ -135,6 +137,8 @@ def _cost_missing(rule: Rule, facts: Facts) -> str:
     where, name = rule.cost_from[:2]
     if where == REQUEST_HEADER:
         return "" if facts.tell_header(name) else f"header {_titled(name)}"
+    if where != RESPONSE_HEADER:
+        return "the body of the response"
     return "" if facts.tell(f"response:{name}") else f"response header {_titled(name)}"
 
 

@@ -47,7 +47,8 @@ class Record(NamedTuple):
     responded: tuple[tuple[str, str], ...] = ()  # response headers, likewise
     principal: str | None = None  # the field that the caller of the replay named
     omitted: int = 0  # refusals left out of the log before this line
-    shadow: bool = False
+    tokens: tuple[int, int, int | None] | None = None  # of input, of output, and the bound of output that was asked for
+    model: str | None = None
 
 
 def value_or_none(text: str | None) -> str | None:

@@ -353,7 +353,8 @@ def _reader(
                 _named(responses, values) if responses else (),
                 value_or_none(values[principal]),
                 0,
-                False,
+                None,
+                None,
             ),
         )
 

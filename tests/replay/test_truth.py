@@ -179,6 +179,51 @@ def test_only_counted_answers_are_charged(tmp_path: Path) -> None:
     assert 4 == answer["rules"][0]["smallest_limit"]["nobody"]
 
 
+calls = st.lists(
+    st.tuples(st.integers(0, 2000), clients, st.integers(1, 15), st.integers(0, 10), st.integers(0, 4000)),
+    min_size=1,
+    max_size=40,
+)
+
+
+@ROOMY
+@given(calls)
+def test_tokens_are_reserved_and_settled(tmp_path: Path, steps: list[tuple[int, str, int, int, int]]) -> None:
+    """Input and the bound of output are reserved at the start, and at the end what was used is charged, dated there."""
+    policy = policy_file(tmp_path, "principal: client\nrules: [{name: tokens, limit: 60/10 seconds, tokens: openai}]\n")
+    at_ms, calls, lines = T0_S * 1000, [], []
+    for gap_ms, client, read, made, took_ms in steps:
+        at_ms += gap_ms
+        calls.append((at_ms, client, read, made, took_ms))
+        told = {"prompt_tokens": read, "completion_tokens": made, "max_tokens": 10, "request_time": took_ms / 1000}
+        lines.append(as_json(at_ms + took_ms, client, **told))
+    held: dict[str, list[list[int]]] = defaultdict(list)  # when, units
+    ends: list[tuple[int, list[int], int]] = []
+    refused = 0
+    for at_ms, client, read, made, took_ms in calls:
+        for end in sorted(each for each in ends if each[0] <= at_ms):
+            ends.remove(end)
+            end[1][1] = end[2]
+        used = sum(units for when, units in held[client] if at_ms - WINDOW_MS < when <= at_ms)
+        if used + read + 10 > 60:
+            refused += 1
+            continue
+        held[client].append([at_ms, read + 10])
+        ends.append((at_ms + took_ms, held[client][-1], read + made))
+
+    answer = answered(policy, write(tmp_path / "log", lines))
+
+    assert (len(calls), refused) == (answer["requests"], answer["refused"])
+
+
+def test_tokens_need_a_log_that_has_them(tmp_path: Path) -> None:
+    """Without the tokens of input and output a rule on tokens is not judged."""
+    policy = policy_file(tmp_path, "principal: client\nrules: [{name: tokens, limit: 60/minute, tokens: openai}]\n")
+    rule = answered(policy, write(tmp_path / "log", [combined(T0_S, "10.1.0.1")]))["rules"][0]
+
+    assert "needs the tokens of input and output" == rule["not_judged"]
+
+
 def test_two_policies_are_compared_caller_by_caller(tmp_path: Path) -> None:
     """`--against` says who is refused by one and not by the other."""
     lines = [as_json(T0_S * 1000 + at, client) for at in range(4) for client in ("10.1.0.1", "10.1.0.2")]
