@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 from contextlib import asynccontextmanager
 from functools import wraps
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Unpack
 
 from fastapi import FastAPI, Response
@@ -23,28 +22,23 @@ from starlette.requests import HTTPConnection
 
 from ratelimiter.asgi.assembly import Assembly
 from ratelimiter.asgi.endpoint_hook import HOOK_KEY, EndpointHook
+from ratelimiter.asgi.endpoint_rules import chosen, draft_of, named, place_of
 from ratelimiter.asgi.middleware import request_of
 from ratelimiter.asgi.openapi import document, guards_of
 from ratelimiter.asgi.refusal import refuse
 from ratelimiter.asgi.request_state import SCOPE_KEY, RequestState
 from ratelimiter.core.caller import Caller, identity_of
 from ratelimiter.core.identity import NOBODY
-from ratelimiter.core.policy import with_quota
-from ratelimiter.core.principal import CLIENT, IDENTIFIED
-from ratelimiter.core.rule import NAME_CHARACTERS, NAME_CHARACTERS_MAX, Rule
 from ratelimiter.errors import ConfigError
-from ratelimiter.parsing.units import UNLIMITED, parse_limit
-from ratelimiter.parsing.values import read_count
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from ratelimiter.asgi.assembly import Settings
-    from ratelimiter.core.quota import AnyQuota
+    from ratelimiter.asgi.endpoint_rules import Limit
     from ratelimiter.core.reply import Reply
+    from ratelimiter.core.rule import Rule
     from ratelimiter.engine.observer import DecisionObserver, Observer
-
-    Limit = str | Mapping[str, str]  # one limit, or one for each plan
 
 __all__ = ["Caller", "EndpointLimit", "RateLimits", "RefusedError"]
 
@@ -135,7 +129,7 @@ class RateLimits:
         if not limits:
             msg = "limits: there is none; write one like 5/minute"
             raise ConfigError(msg)
-        drafts = [_draft(limit, count=count, cost=cost) for limit in limits]
+        drafts = [draft_of(limit, count=count, cost=cost) for limit in limits]
         return EndpointLimit(self._assembly, drafts, shared, by=by, cost=cost, exempt=exempt)
 
     def rule(self, name: str, *, by: Callable[..., Any] | None = None) -> EndpointLimit:
@@ -309,19 +303,19 @@ class EndpointLimit(Depends):
         """Return the rules that a request of *scope* on *plan* is charged to; none if that plan has no limit."""
         if not self._drafts:
             return tuple(rule for rule in self._assembly.limiter.policy.rules if rule.name == self._shared)
-        place = self._shared or _place(scope)
+        place = self._shared or place_of(scope)
         rules = self._rules.get((place, plan))
         if rules is None:
             taken = [] if self._shared else self._names_before(scope)
-            named = []
+            rules_named = []
             for draft, unit in zip(self._drafts, self.units, strict=True):
-                rule = _chosen(draft, plan)
+                rule = chosen(draft, plan)
                 # Several limits of one kind and window at one place are told apart by their order.
                 number = taken.count(unit)
                 taken.append(unit)
                 if rule is not None:
-                    named.append(_named(rule, f"{place} {number}" if number else place))
-            rules = self._rules[place, plan] = tuple(named)
+                    rules_named.append(named(rule, f"{place} {number}" if number else place))
+            rules = self._rules[place, plan] = tuple(rules_named)
         return rules
 
     @property
@@ -355,60 +349,6 @@ def _signature(
             default = dependency if isinstance(dependency, Depends) else Depends(dependency)
             parameters.append(inspect.Parameter(name, kind, default=default, annotation=Any))
     return inspect.Signature(parameters)
-
-
-def _draft(
-    limit: Limit, *, count: int | str | Sequence[int | str], cost: int | Callable[..., Any]
-) -> list[tuple[str, Rule | None]]:
-    """Return the rule of *limit* for each plan, the default first; of a limit without plans for the plan "".
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    stated = {"": limit} if isinstance(limit, str) else dict(limit)
-    try:
-        counted = read_count([count] if isinstance(count, (int, str)) else list(count)) if count != () else frozenset()
-        quotas = {plan: None if text == UNLIMITED else parse_limit(text) for plan, text in stated.items()}
-        first = next(quota for quota in quotas.values() if quota is not None)
-        units = 1 if callable(cost) else cost
-        rule = Rule(_unit_name(first), first, principal=(IDENTIFIED, CLIENT), cost=units, count=counted)
-        return [(plan, None if quota is None else with_quota(rule, quota)) for plan, quota in quotas.items()]
-    except StopIteration:
-        msg = "limits: no plan has a limit; write one like 10/minute for one of them"
-        raise ConfigError(msg) from None
-    except ValueError as fault:
-        msg = f"limits: {fault}"
-        raise ConfigError(msg) from None
-
-
-def _chosen(draft: Sequence[tuple[str, Rule | None]], plan: str) -> Rule | None:
-    return dict(draft).get(plan, draft[0][1])
-
-
-def _unit_name(quota: AnyQuota) -> str:
-    """Return what tells the limits of one endpoint apart, and stays when only their number changes."""
-    unit = getattr(quota, "unit", "")
-    return f"{quota.kind}-{unit or quota.window_ms}" if unit or quota.window_ms else quota.kind
-
-
-def _named(rule: Rule, place: str) -> Rule:
-    """Return *rule* under a name of *place*: readable, a rule's name, and another for each place (7)."""
-    digest = blake2b(f"{place}\n{rule.name}".encode(), digest_size=4).hexdigest()
-    readable = "".join(each if each in NAME_CHARACTERS else "-" for each in place.lower()).strip("-")
-    room = NAME_CHARACTERS_MAX - len(rule.name) - len(digest) - 2
-    parts = (readable[:room].strip("-"), rule.name, digest)
-    named = with_quota(rule, rule.quota)
-    object.__setattr__(named, "name", ".".join(part for part in parts if part))
-    return named
-
-
-def _place(scope: Any) -> str:
-    """Return the endpoint that *scope* was routed to, by its methods and its template, wherever it is mounted."""
-    route = scope.get("route")
-    mount = str(scope.get("root_path", "")).removeprefix(str(scope.get("app_root_path", "")))
-    template = getattr(route, "path_format", None) or getattr(route, "path", None) or scope["path"]
-    methods = ".".join(sorted(getattr(route, "methods", None) or ())) or scope["type"]
-    return f"{methods} {mount}{template}"
 
 
 def _units(cost: Any) -> int | None:

@@ -17,10 +17,11 @@ from ratelimiter.core.form import FIELDS_MAX, read_cookies, read_multipart, read
 from ratelimiter.core.identity import Identity
 from ratelimiter.core.match import Condition, Match
 from ratelimiter.core.overrides import parse_pattern
-from ratelimiter.core.planner import Planner, applying
+from ratelimiter.core.planner import Planner
 from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import CLIENT, Source, parse_source
 from ratelimiter.core.request import MalformedRequest, Request
+from ratelimiter.core.rule_set import applying
 from tests.requesting import per_minute, request
 
 if TYPE_CHECKING:

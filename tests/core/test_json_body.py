@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.json_body import JsonField, Scalar, read_fields, spelled
 from ratelimiter.core.match import Match
-from ratelimiter.core.planner import BODIES_MAX, Planner
+from ratelimiter.core.planner import Planner
 from ratelimiter.core.policy import Policy
+from ratelimiter.core.rule_set import BODIES_MAX
 from tests.requesting import per_minute, request
 
 DEEP = (JsonField("depth", (spelled("deep"),)),)
