@@ -358,7 +358,8 @@ def test_a_shadow_has_the_numbers_of_its_twin(data: st.DataObject) -> None:
         assert shadowed.allowed
         assert enforced.outcomes[0][1:] == shadowed.outcomes[0][1:]
         assert enforced.allowed != shadowed.outcomes[0].refuses
-        assert shadowed.binding is None or not shadowed.binding.rule.shadow
+        assert shadowed.binding is not None
+        assert shadowed.binding.rule.shadow != bool(roomy)
 
 
 @given(worked(), st.data())
