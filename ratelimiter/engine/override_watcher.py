@@ -8,9 +8,11 @@ import json
 import logging
 import random
 import weakref
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.clock import Clock, unix_ms
+from ratelimiter.core.override_index import OverrideIndex
 from ratelimiter.core.overrides import FOR_EVER, NO_OVERRIDES, Block, Override, RuntimeOverrides, parse_pattern
 from ratelimiter.core.policy import override_fault
 from ratelimiter.errors import Kind, StoreError
@@ -18,27 +20,28 @@ from ratelimiter.parsing.units import UNLIMITED, parse_limit
 from ratelimiter.stores.base import DEGRADED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.engine.limiter import Limiter
     from ratelimiter.stores.overrides import OverrideStore, Snapshot
 
-POLL_S = 0.5  # what is ordered is applied everywhere within a second
-READ_AGAIN_MS = 60_000  # though nothing has changed: our clock may have, against the store's
-DRIFT_MS = 100  # of a clock, that is of no account
-NOTED_MAX = 100  # orders that make no sense here, each told of once
+POLL_S = 0.5  # an override is applied everywhere within a second
+READ_AGAIN_MS = 60_000  # the store's clock, against which ours may have moved
+DRIFT_MS = 100  # of a clock, which is of no account
+NOTED_MAX = 100  # overrides that mean nothing here, each logged once
+STEP = 200  # overrides that are built before others go on, about a millisecond's work
 
 log = logging.getLogger("ratelimiter.orders")
 
 
 def field_of_block(digest: str) -> str:
-    """Under which field of a book a block is kept."""
+    """Return the field of an override store that holds a block."""
     return f"block:{digest}"
 
 
 def field_of_override(who: str, rule: str) -> str:
-    """Under which field of a book an override is kept: one for each principal, or pattern, and rule."""
+    """Return the field of an override store that holds an override: one for each principal or pattern and rule."""
     return f"override:{who}:{rule}"
 
 
@@ -79,47 +82,107 @@ def block_from(digest: str, entry: dict[str, Any], until_ms: int) -> Block:
     return Block(digest, until_ms, network)
 
 
-def orders_of(page: Snapshot, policy: Policy, ahead_ms: int, noted: Callable[[str, str], None]) -> RuntimeOverrides:
-    """Return the runtime overrides of *page* that mean something under *policy*.
+class _Builder:
+    """Makes runtime overrides of snapshots under one policy. What was parsed once is kept, by field and text.
 
     Args:
-        page: of a book.
-        policy: that they are about; what means nothing to it is left out.
-        ahead_ms: how much the store's clock is ahead of the one whose moments are wanted.
-        noted: is told of the fields that are left out, and why.
+        policy: the policy that the overrides are about; one that means nothing to it is left out.
+        noted: receives each field that is left out, and the reason.
     """
-    overrides, blocks, shadow, shadow_until_ms = [], [], False, FOR_EVER
-    for field, (until_ms, text) in sorted(page.fields.items()):
-        ours_ms = until_ms - ahead_ms if until_ms else FOR_EVER
+
+    def __init__(self, policy: Policy, noted: Callable[[str, str], None]) -> None:
+        self.policy = policy
+        self._noted = noted
+        self._parsed: dict[str, tuple[str, int, Override | Block | None]] = {}
+
+    def steps(self, page: Snapshot, ahead_ms: int) -> Generator[None, None, RuntimeOverrides]:
+        """Build the runtime overrides of *page*; yield after every few, so that the caller can let others go on.
+
+        Args:
+            page: of an override store.
+            ahead_ms: how much the store's clock is ahead of the one whose moments are wanted.
+        """
+        parsed: dict[str, tuple[str, int, Override | Block | None]] = {}
+        overrides: list[Override] = []
+        blocks: list[Block] = []
+        index = OverrideIndex()
+        for number, (field, (until_ms, text)) in enumerate(page.fields.items(), 1):
+            ours_ms = until_ms - ahead_ms if until_ms else FOR_EVER
+            known = self._parsed.get(field)
+            if known is None or known[0] != text or known[1] != ours_ms:
+                known = text, ours_ms, self._parse(field, text, ours_ms)
+            parsed[field] = known
+            item = known[2]
+            if isinstance(item, Override):
+                overrides.append(item)
+                index.add(item)
+            elif item is not None:
+                blocks.append(item)
+            if not number % STEP:
+                yield
+        self._parsed = parsed
+        shadow = page.fields.get(SHADOW)
+        until_ms = 0 if shadow is None else shadow[0]
+        return RuntimeOverrides(
+            page.version,
+            tuple(overrides),
+            tuple(blocks),
+            shadow is not None,
+            until_ms - ahead_ms if until_ms else FOR_EVER,
+            index,
+        )
+
+    def _parse(self, field: str, text: str, until_ms: int) -> Override | Block | None:
+        """Return the override or block that a field says; None if it is left out, or is the kill switch."""
         kind, _, rest = field.partition(":")
-        fault = ""
+        if field == SHADOW:
+            return None
         try:
             if kind == "block":
-                blocks.append(block_from(rest, json.loads(text), ours_ms))
-            elif field == SHADOW:
-                shadow, shadow_until_ms = True, ours_ms
-            else:
-                override = override_from(json.loads(text), ours_ms)
-                fault = override_fault(policy, override)
-                if not fault:
-                    overrides.append(override)
+                return block_from(rest, json.loads(text), until_ms)
+            override = override_from(json.loads(text), until_ms)
+            fault = override_fault(self.policy, override)
         except ValueError as error:
             fault = str(error)
-        if fault:
-            noted(field, fault)
-    return RuntimeOverrides(page.version, tuple(overrides), tuple(blocks), shadow, shadow_until_ms)
+        else:
+            if not fault:
+                return override
+        self._noted(field, fault)
+        return None
+
+
+def orders_of(page: Snapshot, policy: Policy, ahead_ms: int, noted: Callable[[str, str], None]) -> RuntimeOverrides:
+    """Return what *page* says under *policy*, at once.
+
+    Args:
+        page: of an override store.
+        policy: the policy that it is about; what means nothing to it is left out.
+        ahead_ms: how much the store's clock is ahead of the one whose moments are wanted.
+        noted: receives each field that is left out, and the reason.
+    """
+    return _finished(_Builder(policy, noted).steps(page, ahead_ms))
+
+
+def _finished(steps: Generator[None, None, RuntimeOverrides]) -> RuntimeOverrides:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            overrides: RuntimeOverrides = end.value
+            return overrides
 
 
 class OverrideWatcher:
-    """Has one limiter obey what the book of its store and policy says, as long as it is there.
+    """Applies the runtime overrides of a limiter's store and policy, and the ends of overrides, as long as it lives.
 
-    A change is looked for every *poll_s*; while the book cannot be read, the last orders stand until they end. Their
-    ends are the store's moments, however wrong our clock is.
+    The store is asked for a change every *poll_s*; while it cannot be read, the last overrides stand until they end.
+    Their ends are moments of the store's clock, however wrong ours is. Only what has changed is parsed, and the event
+    loop goes on in between, so that 100,000 overrides delay no request.
 
     Args:
-        limiter: that obeys. Where its store keeps no book, only overrides of the policy come to their end.
+        limiter: the limiter. If its store keeps no runtime overrides, only those of the policy come to their end.
         clock: the limiter's; Unix time in milliseconds.
-        poll_s: seconds between two looks, at most.
+        poll_s: the longest pause between two looks, in seconds.
     """
 
     def __init__(self, limiter: Limiter, *, clock: Clock = unix_ms, poll_s: float = POLL_S) -> None:
@@ -127,68 +190,78 @@ class OverrideWatcher:
         self._limiter = weakref.ref(limiter)
         self._clock = clock
         self._poll_s = poll_s
-        self._orders = NO_OVERRIDES
-        self._policy = limiter.policy
+        self._overrides = NO_OVERRIDES  # all, the ended ones included
+        self._builder = _Builder(limiter.policy, self._note_senseless)
+        self._built: Snapshot | None = None  # what they were built of
         self._name = ""
         self._page: Snapshot | None = None
-        self._read_ms = 0  # when
-        self._ahead_ms = 0  # how much the store's clock is, of ours
+        self._read_ms = 0  # when the page was read, or the store's clock
+        self._ahead_ms = 0  # how much the store's clock is ahead of ours
+        self._ends: tuple[int, ...] = ()  # of overrides, ascending
         self._next_end_ms = 0
-        self._failing = ""  # as it was told
+        self._failing = ""  # kind of the last logged error
         self._noted: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._book: OverrideStore | None = None
-        self._set_next_end(limiter)
+        self._store: OverrideStore | None = None
+        self._note_ends(limiter)
         self._open(limiter)
 
     def _open(self, limiter: Limiter) -> None:
-        self._page, self._orders, self._name = None, NO_OVERRIDES, limiter.policy.name
-        self._book = limiter.store.override_store(self._name)
-        if self._book is not None:
-            self._book.listen(self._written)
-            page = self._book.page()
+        self._page, self._built, self._name = None, None, limiter.policy.name
+        self._store = limiter.store.override_store(self._name)
+        if self._store is not None:
+            self._store.listen(self._written)
+            page = self._store.page()
             if page is not None and page.version:
                 self._written()
 
     @property
     def needs_time(self) -> bool:
-        """Whether something changes unannounced: another process writes, or an override ends."""
+        """True if something changes unannounced: another process writes, or an override ends."""
         limiter = self._limiter()
         remote = limiter is not None and not limiter.store.unwrap().embedded
-        return remote or (self._book is not None and self._book.shared) or bool(self._next_end_ms)
+        return remote or (self._store is not None and self._store.shared) or bool(self._next_end_ms)
 
     def start(self) -> None:
-        """Look from now on, on the running event loop; nothing happens if that is so."""
+        """Look from now on, on the running event loop. Does nothing if that is so."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop or self._task is None or self._task.done():
             self._loop = loop
             self._task = loop.create_task(self._run())
 
     async def stop(self) -> None:
-        """Look no longer."""
+        """Stop looking."""
         task, self._task = self._task, None
         if task is not None and self._loop is asyncio.get_running_loop():
             task.cancel()
             await asyncio.wait([task])
 
     async def poll(self) -> None:
-        """Look once, and have done what has changed. Never raises for a store."""
+        """Look once, and apply what has changed. Never raises for a store."""
         limiter = self._limiter()
         if limiter is None:
             return
-        changed = False
         if limiter.policy.name != self._name:
             self._open(limiter)
-        if self._book is not None:
+        if self._store is not None:
             try:
-                changed = await self._look(self._book)
+                await self._look(self._store)
             except StoreError as error:
                 if limiter.store.state != DEGRADED:  # else the outage is told already
                     self._note_failure(error)
             else:
                 self._note_success()
-        self._obey(limiter, changed=changed)
+        steps = self._steps(limiter)
+        if steps is not None:
+            while True:  # in slices, with requests in between
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    self._take(limiter, end.value)
+                    break
+                await asyncio.sleep(0)
+        self._apply_ends(limiter)
 
     async def _run(self) -> None:
         limiter = self._limiter()
@@ -199,72 +272,87 @@ class OverrideWatcher:
             try:
                 await self.poll()
             except Exception:  # whatever it is, the next look may do better
-                log.exception("the orders of operators could not be looked at; the last ones stay in force")
+                log.exception("runtime overrides could not be looked at; the last ones stay in force")
             # Not all processes at the same moment.
             pause_s = self._poll_s * random.uniform(0.8, 1)  # noqa: S311
             if self._next_end_ms:
                 pause_s = min(pause_s, max(0.0, (self._next_end_ms - self._clock()) / 1000))
             await asyncio.sleep(pause_s)
 
-    async def _look(self, book: OverrideStore) -> bool:
-        """Read the book if that is due; whether it says something new."""
-        due = self._page is None or self._clock() - self._read_ms >= READ_AGAIN_MS
-        if not due and self._page is not None and await book.version() == self._page.version:
-            return False
-        page = await book.read()
-        changed = page.version != ("" if self._page is None else self._page.version)
-        self._take(page)
-        return changed
+    async def _look(self, store: OverrideStore) -> None:
+        """Read the runtime overrides if they have changed, and now and then the store's clock."""
+        now_ms = self._clock()
+        page = self._page
+        if page is None or await store.version() != page.version:
+            self._note_page(await store.read())
+        elif now_ms - self._read_ms >= READ_AGAIN_MS and self._ends:
+            self._note_page(page._replace(now_ms=await store.now_ms()))
 
     def _written(self) -> None:
         """Apply at once what this process has written."""
         limiter = self._limiter()
-        page = None if self._book is None else self._book.page()
+        page = None if self._store is None else self._store.page()
         if limiter is None or page is None:
             return
-        self._take(page)
-        self._obey(limiter, changed=True)
+        self._note_page(page)
+        steps = self._steps(limiter)
+        if steps is not None:
+            self._take(limiter, _finished(steps))
         if self._next_end_ms:
             self.start()
 
-    def _take(self, page: Snapshot) -> None:
+    def _note_page(self, page: Snapshot) -> None:
         self._page, self._read_ms = page, self._clock()
         ahead_ms = page.now_ms - self._read_ms
         if abs(ahead_ms - self._ahead_ms) > DRIFT_MS:  # else each look would move every end by how long it took
-            self._ahead_ms = ahead_ms
-        self._orders = NO_OVERRIDES  # to be made of the page
+            self._ahead_ms, self._built = ahead_ms, None
 
-    def _obey(self, limiter: Limiter, *, changed: bool) -> None:
-        now_ms = self._clock()
-        if limiter.policy is not self._policy:
-            self._policy, self._orders, changed = limiter.policy, NO_OVERRIDES, True
-        if self._orders is NO_OVERRIDES and self._page is not None:
-            self._orders = orders_of(self._page, limiter.policy, self._ahead_ms, self._note_senseless)
-        ended = bool(self._next_end_ms) and now_ms >= self._next_end_ms
-        orders = self._orders.at(now_ms)
-        if changed or ended or orders != limiter.overrides:
-            limiter.apply(orders)
-        self._set_next_end(limiter)
+    def _steps(self, limiter: Limiter) -> Generator[None, None, RuntimeOverrides] | None:
+        """Return the steps that build the overrides anew; None if they are up to date."""
+        if limiter.policy is not self._builder.policy:
+            self._builder, self._built = _Builder(limiter.policy, self._note_senseless), None
+            if self._page is None:
+                self._note_ends(limiter)
+        page, built = self._page, self._built
+        if page is None or (built is not None and built.version == page.version):
+            return None
+        return self._builder.steps(page, self._ahead_ms)
 
-    def _set_next_end(self, limiter: Limiter) -> None:
-        now_ms = self._clock()
-        moments = (*self._orders.ends_ms, *(override.until_ms for override in limiter.policy.overrides))
-        self._next_end_ms = min((moment for moment in moments if moment > now_ms), default=0)
+    def _take(self, limiter: Limiter, overrides: RuntimeOverrides) -> None:
+        """Put newly built overrides in force."""
+        self._built, self._overrides = self._page, overrides
+        self._note_ends(limiter)
+        limiter.apply(overrides.at(self._clock()))
+        self._set_next_end()
+
+    def _apply_ends(self, limiter: Limiter) -> None:
+        """Put overrides out of force whose end has come, and in force after a limiter lost them."""
+        ended = bool(self._next_end_ms) and self._clock() >= self._next_end_ms
+        if ended or (self._built is not None and limiter.overrides.version != self._overrides.version):
+            limiter.apply(self._overrides.at(self._clock()))
+        self._set_next_end()
+
+    def _note_ends(self, limiter: Limiter) -> None:
+        ends = {*self._overrides.ends_ms, *(override.until_ms for override in limiter.policy.overrides)} - {FOR_EVER}
+        self._ends = tuple(sorted(ends))
+        self._set_next_end()
+
+    def _set_next_end(self) -> None:
+        place = bisect_right(self._ends, self._clock())
+        self._next_end_ms = self._ends[place] if place < len(self._ends) else 0
 
     def _note_senseless(self, field: str, fault: str) -> None:
         if field not in self._noted and len(self._noted) < NOTED_MAX:
             self._noted.add(field)
-            log.error("an order is not applied here: %s: %s", field[:100], " ".join(fault.split())[:200])
+            log.error("a runtime override is not applied: %s: %s", field[:100], " ".join(fault.split())[:200])
 
     def _note_failure(self, error: StoreError) -> None:
         if error.kind != self._failing:
             self._failing = error.kind
-            what = (
-                "the ACL user needs +hget +hgetall" if error.kind is Kind.PERMISSION else "the last ones stay in force"
-            )
-            log.warning("the orders of operators cannot be read (%s): %s", error.kind, what)
+            what = "the ACL user needs +hget +hscan" if error.kind is Kind.PERMISSION else "the last ones stay in force"
+            log.warning("runtime overrides cannot be read (%s): %s", error.kind, what)
 
     def _note_success(self) -> None:
         if self._failing:
             self._failing = ""
-            log.info("the orders of operators can be read again")
+            log.info("runtime overrides can be read again")

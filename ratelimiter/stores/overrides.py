@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ratelimiter.stores.memory import MemoryStore
 
 TEXT = files("ratelimiter.stores.redis").joinpath("lua/overrides.lua").read_text(encoding="utf-8")
-ORDERS_MAX = 10_000  # about 200 bytes each, which every process reads whenever one changes
+ORDERS_MAX = 100_000  # about 200 bytes each, which every process reads, in slices, whenever one changes
+SLICE = 500  # overrides of one reply
+READS_MAX = 3  # attempts at a reading during which nothing is written
+META = frozenset({"version", "sweep", "latest", "endless"})  # fields that are no override
 TOLD_MAX = 1000
 KEPT_MS = 10 * 366 * 24 * 3600 * 1000  # what has no end by itself is kept so long after the last write
 
@@ -45,6 +48,10 @@ class OverrideStore(ABC):
     @abstractmethod
     async def read(self) -> Snapshot:
         """All orders that have not ended."""
+
+    @abstractmethod
+    async def now_ms(self) -> int:
+        """Return the store's clock, Unix time."""
 
     def page(self) -> Snapshot | None:
         """Return the orders without waiting; None where they are kept outside this process."""
@@ -82,7 +89,14 @@ class Commanded(Protocol):
     """A store that takes commands, as stores of Redis do."""
 
     async def command(self, key: bytes, *words: str | bytes) -> object:
-        """Send one command to whoever serves *key*; its reply.
+        """Send one command with a short reply to the server of *key*, and return the reply.
+
+        Raises:
+            StoreError: there was none, or an error.
+        """
+
+    async def control(self, key: bytes, *words: str | bytes) -> object:
+        """Send one command that may take long to the server of *key*, and return the reply.
 
         Raises:
             StoreError: there was none, or an error.
@@ -92,8 +106,8 @@ class Commanded(Protocol):
 class RedisOverrideStore(OverrideStore):
     """Orders in Redis, in any topology: two keys of one slot for each policy.
 
-    What the ACL user needs beside what the store says: `+hget +hgetall +hset +hdel +pexpire +lpush +ltrim +lrange
-    +del`; of those only `+hget +hgetall` where nobody but operators writes.
+    What the ACL user needs beside what the store says: `+hget +hscan +hlen +hexists +hset +hdel +pexpire +lpush +ltrim
+    +lrange +del`; of those only `+hget +hscan` for a process that only reads.
 
     Args:
         store: that takes commands.
@@ -118,21 +132,43 @@ class RedisOverrideStore(OverrideStore):
 
     async def read(self) -> Snapshot:
         """See `OverrideStore`."""
-        pairs = await self._store.command(self._orders, "HGETALL", self._orders)
-        now_ms = await self._now_ms()
-        if not isinstance(pairs, list):
-            msg = "HGETALL is answered with no list"
-            raise StoreFault(msg, Kind.PROTOCOL)
-        texts = [text.decode("utf-8", "replace") for text in pairs]
-        all_ = dict(zip(texts[::2], texts[1::2], strict=True))
-        return Snapshot(all_.pop("version", ""), now_ms, _fields(all_, now_ms))
+        version = await self.version()
+        fields: dict[str, tuple[int, str]] = {}
+        for _ in range(READS_MAX if version else 0):  # before the first write there is nothing to read
+            fields = await self._scanned()
+            before, version = version, await self.version()
+            if before == version:
+                break
+        else:
+            version = version and "changing"  # so that the next look reads again
+        now_ms = await self.now_ms()
+        return Snapshot(version, now_ms, _in_force(fields, now_ms))
+
+    async def _scanned(self) -> dict[str, tuple[int, str]]:
+        """Return all fields, read in slices, so that neither the server nor this event loop stands still for many.
+
+        One that is written meanwhile may be missing: the version tells.
+        """
+        fields: dict[str, tuple[int, str]] = {}
+        cursor = "0"
+        while True:
+            words = ("HSCAN", self._orders, cursor, "COUNT", str(SLICE))
+            match await self._store.control(self._orders, *words):
+                case [bytes(after), list(pairs)]:
+                    fields |= _fields([text.decode("utf-8", "replace") for text in pairs])
+                    cursor = after.decode()
+                case _:
+                    msg = "HSCAN is answered with something else"
+                    raise StoreFault(msg, Kind.PROTOCOL)
+            if cursor == "0":
+                return fields
 
     async def write(self, told: str, field: str = "", value: tuple[int, str] | None = None) -> str:
         """See `OverrideStore`."""
         now = "" if self._clock is None else str(self._clock())
         spelled = "" if value is None else f"{value[0]} {value[1]}"
         words = (now, field, spelled, told, secrets.token_hex(8), str(ORDERS_MAX), str(TOLD_MAX), str(KEPT_MS))
-        reply = await self._store.command(self._orders, "EVAL", TEXT, "2", self._orders, self._told, *words)
+        reply = await self._store.control(self._orders, "EVAL", TEXT, "2", self._orders, self._told, *words)
         match reply:
             case [1, bytes(before)]:
                 return before.decode().partition(" ")[2]
@@ -144,15 +180,16 @@ class RedisOverrideStore(OverrideStore):
 
     async def told(self, number: int) -> list[str]:
         """See `OverrideStore`."""
-        lines = await self._store.command(self._orders, "LRANGE", self._told, "0", str(number - 1))
+        lines = await self._store.control(self._orders, "LRANGE", self._told, "0", str(number - 1))
         return [line.decode("utf-8", "replace") for line in lines] if isinstance(lines, list) else []
 
     async def erase(self, keys: Sequence[bytes]) -> None:
         """See `OverrideStore`."""
         for key in keys:  # each by itself: not all of them need be in one slot
-            await self._store.command(key, "DEL", key)
+            await self._store.control(key, "DEL", key)
 
-    async def _now_ms(self) -> int:
+    async def now_ms(self) -> int:
+        """See `OverrideStore`."""
         if self._clock is not None:
             return self._clock()
         time = await self._store.command(self._orders, "TIME")
@@ -183,6 +220,10 @@ class MemoryOverrideStore(OverrideStore):
     async def version(self) -> str:
         """See `OverrideStore`."""
         return str(self._version or "")
+
+    async def now_ms(self) -> int:
+        """See `OverrideStore`."""
+        return self._store.now_ms()
 
     async def read(self) -> Snapshot:
         """See `OverrideStore`."""
@@ -223,11 +264,14 @@ class MemoryOverrideStore(OverrideStore):
         self._store.erase(keys)
 
 
-def _fields(texts: dict[str, str], now_ms: int) -> dict[str, tuple[int, str]]:
-    """Those of *texts* that are orders and have not ended."""
-    split = {field: text.partition(" ") for field, text in texts.items()}
-    ours = {field: (int(ends), json) for field, (ends, _, json) in split.items() if ends.isascii() and ends.isdigit()}
-    return _in_force(ours, now_ms)
+def _fields(texts: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Return those of *texts*, names and values in turn, that are overrides."""
+    fields = {}
+    for name, text in zip(texts[::2], texts[1::2], strict=True):
+        ends, _, json = text.partition(" ")
+        if name not in META and ends.isascii() and ends.isdigit():
+            fields[name] = int(ends), json
+    return fields
 
 
 def _in_force(fields: dict[str, tuple[int, str]], now_ms: int) -> dict[str, tuple[int, str]]:

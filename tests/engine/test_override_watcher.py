@@ -284,7 +284,7 @@ async def test_a_user_that_may_not_read_them(caplog: pytest.LogCaptureFixture) -
 
         assert [WITHIN_LIMIT, WITHIN_LIMIT, OVER_LIMIT] == await reasons(limiter, 3)
         assert 1 == len(caplog.records)
-        assert "+hget +hgetall" in caplog.text
+        assert "+hget +hscan" in caplog.text
         await limiter.close()
 
 

@@ -137,14 +137,24 @@ class ClusterStore(Store):
         return RedisOverrideStore(self, name)
 
     async def command(self, key: bytes, *words: str | bytes) -> object:
-        """Send one command to the node that serves *key*; see `ratelimiter.stores.overrides.Commanded`.
+        """Send one small command to the node that serves *key*; see `ratelimiter.stores.overrides.Commanded`.
 
         Raises:
             StoreError: as `charge`, and for an error reply.
         """
         self._belong_here()
-        async with Deadline(max(CONTROL_TIMEOUT_MS, self._timeout_ms)):
+        async with Deadline(self._timeout_ms):
             return await self._ask_slot(slot_of(key), lambda node, asking: node.call(*words, asking=asking))
+
+    async def control(self, key: bytes, *words: str | bytes) -> object:
+        """Send one command that may take long to the node that serves *key*; see `stores.overrides.Commanded`.
+
+        Raises:
+            StoreError: as `command`.
+        """
+        self._belong_here()
+        async with Deadline(max(CONTROL_TIMEOUT_MS, self._timeout_ms)):
+            return await self._ask_slot(slot_of(key), lambda node, asking: node.control(*words, asking=asking))
 
     def _belong_here(self) -> None:
         """Belong to the running event loop."""

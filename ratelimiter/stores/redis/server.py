@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # An attempt that began just before a fault ended is lost, and has to be over in time for another one: this, the longest
 # pause and a breaker's probe together are less than a second.
 CONNECT_TIMEOUT_MS = 300
+CONTROL_IDLE_S = 1.0  # after which the control connection is closed
 CONTROL_TIMEOUT_MS = 250  # for what is not hot: longer than a decision may wait, and short of the next look
 # The first attempt after a loss is made at once; further ones wait, and not all processes equally long. The longest
 # pause is well below a second, because enforcement has to be back within one.
@@ -90,9 +91,10 @@ class Server:
         self._loop = self._batcher.loop
         self._connection: Connection | None = None
         self._address: Address
-        # What is not hot has a connection of its own, so that no charge waits behind a long reply. It goes wherever the
-        # charges go: made anew when their connection was.
+        # Long replies have a connection of their own, so that no charge waits behind them. It goes wherever the charges go:
+        # opened anew when their connection was, and closed when it is idle.
         self._control: ControlConnection | None = None
+        self._control_end: asyncio.TimerHandle | None = None
         self._controlled: Connection | None = None
         self._control_timeout_ms = max(CONTROL_TIMEOUT_MS, timeout_ms)
         self._loop_end: AsyncGenerator[None] | None = None
@@ -122,6 +124,33 @@ class Server:
         return self._batcher.join(hits, group)
 
     async def call(self, *words: str | bytes, asking: bool = False) -> object:
+        """Send one small command over the connection of the charges, and return its reply.
+
+        Args:
+            words: of the command; its reply must be short, as charges wait behind it.
+            asking: for a slot that this server is about to take over.
+
+        Raises:
+            StoreError: no connection, no answer within the deadline, or an error.
+        """
+        connection = None
+        try:
+            async with Deadline(self._timeout_ms):
+                connection = await self._connected()
+                if asking:
+                    connection.send(ASKING, _ignore)
+                return await connection.call(*words)
+        except StoreTimeout as error:
+            if connection is not None:
+                # It may owe the answer for ever, and charges would wait behind it.
+                self._drop(connection, error)
+            raise
+        except StoreError as error:
+            if connection is not None and (connection.error is not None or error.kind in MOVED_AWAY):
+                self._drop(connection, error)
+            raise
+
+    async def control(self, *words: str | bytes, asking: bool = False) -> object:
         """Send one command over the control connection to the server that charges go to, and return its reply.
 
         Args:
@@ -145,8 +174,15 @@ class Server:
                 if error.kind in MOVED_AWAY:
                     self._drop(connection, error)
                 raise
+            finally:
+                if self._control_end is not None:
+                    self._control_end.cancel()
+                self._control_end = self._loop.call_later(CONTROL_IDLE_S, self._drop_control)
 
     def _drop_control(self) -> None:
+        if self._control_end is not None:
+            self._control_end.cancel()
+            self._control_end = None
         control, self._control = self._control, None
         if control is not None:
             control.drop()

@@ -45,7 +45,7 @@ class RedisStore(Store):
     one. No connection is made before the first charge, and a broken one is replaced on the next.
 
     What the ACL user needs: `+evalsha +eval +get +set +time ~rl1:*`, and `+select` for a database other than 0. The
-    connection also asks for `client|setname` and `role`, and does without. Runtime overrides need `+hget +hgetall`;
+    connection also asks for `client|setname` and `role`, and does without. Runtime overrides need `+hget +hscan`;
     `stores.overrides.RedisOverrideStore` says what the process that writes them needs.
 
     Args:
@@ -98,12 +98,20 @@ class RedisStore(Store):
         return RedisOverrideStore(self, name)
 
     async def command(self, key: bytes, *words: str | bytes) -> object:  # noqa: ARG002  # one server serves all keys
-        """Send one command; see `ratelimiter.stores.overrides.Commanded`.
+        """Send one small command; see `ratelimiter.stores.overrides.Commanded`.
 
         Raises:
             StoreError: as `charge`, and for an error reply.
         """
         return await self._here().call(*words)
+
+    async def control(self, key: bytes, *words: str | bytes) -> object:  # noqa: ARG002  # as above
+        """Send one command that may take long; see `ratelimiter.stores.overrides.Commanded`.
+
+        Raises:
+            StoreError: as `command`.
+        """
+        return await self._here().control(*words)
 
     def _here(self) -> Server:
         """The node, on the running event loop."""
