@@ -125,7 +125,7 @@ class Operator:
             }
             for stated, rule, override in looks
         ]
-        blocked_ms = BlockIndex(orders.blocks).until_ms(digest, named.source, value)
+        blocked_ms = BlockIndex(orders.blocks).until_ms(digest, named.source, value, now_ms)
         self._say("peek", {"digest": digest})
         return {
             "digest": digest,

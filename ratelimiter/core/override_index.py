@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.client_address import LOCAL
 from ratelimiter.core.prefix_table import PrefixTable
 
 if TYPE_CHECKING:
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.overrides import Block, Override
 
+FOR_EVER = 0  # as in `ratelimiter.core.overrides`, which knows this module for its types
 CLIENT = "client"  # the source whose values networks hold
 
 
@@ -20,11 +20,16 @@ class OverrideIndex:
 
     Args:
         overrides: in any order.
+        blocks: of the same origin.
+
+    Attributes:
+        blocks: their index.
     """
 
-    __slots__ = ("_exact", "_networks", "_patterns")
+    __slots__ = ("_exact", "_networks", "_patterns", "blocks")
 
-    def __init__(self, overrides: Iterable[Override] = ()) -> None:
+    def __init__(self, overrides: Iterable[Override] = (), blocks: Iterable[Block] = ()) -> None:
+        self.blocks = BlockIndex(blocks)
         self._exact: dict[str, list[Override]] = {}
         self._networks: PrefixTable[Override] = PrefixTable()
         self._patterns: list[Override] = []
@@ -63,28 +68,31 @@ class BlockIndex:
     """Blocks, found by principal.
 
     Args:
-        blocks: those in force.
+        blocks: in any order.
     """
 
     __slots__ = ("_exact", "_networks")
 
-    def __init__(self, blocks: Iterable[Block]) -> None:
+    def __init__(self, blocks: Iterable[Block] = ()) -> None:
         self._exact: dict[str, int] = {}
         self._networks: PrefixTable[int] = PrefixTable()
         for block in blocks:
-            if block.network is None:
-                self._exact[block.digest] = block.until_ms
-            else:
-                self._networks.add(block.network, block.until_ms)
+            self.add(block)
+
+    def add(self, block: Block) -> None:
+        """Add one block."""
+        if block.network is None:
+            self._exact[block.digest] = block.until_ms
+        else:
+            self._networks.add(block.network, block.until_ms)
 
     def __bool__(self) -> bool:
         """Return True if there is a block."""
         return bool(self._exact or self._networks)
 
-    def until_ms(self, digest: str, source: str, value: bytes) -> int | None:
-        """Return when the block of a principal ends, `FOR_EVER` included; None if it is not blocked."""
-        until_ms = self._exact.get(digest)
-        if until_ms is None and self._networks and source == CLIENT and value and value != LOCAL.encode():
-            found = self._networks.find(value.decode())
-            return found[0] if found else None
-        return until_ms
+    def until_ms(self, digest: str, source: str, value: bytes, now_ms: int) -> int | None:
+        """Return when the block of a principal ends, `FOR_EVER` included; None if it is not blocked at *now_ms*."""
+        found = [] if digest not in self._exact else [self._exact[digest]]
+        if self._networks and source == CLIENT and value:
+            found += self._networks.find(value.decode())
+        return next((until_ms for until_ms in found if until_ms == FOR_EVER or now_ms < until_ms), None)

@@ -114,10 +114,14 @@ class RuntimeOverrides:
     blocks: tuple[Block, ...] = ()
     shadow: bool = False
     shadow_until_ms: int = FOR_EVER
-    index: OverrideIndex | None = field(default=None, compare=False, repr=False)  # of all *overrides*, if there is one
+    # Of all overrides and blocks, ended ones included, if whoever made this has made an index, too.
+    index: OverrideIndex | None = field(default=None, compare=False, repr=False)
+    moments: tuple[int, ...] | None = field(default=None, compare=False, repr=False)  # `ends_ms`, if it is known
 
     def at(self, now_ms: int) -> RuntimeOverrides:
         """Return those of them that are in force at *now_ms*."""
+        if all(now_ms < ms for ms in self.ends_ms):
+            return self
         return replace(
             self,
             overrides=in_force(self.overrides, now_ms),
@@ -128,6 +132,8 @@ class RuntimeOverrides:
     @property
     def ends_ms(self) -> tuple[int, ...]:
         """The moments at which one of them ends, Unix time."""
+        if self.moments is not None:
+            return self.moments
         moments = [override.until_ms for override in self.overrides] + [block.until_ms for block in self.blocks]
         return tuple(ms for ms in (*moments, self.shadow_until_ms if self.shadow else FOR_EVER) if ms)
 

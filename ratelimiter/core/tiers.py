@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ratelimiter.core.override_index import BlockIndex, OverrideIndex
+from ratelimiter.core.override_index import OverrideIndex
 from ratelimiter.core.overrides import BlockedError, Override, in_force
 from ratelimiter.core.policy import adapted, plans_of, with_quota
 from ratelimiter.core.principal import CLIENT, credential
@@ -55,10 +55,11 @@ class Tiers:
         self._noted = noted
         self._plans = plans_of(policy)
         self._unknown: set[str] = set()
-        self._blocks = BlockIndex(orders.blocks)
+        index = orders.index or OverrideIndex(orders.overrides, orders.blocks)
+        self._blocks = index.blocks
         self._sources = tuple(dict.fromkeys(source for rule in policy.rules for source in (*rule.principal, CLIENT)))
         # Run-time before the file's where they are equally exact: sorting keeps their order otherwise.
-        self._indexes = (orders.index or OverrideIndex(orders.overrides), OverrideIndex(policy.overrides))
+        self._indexes = (index, OverrideIndex(policy.overrides))
         self._now_ms = now_ms
         self._applying: dict[str, tuple[Override, ...]] = {}  # by digest
         self._variants: dict[tuple[str, AnyQuota], Rule] = {}
@@ -85,7 +86,7 @@ class Tiers:
                 continue  # whether that matters is for the rules to say that look there
             for kind, value in read:
                 principal = self._reader.principal(kind, value)
-                until_ms = self._blocks.until_ms(principal.digest, kind, value)
+                until_ms = self._blocks.until_ms(principal.digest, kind, value, self._now_ms)
                 if until_ms is not None:
                     raise BlockedError(until_ms, principal)
 

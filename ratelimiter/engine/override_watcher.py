@@ -106,6 +106,7 @@ class _Builder:
         overrides: list[Override] = []
         blocks: list[Block] = []
         index = OverrideIndex()
+        ends: set[int] = set()
         for number, (field, (until_ms, text)) in enumerate(page.fields.items(), 1):
             ours_ms = until_ms - ahead_ms if until_ms else FOR_EVER
             known = self._parsed.get(field)
@@ -118,6 +119,9 @@ class _Builder:
                 index.add(item)
             elif item is not None:
                 blocks.append(item)
+                index.blocks.add(item)
+            if ours_ms:
+                ends.add(ours_ms)
             if not number % STEP:
                 yield
         self._parsed = parsed
@@ -130,6 +134,7 @@ class _Builder:
             shadow is not None,
             until_ms - ahead_ms if until_ms else FOR_EVER,
             index,
+            tuple(ends),
         )
 
     def _parse(self, field: str, text: str, until_ms: int) -> Override | Block | None:

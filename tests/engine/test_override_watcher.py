@@ -22,17 +22,19 @@ from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import Source
 from ratelimiter.core.quota import Quota
 from ratelimiter.core.rule import Rule
+from ratelimiter.engine import override_watcher
 from ratelimiter.engine.limiter import Limiter
-from ratelimiter.engine.override_watcher import OverrideWatcher
+from ratelimiter.engine.override_watcher import STEP, OverrideWatcher, override_from
 from ratelimiter.stores.factory import open_store, store_for
 from ratelimiter.stores.memory import MemoryStore
+from ratelimiter.stores.overrides import OverrideStore, Snapshot
 from ratelimiter.testing import FakeClock
 from tests.requesting import request
 from tests.stores.redis.test_store import PATIENT_MS
 from tests.stores.redis_server import RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ratelimiter.core.request import Request
 
@@ -327,3 +329,74 @@ async def test_values_are_nowhere_in_the_store(redis_server: RedisServer) -> Non
     assert "unmistakable" not in repr(held)
     assert "unmistakable" not in json.dumps(await operator.told())
     await store.close()
+
+
+class Many(OverrideStore):
+    """An override store with many overrides, of which some can be changed."""
+
+    shared = True
+
+    def __init__(self, number: int) -> None:
+        entries = [{"who": f"{n:032x}", "limit": "9/minute"} for n in range(number)]
+        self.fields = {f"override:{entry['who']}:": (0, json.dumps(entry)) for entry in entries}
+        self.changes = 1
+
+    async def version(self) -> str:
+        return str(self.changes)
+
+    async def now_ms(self) -> int:
+        return 0
+
+    async def read(self) -> Snapshot:
+        return Snapshot(str(self.changes), 0, dict(self.fields))
+
+    async def write(self, told: str, field: str = "", value: tuple[int, str] | None = None) -> str:
+        raise NotImplementedError
+
+    async def told(self, number: int) -> list[str]:
+        raise NotImplementedError
+
+    async def erase(self, keys: Sequence[bytes]) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("number", [10_000, 100_000])
+async def test_many_overrides_delay_no_request(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are built a few at a time, with the event loop turning in between; then only what has changed is parsed, and
+    nothing if nothing has. Counted in turns and calls, not in time.
+    """
+    parsed = 0
+
+    def counted(entry: dict[str, Any], until_ms: int) -> Override:
+        nonlocal parsed
+        parsed += 1
+        return override_from(entry, until_ms)
+
+    monkeypatch.setattr(override_watcher, "override_from", counted)
+    store = Many(number)
+    limiter = Limiter(Policy((Rule("minute", Quota(3, 60_000)),)), MemoryStore())
+    monkeypatch.setattr(limiter.store, "override_store", lambda _: store)
+    watcher = OverrideWatcher(limiter)
+    turns = 0
+
+    async def turning() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(turning())
+    await watcher.poll()
+    assert number == parsed == len(limiter.overrides.overrides)
+    assert turns >= number // STEP
+
+    await watcher.poll()
+    assert number == parsed
+    field = next(iter(store.fields))
+    store.fields[field] = (0, json.dumps({"who": "f" * 32, "limit": "8/minute"}))
+    store.changes += 1
+    await watcher.poll()
+    task.cancel()
+
+    assert number + 1 == parsed
+    assert 8 in {override.quota.limit for override in limiter.overrides.overrides if isinstance(override.quota, Quota)}

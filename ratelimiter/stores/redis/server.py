@@ -91,8 +91,8 @@ class Server:
         self._loop = self._batcher.loop
         self._connection: Connection | None = None
         self._address: Address
-        # Long replies have a connection of their own, so that no charge waits behind them. It goes wherever the charges go:
-        # opened anew when their connection was, and closed when it is idle.
+        # Long replies have a connection of their own, so that no charge waits behind them. It goes where charges go: it
+        # is opened anew when their connection was, and closed when it is idle.
         self._control: ControlConnection | None = None
         self._control_end: asyncio.TimerHandle | None = None
         self._controlled: Connection | None = None
