@@ -11,6 +11,7 @@ from ratelimiter.config import overrides
 from ratelimiter.config.assembly import assemble
 from ratelimiter.config.identity import Reader as IdentityReader
 from ratelimiter.config.layers import DraftRule
+from ratelimiter.config.match import read_match
 from ratelimiter.config.principal import read_principal
 from ratelimiter.config.rules import check_plans, read_rules
 from ratelimiter.core.policy import AmbiguousPaths
@@ -22,10 +23,11 @@ from ratelimiter.parsing.units import parse_limit
 from ratelimiter.stores.factory import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ratelimiter.config.layers import Layer
     from ratelimiter.core.client_address import Network
+    from ratelimiter.core.match import Match
 
     Reader = Callable[[Layer, Any], Any]  # raises ValueError, or notes the problem itself and returns None
 
@@ -109,6 +111,9 @@ def _read_networks(layer: Layer, value: Any) -> tuple[Network, ...]:
 def _read_proxy(layer: Layer, value: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name, item in value.items():
+        if name == "upstream_timeouts":
+            settings[name] = _read_upstream_timeouts(layer, item)
+            continue
         if not isinstance(item, str) or name in NO_DURATION:
             settings[name] = item
             continue
@@ -117,6 +122,21 @@ def _read_proxy(layer: Layer, value: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError as fault:
             layer.refuse(("proxy", name), str(fault))
     return settings
+
+
+def _read_upstream_timeouts(layer: Layer, value: Sequence[Mapping[str, Any]]) -> tuple[tuple[Match, int], ...]:
+    timeouts = []
+    for index, item in enumerate(value):
+        path = ("proxy", "upstream_timeouts", index)
+        match = read_match(layer, (*path, "match"), item["match"])
+        try:
+            timeout_ms = values.read_proxy_timeout_ms(item["timeout"], 1)
+        except ValueError as fault:
+            layer.refuse((*path, "timeout"), str(fault))
+            continue
+        if match is not None:
+            timeouts.append((match, timeout_ms))
+    return tuple(timeouts)
 
 
 def _read_overrides_file(layer: Layer, name: str) -> str:

@@ -100,6 +100,7 @@ class Exchange:
         "_upload",
         "_upstream",
         "_upstream_s",
+        "_upstream_timeout_ms",
         "_verdict",
         "state",
     )
@@ -126,6 +127,7 @@ class Exchange:
         self._tunnelled = 0  # bytes that came for the tunnel
         self._sent = 0  # bytes of the response's content
         self._upstream_s = 0.0  # that the upstream took
+        self._upstream_timeout_ms = proxy.settings.timeout_ms_of(request.method, request.target)
         self._begun_s = stopwatch_s()
 
     # --- Of the client's connection
@@ -322,8 +324,8 @@ class Exchange:
             connection = await pool.connect()
         except (OSError, TimeoutError, CrowdedError) as fault:
             status, why = _explained(fault)
-            log.warning("the upstream cannot be reached: %s", why)
             if self.state is CONNECTION:
+                self._note_fault("found no connection to the upstream", status, why)
                 self._fail(status, "could not be brought to the upstream")
             return
         if self.state is CONNECTION:
@@ -360,9 +362,8 @@ class Exchange:
             client.abort()  # the rest of it will never come
 
     def _await_response(self, now_s: float) -> None:
-        settings = self._proxy.settings
         self.state = RESPONSE
-        self._due_s = now_s + settings.upstream_timeout_ms / 1000
+        self._due_s = now_s + self._upstream_timeout_ms / 1000
         if self._client.half_closed:
             self._ask_client(now_s)
 
@@ -386,7 +387,7 @@ class Exchange:
         timeout_ms = settings.body_timeout_ms
         if upload.done:
             self.state = RESPONSE
-            timeout_ms = settings.upstream_timeout_ms
+            timeout_ms = self._upstream_timeout_ms
         self._due_s = stopwatch_s() + timeout_ms / 1000
         framed = upload.framed(content, self._request.fields.policy.dropped)
         self._upstream.send(framed, complete=upload.done)  # type: ignore[union-attr]  # nothing is read on without one
@@ -408,7 +409,7 @@ class Exchange:
     def upstream_full(self) -> None:
         """Send no more for now."""
         self._client.pause(UPSTREAM_FULL)
-        self._due_s = stopwatch_s() + self._proxy.settings.upstream_timeout_ms / 1000
+        self._due_s = stopwatch_s() + self._upstream_timeout_ms / 1000
 
     def upstream_ready(self) -> None:
         """Go on sending."""
@@ -419,7 +420,7 @@ class Exchange:
     def informed(self, head: ResponseHead) -> None:
         """Pass an informational response on (RFC 9110 section 15.2); a 100 was sent already, by us."""
         if self.state is RESPONSE:  # the upstream is not silent
-            self._due_s = stopwatch_s() + self._proxy.settings.upstream_timeout_ms / 1000
+            self._due_s = stopwatch_s() + self._upstream_timeout_ms / 1000
         if head.status != 100 and not self._request.fields.http_1_0:
             self._client.write(informational(head))
 
@@ -431,7 +432,7 @@ class Exchange:
         if content and self._body_observer is not None:
             self._observe(content)
         if self.state is RESPONSE and not complete:
-            self._due_s = self._asked_s + self._upstream_s + self._proxy.settings.upstream_timeout_ms / 1000
+            self._due_s = self._asked_s + self._upstream_s + self._upstream_timeout_ms / 1000
         line = b""
         if head.length is None and has_body(request.method, head.status):
             if request.fields.http_1_0:
@@ -453,7 +454,7 @@ class Exchange:
         self._sent += len(data)
         settings = self._proxy.settings
         if self.state is RESPONSE:
-            self._due_s = stopwatch_s() + settings.upstream_timeout_ms / 1000
+            self._due_s = stopwatch_s() + self._upstream_timeout_ms / 1000
         elif self.state is TUNNEL and not self._client.half_closed:
             self._due_s = stopwatch_s() + settings.tunnel_timeout_ms / 1000
         if self._body_observer is not None:
@@ -495,8 +496,22 @@ class Exchange:
     def upstream_failed(self, status: int, issue: str) -> None:
         """Say so, or, when the response has begun, make sure that nobody takes it for complete."""
         self._upstream = None
-        log.warning("a request %s", issue)
+        self._note_fault(issue, status)
         self._fail(status, issue)
+
+    def _note_fault(self, issue: str, status: int, why: object = "") -> None:
+        """Log a fault of the upstream: one line, which the request id joins with the access log."""
+        request, proxy = self._request, self._proxy
+        told = f"the response was broken off after {self._sent} bytes" if self._started else f"answered {status}"
+        log.warning(
+            "%s %s %s; %s (upstream %s, request id %s)",
+            request.method,
+            request.target.partition(b"?")[0].decode("latin-1"),
+            f"{issue}: {why}" if why else issue,
+            told,
+            proxy.pool.target.authority.decode(),
+            self._verdict.request_id or "none",
+        )
 
     # --- Answering
 
@@ -602,7 +617,9 @@ class Exchange:
         if state is PREVIEW or (state is BODY and UPSTREAM_FULL not in self._client.paused):
             self._fail(408, "has a body that did not come in time")
         elif state in (BODY, RESPONSE) and not (self._client.half_closed and self._request.fields.http_1_0):
-            self._fail(504, "was not answered by the upstream in time")
+            issue = f"was not answered by the upstream within {self._upstream_timeout_ms} ms"
+            self._note_fault(issue, 504)
+            self._fail(504, issue)
         else:
             self._client.abort()
 

@@ -11,6 +11,7 @@ import re
 from copy import copy
 from typing import TYPE_CHECKING
 
+from ratelimiter.proxy import response_faults
 from ratelimiter.proxy.header_policy import OF_CONNECTION, OF_FRAMING, UPGRADES, HeaderPolicy, options_of, without
 from ratelimiter.proxy.settings import PASS, REFUSE
 
@@ -386,15 +387,17 @@ def parse_response(head: bytes, settings: ProxySettings, policy: HeaderPolicy) -
         HeadError: it is not what RFC 9112 wants, is out of bounds, or can be read in two ways.
     """
     match = _RESPONSE.fullmatch(head)
-    if match is None or len(head) > settings.head_max:
-        raise HeadError(502, "has a malformed or too long a head", "response")
+    if len(head) > settings.head_max:
+        raise HeadError(502, response_faults.too_long(len(head), settings), "response")
+    if match is None:
+        raise HeadError(502, response_faults.diagnosed(head), "response")
     minor, status, reason, raw = match.groups()
-    if raw.count(b"\r\n") > settings.fields_max + 1:
-        raise HeadError(502, "has too many header fields", "response")
+    if (number := raw.count(b"\r\n") - 1) > settings.fields_max:
+        issue = f"has {number} header fields; proxy: fields_max allows {settings.fields_max}"
+        raise HeadError(502, issue, "response")
     response = ResponseHead(int(status), reason or b"", raw, http_1_0=minor == b"0")
-    pieces = (policy.roles if status != b"429" else policy.refusal_roles).split(
-        raw
-    )  # what is between such fields, and of each its name and value
+    # What is between the fields that are not just passed on, and of each its name and value.
+    pieces = (policy.roles if status != b"429" else policy.refusal_roles).split(raw)
     if len(pieces) > 1:
         response.lines = b"".join(pieces[::3])
         _read_response_fields(response, pieces)
@@ -407,12 +410,16 @@ def _read_response_fields(response: ResponseHead, pieces: list[bytes]) -> None:
     for at in range(1, len(pieces), 3):
         name, value = pieces[at].lower(), pieces[at + 1].strip(b" \t")
         if name == b"content-length":
-            if response.length is not None or not _LENGTH.fullmatch(value):
+            if response.length is not None:
+                raise HeadError(502, "has more than one Content-Length", "response")
+            if not _LENGTH.fullmatch(value):
                 raise HeadError(502, "has a Content-Length that is not one number of bytes", "response")
             response.length = int(value)
         elif name == b"transfer-encoding":
             if response.chunked or value.lower() != b"chunked" or response.http_1_0:
-                raise HeadError(502, "has a Transfer-Encoding other than chunked", "response")
+                twice = response.chunked or value.lower().count(b"chunked") > 1
+                issue = "has more than one Transfer-Encoding" if twice else "has a Transfer-Encoding other than chunked"
+                raise HeadError(502, "has a Transfer-Encoding in HTTP/1.0" if response.http_1_0 else issue, "response")
             response.chunked = True
         elif name == b"connection":
             if value != b"keep-alive" or response.http_1_0:  # which changes nothing

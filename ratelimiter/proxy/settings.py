@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from ratelimiter.core.path import canonical_path
+from ratelimiter.core.request import MalformedRequest
+
+if TYPE_CHECKING:
+    from ratelimiter.core.match import Match
 
 MAY_BE_NOTHING = frozenset({"body_max", "body_rate_min", "drains_max", "lame_duck_ms", "linger_max"})
 
@@ -35,6 +42,9 @@ class ProxySettings:
     underscore_headers: str = DROP  # of a request: CGI and WSGI read them as their twins with hyphens
     connect_timeout_ms: int = 2_000  # for a connection to the upstream
     upstream_timeout_ms: int = 60_000  # without a byte of a response that is due
+    upstream_timeouts: tuple[
+        tuple[Match, int], ...
+    ] = ()  # others than that, in ms, for some requests: the first counts
     upstream_idle_ms: int = 4_000  # that a connection to the upstream is kept: less than servers keep theirs
     upstream_age_ms: int = 30_000  # after which such a connection is used no more: the name may have other addresses
     linger_ms: int = 30_000  # that a client which still sends is read on after its last answer, so that this arrives
@@ -55,6 +65,8 @@ class ProxySettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "upstream_timeouts":
+                continue
             if field.name in CHOICES:
                 if value not in CHOICES[field.name]:
                     msg = f"{field.name} must be one of {', '.join(CHOICES[field.name])}, not {value!r}"
@@ -64,6 +76,18 @@ class ProxySettings:
             if value < least:
                 msg = f"{field.name} must be at least {least}, not {value}"
                 raise ValueError(msg)
+
+    def timeout_ms_of(self, method: str, target: bytes) -> int:
+        """Return the time that the upstream may be silent about a request."""
+        if self.upstream_timeouts:
+            try:
+                path = canonical_path(target)
+            except MalformedRequest:
+                return self.upstream_timeout_ms
+            for match, timeout_ms in self.upstream_timeouts:
+                if match.matches(method, path):
+                    return timeout_ms
+        return self.upstream_timeout_ms
 
     @property
     def tick_s(self) -> float:

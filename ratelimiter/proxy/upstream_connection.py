@@ -7,6 +7,7 @@ import select
 from typing import TYPE_CHECKING, Protocol
 
 from ratelimiter.clock import stopwatch_s
+from ratelimiter.proxy import response_faults
 from ratelimiter.proxy.body import BodyError, ChunkedBody, OpenBody, SizedBody, has_body
 from ratelimiter.proxy.head import END, PLAIN_POLICY, REMEMBERED_MAX, HeadError, RequestHead, parse_response
 
@@ -219,7 +220,9 @@ class UpstreamConnection(asyncio.Protocol):
             if end < 0:
                 self._buffer = data
                 if len(data) > self._settings.head_max:
-                    self._fail("is answered by the upstream with too long a head")
+                    self._fail(
+                        f"has an answer of the upstream that {response_faults.too_long(len(data), self._settings)}"
+                    )
                 return
             try:
                 head = self._parsed(data[: end + 4])

@@ -33,7 +33,9 @@ _LATER = re.compile(rb"(?m)^([A-Z-]+ [!-~]+ HTTP/1\.)[2-9]\r")
 
 async def check(data: bytes) -> None:
     """Raise AssertionError if the upstream is told anything else than what the client said."""
-    data = data[:2] + _LATER.sub(rb"\g<1>1\r", data[2:])  # which we read as 1.1 (RFC 9110 section 2.5), and the others do not
+    data = data[:2] + _LATER.sub(
+        rb"\g<1>1\r", data[2:]
+    )  # which we read as 1.1 (RFC 9110 section 2.5), and the others do not
     raw, parts = pieces(data)
     if not raw:
         return
