@@ -15,6 +15,7 @@ from ratelimiter.core.policy import key_of
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
 from ratelimiter.dialects import loader
+from ratelimiter.engine.token_meters import TokenMeters
 from ratelimiter.identity.authenticator import Authenticator
 from ratelimiter.parsing.units import UNLIMITED, spell_limit, spell_moment
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.request import Request
     from ratelimiter.core.rule import Rule
+    from ratelimiter.engine.token_meters import Reservation
 
 WIDTH = 10  # of the labels
 
@@ -60,6 +62,7 @@ def explain_descriptor(policy: Policy, domain: str, entries: tuple[tuple[str, st
 
 def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
     planner = Planner(policy, now_ms=now_ms)
+    meters = TokenMeters(policy)
     headers = tuple(request.headers)
     path, question, query = request.target.partition(b"?")
     try:
@@ -105,8 +108,18 @@ def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
         yield _line("  charged", f"{principal.source} {principal.digest}")
         if override is not None:
             yield _line("  override", _override(override))
+        if rule is not None and rule.metered:
+            yield _line("  reserves", _reserved(meters.reservation(rule, request)))
         for index, quota in enumerate(() if rule is None else rule.quotas):
             yield _line("  key", f"{key_of(policy, stated, principal, index).decode()} holds {spell_limit(quota)}")
+
+
+def _reserved(reservation: Reservation | None) -> str:
+    if reservation is None:
+        return "nothing: the request uses no tokens"
+    model = reservation.wanted.model
+    of_model = f" of model {reservation.meter.label(model)}" if model is not None else ""
+    return f"{reservation.units} units{of_model}, until the response says what it used"
 
 
 def _override(override: Override) -> str:
@@ -156,6 +169,8 @@ def _rule(rule: Rule) -> str:
     if rule.cost_from is not None:
         where, name = rule.cost_from
         parts[1] = f"cost {rule.cost} unless {where.replace('_', ' ')} {name} says otherwise"
+    if rule.tokens is not None:
+        parts[1] = f"tokens of {rule.tokens.preset}"
     if rule.count:
         parts.insert(2, f"counts {' '.join(sorted(rule.count))}")
     if rule.burst:

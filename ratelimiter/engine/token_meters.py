@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ratelimiter.core.rule import RESPONSE_JSON
+from ratelimiter.core.rule import RESPONSE_JSON, Hit
 from ratelimiter.core.weights import PLAIN, Weights
 from ratelimiter.tokens import presets
 from ratelimiter.tokens.estimate import Estimator, reserved_units
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.request import Request
-    from ratelimiter.core.rule import Hit, Rule
+    from ratelimiter.core.rule import Rule
     from ratelimiter.core.token_terms import TokenTerms
     from ratelimiter.core.usage import Usage
 
@@ -150,6 +150,10 @@ class TokenMeters:
             reservation = reservations[meter.name]
             charged.append(hit._replace(cost=0 if reservation is None else reservation.units))
         return charged, MeteredRequest({name: each for name, each in reservations.items() if each is not None})
+
+    def reservation(self, rule: Rule, request: Request) -> Reservation | None:
+        """Return what *request* reserves by *rule*, which is metered, before anything was learnt; None if nothing."""
+        return self._meters[rule.name].reserve(Hit(b"", rule.quota, rule.cost, rule), self._view(request))
 
     def _view(self, request: Request) -> RequestView:
         body = request.body

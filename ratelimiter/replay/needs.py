@@ -132,6 +132,8 @@ def _place_missing(kind: str, name: str, facts: Facts) -> str:
 
 
 def _cost_missing(rule: Rule, facts: Facts) -> str:
+    if rule.tokens is not None:
+        return "tokens of each call"
     if rule.cost_from is None:
         return ""
     where, name = rule.cost_from[:2]

@@ -275,6 +275,19 @@ def test_explain_says_who_is_charged_what(policy: str, capsys: pytest.CaptureFix
     assert not any("alice" in line or "192.0.2.7" in line for line in lines)
 
 
+def test_explain_says_what_is_reserved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rule that counts tokens says how many a request reserves; what uses none reserves nothing."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("rules: [{name: tokens, tokens: openai, limit: 10000/minute, models: [gpt-x]}]\n")
+    body = '{"model": "gpt-x", "max_tokens": 500, "messages": []}'
+    told = explained(str(policy), "POST", "/v1/chat/completions", "--data", body, capsys=capsys)
+    free = explained(str(policy), "GET", "/v1/models", capsys=capsys)
+
+    assert "  reserves 514 units of model gpt-x, until the response says what it used" in told
+    assert "  reserves nothing: the request uses no tokens" in free
+    assert any(line.startswith("tokens: 10000 per minute, tokens of openai") for line in told)
+
+
 def test_explain_charges_as_the_limiter_does(policy: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The keys are those that the limiter would charge, forwarded addresses and all."""
     from ratelimiter.config.loader import load
