@@ -5,6 +5,7 @@ It only reads, and it asks no store: a liveness probe must not restart this proc
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -50,7 +51,7 @@ def admin_app(
     """Return the admin listener as an ASGI application.
 
     Args:
-        exposition: takes the Accept header of a scrape, and returns body and Content-Type.
+        exposition: takes the Accept header of a scrape, and returns body and Content-Type; called in a thread.
         policy: returns the policy in force; None before it is loaded.
         state: returns readiness and the state of the store; must not wait.
         top: returns the heaviest principals, at most so many of each kind; None turns `/top` off.
@@ -60,9 +61,13 @@ def admin_app(
             names of the listener, so that no web page can reach it through a name of its own (DNS rebinding).
         console: the web console at `/`; None for none.
     """
+    scraping = asyncio.Lock()
 
     async def metrics(request: Request) -> Response:
-        body, content_type = exposition(request.headers.get("accept", ""))
+        # In a thread, one at a time: with many rules an exposition takes tens of milliseconds. The event loop, which
+        # may be that of the data, gets its turn after 5 ms of them at most (sys.getswitchinterval).
+        async with scraping:
+            body, content_type = await asyncio.to_thread(exposition, request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
     async def healthz(_: Request) -> Response:

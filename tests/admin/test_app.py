@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -284,3 +285,25 @@ class TestListener:
         """In one line, not with a traceback."""
         with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="cannot be listened at"):
             bind(f"127.0.0.1:{taken.getsockname()[1]}")
+
+
+async def test_a_scrape_leaves_the_event_loop_free() -> None:
+    """While an exposition is made, other requests are answered; the next scrape waits for it, not the loop."""
+    started, may_end = threading.Event(), threading.Event()
+    made = 0
+
+    def exposition(_: str) -> tuple[bytes, str]:
+        nonlocal made
+        made += 1
+        started.set()
+        assert may_end.wait(10)
+        return b"x 1\n", "text/plain"
+
+    around = Around(exposition=exposition)
+    scrapes = [asyncio.create_task(around.get("/metrics")) for _ in range(2)]
+    await asyncio.to_thread(started.wait, 10)
+
+    assert 200 == (await around.get("/healthz")).status_code
+    assert 1 == made
+    may_end.set()
+    assert [200, 200] == [(await scrape).status_code for scrape in scrapes]
