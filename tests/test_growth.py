@@ -131,6 +131,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTS)
 def test_reading_yaml_grows_linearly(name: str) -> None:
     """A file of twice the length takes at most about twice the calls, whatever it repeats."""

@@ -30,6 +30,8 @@ from tests.tokens.test_settling import policy, served, stream, until, used
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow  # each SDK takes seconds to import and to make a client
+
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 DELTA = {"output_tokens": 120}
 
