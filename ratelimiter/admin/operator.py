@@ -54,6 +54,7 @@ class Operator:
         policy: gives the policy in force.
         store: keeps the counters; without a fallback in front, so that a failure is reported.
         who: the name in audit lines, like `token:alice`.
+        reason: the reason for the changes, in audit lines; empty for none.
         done: is called after each change, so that this process applies it at once.
 
     Raises:
@@ -61,11 +62,18 @@ class Operator:
     """
 
     def __init__(
-        self, policy: Callable[[], Policy], store: Store, who: str, *, done: Callable[[], Awaitable[None]] | None = None
+        self,
+        policy: Callable[[], Policy],
+        store: Store,
+        who: str,
+        *,
+        reason: str = "",
+        done: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._policy = policy
         self._store = store
         self._who = who
+        self._because = {"reason": reason} if reason else {}
         self._done = done
         book = store.override_store(policy().name)
         if book is None:
@@ -411,7 +419,7 @@ class Operator:
         first: Callable[[], Awaitable[None]] | None = None,
     ) -> Any:
         """Carry out one command and write its audit line; return the value that was replaced, or None."""
-        line = {"who": self._who, "verb": verb, **told}
+        line = {"who": self._who, "verb": verb, **self._because, **told}
         try:
             if first is not None:
                 await first()
@@ -430,7 +438,7 @@ class Operator:
         return before
 
     def _say(self, verb: str, told: dict[str, Any]) -> None:
-        audit.info("%s", json.dumps({"who": self._who, "verb": verb, **told}))
+        audit.info("%s", json.dumps({"who": self._who, "verb": verb, **self._because, **told}))
 
 
 def _told_override(override: Override) -> dict[str, Any]:

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ratelimiter import __version__
-from ratelimiter.cli import convert, operator, replay
+from ratelimiter.cli import check_config, convert, describe, dialects, operator, replay
 from ratelimiter.cli.parser import Commands, HelpFormatter, Parser, add_settings, whole_number
-from ratelimiter.cli.table import print_table
 from ratelimiter.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ratelimiter.dialects.answer import Answer
 
 # Each command imports its modules when it runs, so that `--version` and `--help` are fast.
 # ruff: noqa: PLC0415
@@ -166,15 +164,8 @@ def _add_serve(command: argparse.ArgumentParser) -> None:
 
 
 def _add_policy(commands: Commands) -> None:
-    check = commands.add("policy", "check-config", _check_config, "validate a policy file (exit 2 on errors)")
-    check.add_argument("file", metavar="FILE", help="read this policy file")
-    check.add_argument(
-        "--processes",
-        metavar="N",
-        type=whole_number,
-        default=1,
-        help="tell what this many processes admit during an outage of the store; default: %(default)s",
-    )
+    check_config.add_command(commands)
+    describe.add_command(commands)
 
     explain = commands.add(
         "policy", "explain", _explain, "show which rules, principal and keys a request matches (no store needed)"
@@ -204,8 +195,7 @@ def _add_policy(commands: Commands) -> None:
     replay.add_command(partial(commands.add, "policy"))
     convert.add_command(commands)
 
-    dialects = commands.add("policy", "dialects", _dialects, "list the dialects, or all answers of one")
-    dialects.add_argument("name", metavar="NAME", nargs="?", help="show this dialect, or the dialect file at this path")
+    dialects.add_command(commands)
 
     _add_keys(commands.add("policy", "keys", _keys, "make API keys, or hash them, for the key file of a policy"))
 
@@ -264,21 +254,6 @@ def _serve(**settings: Any) -> None:
         sys.exit(status)
 
 
-def _check_config(file: str, processes: int) -> None:
-    from ratelimiter.config.lint import outage, warnings
-    from ratelimiter.config.loader import load_file
-
-    policy, _, _, document = load_file(file)
-    assert document is not None  # noqa: S101 - a file was read
-    rules = f"{len(policy.rules)} rule{'s' if len(policy.rules) > 1 else ''}"
-    store = policy.store.partition("://")[0]  # the rest may hold a password
-    print(f"{document.name}: ok, {rules}, store {store}, dialect {policy.dialect}")
-    for line in outage(policy, processes):
-        print(f"  {line}")
-    for warning in warnings(policy, document):
-        print(f"warning: {warning}", file=sys.stderr)
-
-
 def _explain(
     *,
     config: str,
@@ -331,21 +306,6 @@ def _header(text: str) -> tuple[bytes, bytes]:
         msg = "-H: the value is not a header; write 'Name: value'"  # not repeated: it may be a credential
         raise ConfigError(msg)
     return name.strip().lower().encode("utf-8", "surrogateescape"), value.strip().encode("utf-8", "surrogateescape")
-
-
-def _dialects(name: str | None) -> None:
-    from ratelimiter.dialects import loader
-
-    if name is None:
-        for known in sorted(loader.names()):
-            print(f"{known:<16} {loader.load(known).about}")
-        return
-    answers = loader.load(name).answers.values()
-    print_table(("STATUS", "ANSWER", "CODE", "MESSAGE"), [_row(answer) for answer in answers])
-
-
-def _row(answer: Answer) -> tuple[str, ...]:
-    return str(answer.status), answer.name, answer.code, " ".join((answer.message or answer.cause).split())
 
 
 def _top(admin: str, every: int, *, once: bool) -> None:

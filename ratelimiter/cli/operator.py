@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 TIMEOUT_MS = 3000  # a person waits longer than a request
 STDIN_MAX = 4096
+AUDIT_MAX = 1000  # lines that are searched for the author of an order
 WHO = "name it by header:NAME=VALUE, client=ADDRESS, bearer=NAME, org=NAME or digest=HEX; - reads it from stdin"
 
 
-def add_commands(commands: Commands) -> None:
+def add_commands(commands: Commands) -> None:  # noqa: PLR0915 - a list of flags
     """Add the operator's commands."""
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -42,14 +43,17 @@ def add_commands(commands: Commands) -> None:
     reset = command("reset", _reset, "forget the counters of a principal")
     _add_principal(reset)
     reset.add_argument("--rule", metavar="NAME", default="", help="reset this rule; default: all but balances")
+    _add_author(reset)
     reset.add_argument("--balances", action="store_true", help="refill balances, too, less the units topped up")
 
     block = command("block", _block, "refuse every request of a principal")
     _add_principal(block)
     _add_until(block)
+    _add_author(block)
 
     unblock = command("unblock", _unblock, "admit a blocked principal again")
     _add_principal(unblock)
+    _add_author(unblock)
 
     override = command("override", _override_list, "give a principal another limit or plan than the policy")
     verbs = override.add_subparsers(required=True, metavar="VERB", title="verbs")
@@ -62,11 +66,13 @@ def add_commands(commands: Commands) -> None:
     set_.add_argument("--rule", metavar="NAME", default="", help="replace the limit of this rule; default: of all")
     _add_until(set_)
     _add_common(set_)
+    _add_author(set_)
     remove = verbs.add_parser("remove", help="remove an override", description="Remove an override.")
     remove.set_defaults(run=_override_remove)
     remove.add_argument("principal", metavar="PRINCIPAL", help="remove the override of this principal, as it was set")
     remove.add_argument("--rule", metavar="NAME", default="", help="remove the override of this rule, as it was set")
     _add_common(remove)
+    _add_author(remove)
     list_ = verbs.add_parser(
         "list", help="list overrides, blocks and the kill switch", description="List overrides, blocks and the switch."
     )
@@ -77,9 +83,11 @@ def add_commands(commands: Commands) -> None:
     shadow.add_argument("switch", metavar="on|off", choices=["on", "off"], help="turn shadow mode on or off")
     _add_until(shadow)
     _add_common(shadow)
+    _add_author(shadow)
 
     topup = command("topup", _topup, "add credits to a principal's balance")
     _add_principal(topup)
+    _add_author(topup)
     topup.add_argument("units", metavar="UNITS", type=int, help="add 1 to 1000000000 units")
     topup.add_argument("--rule", metavar="NAME", default="", help="credit this rule's balance, if there are several")
 
@@ -99,6 +107,13 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 def _add_principal(command: argparse.ArgumentParser) -> None:
     command.add_argument("principal", metavar="PRINCIPAL", help=WHO)
     _add_common(command)
+
+
+def _add_author(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--as", metavar="NAME", dest="as_", default="", help="sign as this operator; default: the user"
+    )
+    command.add_argument("--reason", metavar="TEXT", default="", help="write this reason into the audit log")
 
 
 def _add_until(command: argparse.ArgumentParser) -> None:
@@ -142,8 +157,24 @@ def _reset(*, principal: str, rule: str, balances: bool, **common: Any) -> None:
 
 def _block(*, principal: str, for_: str, until: str, **common: Any) -> None:
     wanted = _wanted(for_, until)
-    told = _done(lambda operator: operator.block(_given(principal), wanted), common)
-    _say(common, f"{told['digest']}: blocked{_until(told['until_ms'])}")
+    given = _given(principal)
+
+    async def block(operator: Operator) -> dict[str, Any]:
+        told = await operator.block(given, wanted)
+        return told | {"counted": await _counted(operator, given)}
+
+    told = _done(block, common)
+    unknown = "" if told["counted"] else "; nothing has been counted of it, so check its name"
+    _say(common, f"{told['digest']}: blocked{_until(told['until_ms'])}{unknown}")
+
+
+async def _counted(operator: Operator, principal: str) -> bool:
+    """Return False if no rule has counted a request of *principal*; True for networks and patterns."""
+    try:
+        seen = await operator.peek(principal)
+    except ConfigError:
+        return True
+    return any(rule["used"] for rule in seen["rules"]) or not seen["rules"]
 
 
 def _unblock(*, principal: str, **common: Any) -> None:
@@ -166,7 +197,7 @@ def _override_remove(*, principal: str, rule: str, **common: Any) -> None:
 
 
 def _override_list(**common: Any) -> None:
-    told = _done(lambda operator: operator.orders(), common)
+    told = _done(_signed_orders, common)
     if common["json"]:
         return
     rows = [
@@ -176,16 +207,50 @@ def _override_list(**common: Any) -> None:
             override["limit"] or f"plan {override['plan']}",
             _until(override["until_ms"]).strip(),
             override["from"],
+            *_signature(override),
         )
         for override in told["overrides"]
     ]
     rows += [
-        (block.get("network") or block["digest"], "all", "blocked", _until(block["until_ms"]).strip(), "store")
+        (
+            block.get("network") or block["digest"],
+            "all",
+            "blocked",
+            _until(block["until_ms"]).strip(),
+            "store",
+            *_signature(block),
+        )
         for block in told["blocks"]
     ]
     if told["shadow"]["on"]:
-        rows.append(("all", "all", "shadow", _until(told["shadow"]["until_ms"]).strip(), "store"))
-    print_table(("PRINCIPAL", "RULE", "ORDER", "END", "FROM"), rows)
+        rows.append(
+            ("all", "all", "shadow", _until(told["shadow"]["until_ms"]).strip(), "store", *_signature(told["shadow"]))
+        )
+    print_table(("PRINCIPAL", "RULE", "ORDER", "END", "FROM", "WHO", "REASON"), rows)
+
+
+async def _signed_orders(operator: Operator) -> dict[str, Any]:
+    """Return all orders, each with the operator that gave it and the reason, as far as the audit log goes back."""
+    orders = await operator.orders()
+    latest: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for line in await operator.told(AUDIT_MAX):
+        latest.setdefault((line["verb"], line.get("digest") or "", line.get("rule") or ""), line)
+
+    def sign(order: dict[str, Any], verb: str) -> None:
+        line = latest.get((verb, order.get("digest") or "", order.get("rule") or ""), {})
+        order |= {"who": line.get("who"), "reason": line.get("reason")}
+
+    for override in orders["overrides"]:
+        if override["from"] != "file":
+            sign(override, "override set")
+    for block in orders["blocks"]:
+        sign(block, "block")
+    sign(orders["shadow"], "shadow")
+    return orders
+
+
+def _signature(order: Mapping[str, Any]) -> tuple[str, str]:
+    return order.get("who") or "", order.get("reason") or ""
 
 
 def _shadow(*, switch: str, for_: str, until: str, **common: Any) -> None:
@@ -210,10 +275,11 @@ def _audit(*, number: int, **common: Any) -> None:
                 spell_moment(line["at_ms"]),
                 *(line["who"], line["verb"], line.get("digest") or "", line.get("rule") or ""),
                 *(json.dumps(line.get(name)) for name in ("old", "new")),
+                line.get("reason") or "",
             )
             for line in told
         ]
-        print_table(("WHEN", "WHO", "VERB", "PRINCIPAL", "RULE", "OLD", "NEW"), rows)
+        print_table(("WHEN", "WHO", "VERB", "PRINCIPAL", "RULE", "OLD", "NEW", "REASON"), rows)
 
 
 def _done(verb: Verb, common: Mapping[str, Any]) -> Any:
@@ -230,6 +296,7 @@ def _done(verb: Verb, common: Mapping[str, Any]) -> Any:
     from ratelimiter.stores.factory import open_store
 
     policy = build(config=common["config"], store=common["store"])
+    name, reason = _line("--as", common.get("as_", ""), 64), _line("--reason", common.get("reason", ""), 256)
 
     async def once() -> Any:
         store = open_store(policy.store, timeout_ms=TIMEOUT_MS)
@@ -239,7 +306,7 @@ def _done(verb: Verb, common: Mapping[str, Any]) -> Any:
             )
             raise ConfigError(msg)
         try:
-            return await verb(Operator(lambda: policy, store, f"user:{_user()}"))
+            return await verb(Operator(lambda: policy, store, f"user:{name or _user()}", reason=reason))
         finally:
             await store.close()
 
@@ -247,6 +314,14 @@ def _done(verb: Verb, common: Mapping[str, Any]) -> Any:
     if common["json"]:
         print(json.dumps(told, indent=2))
     return told
+
+
+def _line(flag: str, text: str, most: int) -> str:
+    """Return *text* if it fits into the audit log."""
+    if len(text) > most or not text.isprintable():
+        msg = f"{flag}: is not one line of at most {most} characters; write a shorter one"
+        raise ConfigError(msg)
+    return text
 
 
 def _user() -> str:

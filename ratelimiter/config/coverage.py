@@ -78,21 +78,22 @@ def _meant(methods: frozenset[str]) -> frozenset[str]:
 def _covers_path(wide: object, narrow: object) -> bool:
     if not isinstance(wide, str) or not isinstance(narrow, str):
         return False  # several paths, or none: not certain
-    segments, below = _segments(wide)
-    others, others_below = _segments(narrow)
+    segments, below = segments_of(wide)
+    others, others_below = segments_of(narrow)
     if len(segments) > len(others) or (not below and (len(segments) != len(others) or others_below)):
         return False
-    return all(_is_wildcard(segment) or segment == other for segment, other in zip(segments, others, strict=False))
+    return all(is_wildcard(segment) or segment == other for segment, other in zip(segments, others, strict=False))
 
 
-def _segments(path: str) -> tuple[list[str], bool]:
-    """Return the segments of a path template, and True if it matches everything below them."""
+def segments_of(path: str, *, whole: bool = False) -> tuple[list[str], bool]:
+    """Return the segments of a path template, and True if it matches everything below them; a *whole* path does not."""
     segments = path.strip("/").split("/") if path.strip("/") else []
-    below = bool(segments) and segments[-1] in ("*", "**")
+    below = not whole and bool(segments) and segments[-1] in ("*", "**")
     return (segments[:-1] if below else segments), below
 
 
-def _is_wildcard(segment: str) -> bool:
+def is_wildcard(segment: str) -> bool:
+    """Return True if *segment* of a template fits any segment."""
     return segment == "*" or (segment.startswith("{") and segment.endswith("}"))
 
 
@@ -100,8 +101,8 @@ def _first_segment(match: Match) -> Hashable:
     path: object = match.path
     if not isinstance(path, str):
         return ANY
-    segments, _ = _segments(path)
-    if not segments or _is_wildcard(segments[0]) or match.ignore_case:
+    segments, _ = segments_of(path)
+    if not segments or is_wildcard(segments[0]) or match.ignore_case:
         return ANY
     return segments[0]
 

@@ -18,6 +18,7 @@ There is no word for the principal, so no answer can reveal one (invariant 8).
 | `{reset_s}` | seconds until it resets, whole, at least 1 | in refusals by a limit |
 | `{reset_at_s}` | the Unix time of that, in seconds | in refusals by a limit |
 | `{window_s}` | length of its window in seconds, perhaps a fraction; 0 if it has none | in refusals by a limit |
+| `{window}` | its window in words: `1 minute`, `5 minutes`, `month`; empty if it has none | in refusals by a limit |
 | `{quota}` | its quota in words: `60 per 60 s`, `10 at the same time`, `500 per month` | in refusals by a limit |
 | `{unit}` | `tokens` of a language model, or `requests` | in refusals by a limit |
 | `{rule}` | name of the binding rule | in refusals by a limit |
@@ -48,6 +49,7 @@ from ratelimiter.core.identity import UNAVAILABLE
 from ratelimiter.core.quota import Balance, Bucket, Period, Slots
 from ratelimiter.core.requirement import CREDENTIAL_KIND, HEADER_MISSING, REASONS, Unmet
 from ratelimiter.dialects.template import to_text
+from ratelimiter.parsing.units import spell_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +64,7 @@ IDENTITY_RETRY_AFTER_S = 5  # by then the identity provider has been asked again
 
 OF_ANSWER = frozenset({"code", "message", "status", "title", "details", "request_id"})
 OF_DECISION = frozenset({"retry_after_s", "limit", "remaining", "reset_s", "reset_at_s", "window_s", "rule", "rules"})
-OF_DECISION |= {"quota", "unit", "retry_after_ms", "should_retry"}
+OF_DECISION |= {"quota", "window", "unit", "retry_after_ms", "should_retry"}
 OF_FINDING = frozenset({"location", "field", "issue", "Issue"})
 OF_APPLICATION = frozenset({"resource", "requested", "shortfall", "credential_used", "credential_required"})
 VOCABULARY = OF_ANSWER | OF_DECISION | OF_FINDING | OF_APPLICATION | {"findings"}
@@ -156,6 +158,32 @@ def _quota(_: Decision, outcome: Outcome) -> str:
             return f"{quota.limit} per {exact_s(quota.window_ms)} s"
 
 
+def _window(_: Decision, outcome: Outcome) -> str:
+    quota = outcome.rule.quota
+    match quota:
+        case Period():
+            return quota.unit
+        case Slots() | Balance():
+            return ""
+        case _:
+            return _counted(spell_window(quota.window_ms))
+
+
+def _counted(window: str) -> str:
+    """Return *window* with its number, as `limits` and slowapi write it: `1 minute`."""
+    return window if window[0].isdigit() else f"1 {window}"
+
+
+def table() -> list[tuple[str, str, str]]:
+    """Return the table above: word, value, and the condition under which it has one."""
+    lines = [line for line in (__doc__ or "").splitlines() if line.startswith("| `{")]
+    return [(word, value, known) for word, value, known in (_cells(line) for line in lines)]
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip().strip("`") for cell in line.strip("|").split(" | ")]
+
+
 def _rules(decision: Decision, _: Outcome) -> list[str]:
     return [outcome.rule.name for outcome in decision.outcomes if outcome.refuses and not outcome.rule.shadow]
 
@@ -169,6 +197,7 @@ READERS: dict[str, Callable[[Decision, Outcome], Any]] = {
     "reset_at_s": lambda decision, outcome: seconds_of(decision, outcome).reset_at,
     "window_s": _window_s,
     "quota": _quota,
+    "window": _window,
     "rule": lambda _, outcome: outcome.rule.name,
     "rules": _rules,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratelimiter.core import path_readings
+from ratelimiter.core.client_address import client_id, parse_address
 from ratelimiter.core.decision import refused_for, unmatched
 from ratelimiter.core.descriptors import DescriptorPlanner
 from ratelimiter.core.identity import UNAVAILABLE, Identity, IdentityPolicy
@@ -77,6 +78,7 @@ def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
     except MalformedRequest as fault:
         yield _line("refused", f"400, {fault}")
         return
+    yield _line("client", _client(policy, planner, request))
     yield _line("method", request.method)
     looks_at_paths = any(rule.match.looks_at_paths for rule in policy.rules)
     yield _line("path", " and ".join(paths) if looks_at_paths else "any, as no rule looks at paths")
@@ -120,6 +122,18 @@ def _reserved(reservation: Reservation | None) -> str:
     model = reservation.wanted.model
     of_model = f" of model {reservation.meter.label(model)}" if model is not None else ""
     return f"{reservation.units} units{of_model}, until the response says what it used"
+
+
+def _client(policy: Policy, planner: Planner, request: Request) -> str:
+    """Return the client's address, and where it was found."""
+    client = planner.reader.client(request.headers, request.peer)
+    name = client_id(client, policy.trust.ipv6_prefix)
+    header = policy.trust.header
+    sent = any(field.lower() == header.encode() for field, _ in request.headers)
+    if client is not None and request.peer is not None and parse_address(request.peer) == client:
+        ignored = f"; {header} is not read, as this peer is not trusted" if sent else ""
+        return f"{name}, the peer{ignored}"
+    return f"{name}, from {header}" if client is not None and sent else f"{name}, a unix socket"
 
 
 def _override(override: Override) -> str:

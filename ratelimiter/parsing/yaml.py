@@ -7,6 +7,7 @@ values are composed: the cost of a hostile file is bounded by its size.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BYTES_MAX = 1024 * 1024
+FOREIGN_BYTES_MAX = 8 * 1024 * 1024
 DEPTH_MAX = 20  # lists and mappings inside each other
 NODES_MAX = 20_000  # keys and values, in the whole file
 DIGITS_MAX = 18  # of a number: no setting needs more
@@ -84,6 +86,30 @@ def examine_file(path: str | os.PathLike[str]) -> Document:
         msg = f"{name}: cannot be read ({reason}); name a file that this process may read"
         raise ConfigError(msg) from None
     return examine(data, name)
+
+
+def read_foreign_file(path: str | os.PathLike[str]) -> Any:
+    """Return the value of the YAML or JSON file at *path*, which other people wrote: without the strictness of our own.
+
+    Raises:
+        ConfigError: it cannot be read, is larger than `FOREIGN_BYTES_MAX`, or is not YAML.
+    """
+    from ruamel.yaml import YAML  # noqa: PLC0415 - as below
+    from ruamel.yaml.error import YAMLError  # noqa: PLC0415
+
+    name = shown_name(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(FOREIGN_BYTES_MAX + 1)
+        if len(data) > FOREIGN_BYTES_MAX:
+            msg = f"{name}: is larger than {FOREIGN_BYTES_MAX} bytes; name a smaller file"
+            raise ConfigError(msg)
+        text = data.decode("utf-8-sig")
+        return json.loads(text) if text.lstrip().startswith("{") else YAML(typ="safe", pure=True).load(text)
+    except (OSError, ValueError, RecursionError, YAMLError) as fault:
+        reason = getattr(fault, "strerror", None) or " ".join(str(fault).split())[:200]
+        msg = f"{name}: cannot be read ({reason}); name a file of JSON or YAML"
+        raise ConfigError(msg) from None
 
 
 def examine(data: bytes, name: str) -> Document:

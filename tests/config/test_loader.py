@@ -322,7 +322,7 @@ def test_problems_name_the_argument_or_the_variable() -> None:
     """Where there is no line, the name of the argument or variable says where to look."""
     assert [
         "dialetc: 'dialetc' is unknown; did you mean dialect?",
-        "headers[0]: 'draft-7' is not x-ratelimit, draft-11 or draft-06; did you mean draft-11?",
+        "headers[0]: 'draft-7' is not x-ratelimit, draft-11, draft-06, openai or anthropic; did you mean draft-11?",
         "limit[1]: '10 parsecs' is not a limit; write one like 60/minute, 1000 per hour or 5 per 2 seconds",
         "RATELIMITER_IPV6_PREFIX: 'many' is not a number of bits from 32 to 128; write 64",
         "RATELIMITER_LOCAL_SHARE: '1/2' is not a number above 0 and up to 1; write 0.5",

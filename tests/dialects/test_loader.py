@@ -20,6 +20,7 @@ def test_the_dialects_of_the_package() -> None:
         "plain",
         "problem",
         "sentinel",
+        "slowapi",
         "trace",
         "tracefinance",
         "tracefinance-v1",
