@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -16,6 +17,7 @@ def source() -> str:
     """Return the script, to be run in a page before `RUN`."""
     script = CACHE / f"axe-core-{VERSION}.js"
     if not script.exists():
+        assert shutil.which("npm"), "npm is missing, and axe-core comes by it: apt-get install npm"
         CACHE.mkdir(parents=True, exist_ok=True)
         subprocess.run(["npm", "pack", f"axe-core@{VERSION}"], cwd=CACHE, check=True, capture_output=True)  # noqa: S607
         with tarfile.open(CACHE / f"axe-core-{VERSION}.tgz") as packed:

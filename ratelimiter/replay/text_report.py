@@ -27,10 +27,13 @@ def percent(share: float) -> str:
 
 
 def spell_wait(wait_ms: int | None) -> str:
-    """Return a duration for people; a dash for none."""
+    """Return a duration for people, to two digits or more; a dash for none."""
     if wait_ms is None:
         return "-"
-    return spell_duration(wait_ms) if wait_ms < 1000 or wait_ms % 1000 == 0 else f"{wait_ms / 1000:.1f}s"
+    for unit, unit_ms in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if wait_ms >= 2 * unit_ms:
+            return f"{wait_ms / unit_ms:.1f}".removesuffix(".0") + unit
+    return f"{wait_ms}ms"
 
 
 def _lines(answer: Mapping[str, Any]) -> Iterator[str]:

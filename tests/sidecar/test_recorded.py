@@ -73,6 +73,22 @@ def _records(log: str) -> list[Record]:
     return [record for line in lines if (record := read(line)) is not None]
 
 
+def test_the_console_of_a_sidecar_shows_its_refusals(tmp_path: Path) -> None:
+    """The page at the admin listener has the rules with their lines, and the refusal with its request id."""
+    policy = policy_file(tmp_path, "dialect: intrace\nprincipal: header:X-API-Key\nrules:\n  - {limit: 2/minute}\n")
+    with upstream() as url:
+        sidecar = Process("--upstream", url, "--config", policy)
+        statuses = [sidecar.get("/", {"X-API-Key": "k", "X-Request-Id": f"req-{at}"})[0] for at in range(3)]
+        status, page = sidecar.get("/", admin=True)
+        sidecar.stop()
+
+    assert [200, 200, 429] == statuses
+    assert 200 == status
+    assert b"policy.yaml:4" in page
+    assert 1 == page.count(b"<td>over limit</td>")
+    assert b"<code>" in page.partition(b"Last refusals")[2]
+
+
 def test_refusals_that_were_left_out_are_accounted_for(tmp_path: Path) -> None:
     """A log that was thinned out says how many refusals are missing, and so does the replay."""
     policy, log, statuses = recorded(tmp_path, "client", "address", 0)
