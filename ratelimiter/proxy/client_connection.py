@@ -49,6 +49,7 @@ class ClientConnection(asyncio.Protocol):
     Args:
         proxy: what all connections have in common.
         scheme: of the listener: `http` or `https`.
+        client: the client's address, if a trusted peer has said it; else it is the socket's.
 
     Attributes:
         peer: the client's address; None on a unix socket.
@@ -85,10 +86,10 @@ class ClientConnection(asyncio.Protocol):
         "write",
     )
 
-    def __init__(self, proxy: Proxy, scheme: bytes) -> None:
+    def __init__(self, proxy: Proxy, scheme: bytes, client: str | None = None) -> None:
         self.proxy = proxy
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until it is connected
-        self.peer: str | None = None
+        self.peer: str | None = client
         self.write: Callable[[bytes], None] = _unconnected
         self.buffer = b""
         self.paused: set[str] = set()
@@ -118,8 +119,9 @@ class ClientConnection(asyncio.Protocol):
         """Take the client in, if there is room."""
         self.transport = transport
         self.write = transport.write
-        peername = transport.get_extra_info("peername")
-        self.peer = peername[0] if isinstance(peername, tuple) else None
+        if self.peer is None:
+            peername = transport.get_extra_info("peername")
+            self.peer = peername[0] if isinstance(peername, tuple) else None
         proxy = self.proxy
         if not proxy.enter(self):
             self._state = NOTHING

@@ -15,6 +15,7 @@ import uvloop
 
 from ratelimiter.proxy.client_connection import ClientConnection
 from ratelimiter.proxy.listener import BACKLOG
+from ratelimiter.proxy.proxy_protocol import ProxyProtocolServer
 
 if TYPE_CHECKING:
     import ssl
@@ -51,7 +52,7 @@ class Server:
         self.proxy = proxy
         self._sockets = sockets
         self._tls = tls
-        self._listeners: list[asyncio.AbstractServer] = []
+        self._listeners: list[asyncio.AbstractServer | ProxyProtocolServer] = []
         self.ready = False
 
     async def start(self) -> None:
@@ -59,10 +60,13 @@ class Server:
         loop = self.proxy.loop
         scheme = b"http" if self._tls is None else b"https"
 
-        def connected() -> ClientConnection:
-            return ClientConnection(self.proxy, scheme)
+        def connected(client: str | None = None) -> ClientConnection:
+            return ClientConnection(self.proxy, scheme, client)
 
         for sock in self._sockets:
+            if self.proxy.settings.proxy_protocol:
+                self._listeners.append(ProxyProtocolServer(self.proxy, sock, connected, self._tls))
+                continue
             create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
             self._listeners.append(await create(connected, sock=sock, ssl=self._tls, backlog=BACKLOG))
         self.ready = True

@@ -39,6 +39,7 @@ class ProxySettings:
     drain_timeout_ms: int = 60_000  # for a response to end that is read on although its client has left
     tunnel_timeout_ms: int = 3_600_000  # without a byte in either direction, after an upgrade
     half_closed: str = ASK
+    proxy_protocol: bool = False  # connections of trusted peers begin with a header of the PROXY protocol
     underscore_headers: str = DROP  # of a request: CGI and WSGI read them as their twins with hyphens
     connect_timeout_ms: int = 2_000  # for a connection to the upstream
     upstream_timeout_ms: int = 60_000  # without a byte of a response that is due
@@ -65,7 +66,7 @@ class ProxySettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "upstream_timeouts":
+            if field.name in ("proxy_protocol", "upstream_timeouts"):
                 continue
             if field.name in CHOICES:
                 if value not in CHOICES[field.name]:
