@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import quote
 
 from ratelimiter.asgi.assembly import Assembly
 from ratelimiter.asgi.body import BodyReader
 from ratelimiter.asgi.caller import identified
+from ratelimiter.asgi.lifespan import built_at_startup, faulty, serve_lifespan
 from ratelimiter.asgi.refusal import refuse
 from ratelimiter.asgi.request_state import SCOPE_KEY, RequestState
 from ratelimiter.asgi.response_hook import Drain, SettlingSend
 from ratelimiter.core.receipt import new
 from ratelimiter.core.request import Request
+from ratelimiter.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,7 +67,14 @@ class RateLimitMiddleware:
         if identify is not None and settings.get("principal") is None and settings.get("config") is None:
             settings["principal"] = ["identified", "client"]
         self._identify = identify
-        self._assembly = Assembly(settings, observer=observer, reload=reload)
+        self._fault = ""
+        try:
+            self._assembly = Assembly(settings, observer=observer, reload=reload)
+        except ConfigError as fault:
+            if not built_at_startup(sys._getframe(1)):
+                raise
+            self._fault = str(fault)  # told as the server starts, which an exception now would not stop
+            self._assembly = faulty(fault)
         self.limiter = self._assembly.limiter
 
     def swap(self, policy: Policy) -> None:
@@ -88,10 +98,12 @@ class RateLimitMiddleware:
         """Serve one connection scope; anything but http and websocket is the application's own."""
         kind = scope["type"]
         assembly = self._assembly
+        if kind not in ("http", "websocket"):
+            if kind == "lifespan":
+                return await serve_lifespan(self, self._fault, scope, receive, send)
+            return await self.app(scope, receive, send)
         if assembly.timed:
             assembly.begin()
-        if kind not in ("http", "websocket"):
-            return await self.app(scope, receive, self._behind_the_end(send) if kind == "lifespan" else send)
         presenter, limiter = assembly.presenter, self.limiter
         body = BodyReader()
         body.receive = receive
@@ -138,15 +150,10 @@ class RateLimitMiddleware:
             if drain is not None:
                 drain.end()
 
-    def _behind_the_end(self, send: Send) -> Send:
-        """Return *send* of a lifespan, which says goodbye only when nothing of ours is left."""
-
-        async def send_behind(message: Message) -> None:
-            if message["type"].startswith("lifespan.shutdown"):
-                await self.close()
-            await send(message)
-
-        return send_behind
+    def begin(self) -> None:
+        """Watch the policy file and the runtime overrides on the running event loop, if they are not watched yet."""
+        if self._assembly.timed:
+            self._assembly.begin()
 
 
 def request_of(scope: Scope) -> Request:

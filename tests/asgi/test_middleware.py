@@ -459,7 +459,7 @@ class TestSettings:
         [
             ({"limit": "10 parsecs"}, "limit"),
             ({"limit": "1/minute", "dialect": "intrase"}, "intrace"),
-            ({"limit": "1/minute", "principal": "cookie:x"}, "cookie:x"),
+            ({"limit": "1/minute", "principal": "cookies:x"}, "cookies:x"),
             ({"limit": "1/minute", "headers": "x-rate"}, "x-ratelimit"),
             ({"limit": "1/minute", "ipv6_prefix": 300}, "ipv6_prefix"),
             ({}, "limit"),
