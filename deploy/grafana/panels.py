@@ -29,6 +29,7 @@ LACKING = (
     '|org_missing|email_unverified|insufficient_scope|header_missing"'
 )
 NOT_LACKING = LACKING.replace("=~", "!~")
+IN_AND_OUT = 'kind=~"input|output"'
 BY_STORE = 'source="store"'
 BY_ANYBODY = 'source!="none"'
 WITHOUT_STORE = 'source=~"local|fail_open|fail_closed"'
@@ -102,6 +103,7 @@ PER_SECOND = f"{_gauge('rule_limit', shown=OF_RULES)} / ({_gauge('rule_window_se
 PER_SECOND_ON_PLANS = (
     f"({_gauge('rule_plan_limit', shown=OF_RULES)} < +Inf) / ({_gauge('rule_plan_window_seconds', shown=OF_RULES)} > 0)"
 )
+UNREADABLE = _rate("token_answers_unreadable_total", shown=OF_RULES)
 ORDERS = _gauge("orders")
 SWITCH = _gauge("orders", 'kind="shadow"')
 
@@ -675,6 +677,63 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
                 "Sockets included, so it follows the connections. What only grows is a leak.",
                 "short",
                 (Query(f"sum by (instance) (process_open_fds{{{SHOWN}}})", "{{instance}}"),),
+            ),
+        ),
+    ),
+    (
+        100,  # ten would be the id of a panel
+        "Tokens",
+        (
+            View(
+                1000,
+                "Tokens by kind",
+                "Tokens per second that answers of language models used. cached and cache_creation are parts of the "
+                "input, reasoning is a part of the output.",
+                "short",
+                (Query(f"sum by (kind) ({_rate('tokens_total', shown=OF_RULES)})", "{{kind}}"),),
+            ),
+            View(
+                1001,
+                "Tokens by model",
+                "Input and output per second by model, of those that the policy lists; all others are other.",
+                "short",
+                (Query(f"sum by (model) ({_rate('tokens_total', IN_AND_OUT, shown=OF_RULES)})", "{{model}}"),),
+                STACKED,
+            ),
+            View(
+                1002,
+                "Estimate and truth",
+                "Units per second that were reserved for answers which told their usage, and what these came to. "
+                "A reservation far above the truth refuses too early.",
+                "short",
+                (
+                    Query(f"sum ({_rate('token_units_reserved_total', shown=OF_RULES)})", "reserved"),
+                    Query(f"sum ({_rate('token_units_used_total', shown=OF_RULES)})", "used"),
+                ),
+            ),
+            View(
+                1003,
+                "Answers without usage",
+                "Answers per second whose usage could not be read, by cause. Their reservations stand, so nothing is "
+                "overspent, and callers pay too much.",
+                "short",
+                (
+                    Query(
+                        f"sum by (cause) ({_rate('token_answers_unreadable_total', shown=OF_RULES)}) > 0", "{{cause}}"
+                    ),
+                ),
+                LINES,
+                12,
+            ),
+            View(
+                1004,
+                "Beyond the reservation",
+                "Units per second that answers used beyond their reservations. What is spent so is missing in the next "
+                "window: raise the estimate.",
+                "short",
+                (Query(f"sum by (rule) ({_rate('token_units_overdrawn_total', shown=OF_RULES)})", "{{rule}}"),),
+                LINES,
+                12,
             ),
         ),
     ),

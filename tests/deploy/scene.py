@@ -46,7 +46,7 @@ require:
     credentials: true
 rules:
   - name: per-key
-    match: {{except: [/exports, /payments, /health, /reports, /generate]}}
+    match: {{except: [/exports, /payments, /health, /reports, /generate, /v1/**]}}
     limit: {limit}
   - name: search
     match: {{path: /search/**}}
@@ -66,9 +66,15 @@ rules:
   - name: generate
     match: {{path: /generate}}
     limit: 5 credits
+  - name: tokens
+    match: {{methods: [POST], path: /v1/chat/completions}}
+    tokens: openai
+    models: [gpt-x, gpt-x-mini]
+    limit: 20000/minute
 """
 BAD_POLICY = "rules: [{name: per-key, limit: 10 per parsec}]\n"
 
+MODEL = "/v1/chat/completions"  # answered like a language model, now and then without its usage
 # What callers ask for, in turn. The encoded slash is malformed, and no rule is about /health.
 PATHS = (
     "/items",
@@ -84,9 +90,17 @@ PATHS = (
     "/generate",
     "/account",
     "/account/mine",
+    MODEL,
 )
 # What is sent along to one of them: as good as any token, while nobody can say whose it is.
 TOKENS = {"/account/mine": "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsifQ.eyJzdWIiOiJhbGljZSJ9.c2lnbmVk"}
+
+
+# What is sent to the model, in turn.
+MODELS = tuple(
+    f'{{"model": "{model}", "max_tokens": {bound}, "messages": [{{"role": "user", "content": "{"word " * words}"}}]}}'
+    for model, bound, words in (("gpt-x", 300, 40), ("gpt-x-mini", 100, 90), ("another", 50, 10), ("gpt-x", 20, 60))
+)
 
 
 class Way(NamedTuple):
@@ -322,7 +336,8 @@ class Callers:
             try:
                 path = PATHS[turn % len(PATHS)]
                 headers = {"Authorization": f"Bearer {TOKENS[path]}"} if path in TOKENS else {}
-                connection.request("GET", path, headers={"X-API-Key": key, **headers})
+                method, body = ("POST", MODELS[turn // len(PATHS) % len(MODELS)]) if path == MODEL else ("GET", None)
+                connection.request(method, path, body, headers={"X-API-Key": key, **headers})
                 answer = connection.getresponse()
                 answer.read()
                 status = answer.status

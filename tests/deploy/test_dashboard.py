@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 from deploy.grafana.dashboard import FILE, JSONEncoder, written
 from deploy.grafana.panels import ROWS, VARIABLES, views
 from ratelimiter.core.requirement import REASONS
-from ratelimiter.metrics.limiter_metrics import NOBODY, ORDERS, OUTCOMES, RULE_OUTCOMES, SOURCES
+from ratelimiter.core.usage import KINDS as TOKEN_KINDS
+from ratelimiter.metrics.limiter_metrics import ORDERS, OUTCOMES, RULE_OUTCOMES, SOURCES, UNASKED
 from tests.deploy.scene import JOBS, MIDDLEWARE, SIDECAR, Callers, Scene
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ VIEWS = list(views())
 
 SCRAPE_S = 0.25
 LIMITS = ("10/second", "12/second")
-RULES = ("per-key", "search", "exports", "payments", "reports", "generate")
+RULES = ("per-key", "search", "exports", "payments", "reports", "generate", "tokens")
 
 # Panels that a run without misfortune of their own kind leaves empty, and why.
 MAY_BE_EMPTY: dict[str, str] = {}
@@ -190,7 +191,7 @@ def test_counters_are_asked_for_their_rate() -> None:
 
 def test_queries_name_values_that_labels_can_have() -> None:
     """A misspelt value would match nothing, and with the others that it stands among nobody would notice."""
-    known = {*OUTCOMES, *RULE_OUTCOMES, *SOURCES, NOBODY, *ORDERS}
+    known = {*TOKEN_KINDS, *OUTCOMES, *RULE_OUTCOMES, *SOURCES, UNASKED, *ORDERS}
     asked = {
         value
         for panel in PANELS

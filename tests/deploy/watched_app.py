@@ -8,6 +8,7 @@ without one `/metrics` is answered beside the API, past the limiter, by any of s
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from contextlib import AsyncExitStack
 from typing import Any
@@ -23,6 +24,7 @@ from ratelimiter.metrics.limiter_metrics import Metrics
 from ratelimiter.metrics.prometheus import CollectorRegistry, process_registry
 
 SLOW_S = 0.02
+MODEL = "/v1/chat/completions"
 
 
 class Api:
@@ -31,14 +33,26 @@ class Api:
     def __init__(self, seen: str) -> None:
         self._seen = os.open(seen, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._mark = bytes([os.getpid() % 256])
+        self._turn = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http"  # of the lifespan protocol it has no part
         os.write(self._seen, self._mark)
         if scope["path"].endswith("/slow"):
             await asyncio.sleep(SLOW_S)
+        if scope["path"] == MODEL:
+            await self._complete(receive, send)
+            return
         status = 500 if scope["path"].endswith("/broken") else 200
         await _answer(send, b"{}", b"application/json", status)
+
+    async def _complete(self, receive: Any, send: Any) -> None:
+        """Answer like a language model: a part of the bound is used, a fifth of the answers say nothing of it."""
+        asked = json.loads((await receive())["body"])
+        self._turn += 1
+        usage = {"prompt_tokens": len(str(asked["messages"])) // 3, "completion_tokens": asked["max_tokens"] // 2}
+        told = {"choices": [], "usage": None if self._turn % 5 == 0 else usage}
+        await _answer(send, json.dumps(told).encode(), b"application/json")
 
 
 class Watched:

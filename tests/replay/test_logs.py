@@ -186,7 +186,7 @@ def test_a_log_that_is_not_there_is_said(tmp_path: Path, place: str, match: str)
         ("{limit: 3/minute, cost: 2, cost_from: response_header X-Cost}", "needs response header X-Cost"),
         ("{limit: 3/minute, cost: 1, cost_from: request_header X-Cost}", "needs header X-Cost"),
         ("{limit: 3/minute, cost: 2, cost_from: response_json usage.units}", "needs the body of the response"),
-        ("{limit: 3/minute, tokens: openai}", "needs the body"),
+        ("{limit: 3/minute, tokens: openai}", "needs tokens of each call"),
     ],
 )
 def test_a_rule_that_needs_more_than_the_log_tells_is_not_judged(tmp_path: Path, rule: str, reason: str) -> None:
