@@ -24,6 +24,13 @@ VHOST = f"%v:%p {COMBINED}"
 SAMPLE_LINES = 200  # looked at to tell the format
 TEXTS = ("combined", "common", "vhost", "nginx", "apache", "gunicorn", "traefik", "envoy", "haproxy", "alb")
 NAMES = ("auto", *TEXTS, "json", "caddy", "traefik-json", "envoy-json", "istio", "ours", "w3c", "iis", "cloudfront")
+ALIASES = {
+    "istio": "envoy", "clf": "common", "apache-common": "common", "apache-combined": "apache", "apache-vhost": "vhost",
+    "vhost-combined": "vhost", "nginx-combined": "nginx", "nginx-json": "json", "caddy-json": "caddy",
+    "traefik-clf": "traefik", "envoy-default": "envoy", "istio-json": "envoy-json", "elb": "alb", "aws-alb": "alb",
+    "ratelimiter": "ours", "sidecar": "ours",
+}  # fmt: skip
+ON_JSON = {"nginx": "json", "traefik": "traefik-json", "envoy": "envoy-json"}  # servers that write either
 _UVICORN = ' - "'
 
 
@@ -70,7 +77,10 @@ def format_of(  # noqa: PLR0911  # one answer for each notation
         return nginx_format(wanted, principal=principal)
     if "%" in wanted:
         return apache_format(wanted, principal=principal)
-    name = "envoy-json" if wanted == "istio" else wanted
+    name = wanted.lower().replace("_", "-")
+    name = ALIASES.get(name, name)
+    if name in ON_JSON and _found_json(sample) is not None:
+        name = ON_JSON[name]
     if name.partition(":")[0] in TEXTS:
         return text_named(name, zone, principal)
     if name in ("w3c", "iis", "cloudfront"):

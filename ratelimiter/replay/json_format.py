@@ -19,7 +19,7 @@ from ratelimiter.replay.record import (
     host_of,
     split_request,
 )
-from ratelimiter.replay.text_format import NGINX, nginx_field
+from ratelimiter.replay.text_format import NGINX, field_named, nginx_field
 from ratelimiter.replay.times import reader_for
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def json_format(
     keys = dict(names.keys)
     if principal:
         known = {*_flat(sample), *keys.values()}
-        keys["principal"] = keys.get(principal, principal)
+        keys["principal"] = principal if principal in known else keys.get(field_named(principal), principal)
         if keys["principal"] not in known:
             msg = f"--principal: {principal!r} is not in the log; it has {', '.join(sorted(_flat(sample)))}"
             raise ConfigError(msg)

@@ -18,7 +18,7 @@ from ratelimiter.replay.record import (
     split_request,
     value_or_none,
 )
-from ratelimiter.replay.text_format import SYSLOG, unescaped
+from ratelimiter.replay.text_format import SYSLOG, field_named, unescaped
 from ratelimiter.replay.times import SECOND_MS, clf_reader, iso_reader
 
 if TYPE_CHECKING:
@@ -56,10 +56,11 @@ def named_principal(name: str, principal: str, fields: tuple[str, ...]) -> Calla
     Raises:
         ConfigError: it is none of them.
     """
-    if principal not in fields:
+    name_of_field = field_named(principal)
+    if name_of_field not in fields:
         msg = f"--principal: {principal!r} is not in the format {name}; it has {', '.join(fields)}"
         raise ConfigError(msg)
-    index = Record._fields.index(principal)
+    index = Record._fields.index(name_of_field)
 
     def read(record: Record) -> str | None:
         value = record[index]

@@ -126,6 +126,17 @@ def nginx_field(name: str) -> Field:
     return Field("")
 
 
+def field_named(name: str) -> str:
+    """Return our name of a field that a user calls *name*: as nginx does, as a header, or as we do."""
+    lowered = name.lower()
+    if lowered.startswith("header:") or lowered in _HEADERS:
+        return _HEADERS.get(lowered, lowered)
+    return nginx_field(lowered.removeprefix("$")).name or lowered
+
+
+_HEADERS = {"user-agent": "agent", "header:user-agent": "agent", "referer": "referer", "header:referer": "referer"}
+
+
 def _apache_field(argument: str | None, letter: str) -> Field:  # noqa: PLR0911  # one answer for each letter
     if argument is None:
         return _APACHE_FIELDS.get(letter, Field(""))
@@ -265,8 +276,9 @@ def _check(name: str, pieces: Sequence[Piece]) -> None:
 
 
 def _principal_place(name: str, pieces: Sequence[Piece], principal: str) -> int:
+    wanted = {principal.lower(), field_named(principal)}
     for index, piece in enumerate(pieces):
-        if principal.lower() in (piece.written.lower(), piece.field.name):
+        if wanted & {piece.written.lower(), piece.field.name}:
             return index
     known = ", ".join(sorted({piece.field.name or piece.written for piece in pieces}))
     msg = f"--principal: {principal!r} is not in the format {name}; it has {known}"

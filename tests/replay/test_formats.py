@@ -207,6 +207,43 @@ def test_the_principal_is_a_field_of_the_line() -> None:
         read_all("nginx_json.log", principal="plan")
 
 
+@pytest.mark.parametrize(
+    ("name", "principal", "expected"),
+    [
+        ("nginx_combined.log", "remote_user", "alice"),
+        ("nginx_combined.log", "$remote_addr", "10.0.0.1"),
+        ("nginx_json.log", "http_x_forwarded_for", "203.0.113.8, 10.0.0.1"),
+        ("nginx_json.log", "xff", "203.0.113.8, 10.0.0.1"),
+        ("envoy_json.log", "x_forwarded_for", "203.0.113.8, 10.0.0.1"),
+        ("traefik_clf.log", "remote_addr", "203.0.113.8"),
+        ("haproxy.log", "User-Agent", 'Mozilla/5.0 (X11; Linux) "quoted" \\back'),
+        ("iis.log", "cs-username", "alice"),
+        ("caddy_json.log", "request.client_ip", "203.0.113.8"),
+    ],
+)
+def test_the_principal_may_be_called_as_the_server_calls_it(name: str, principal: str, expected: str) -> None:
+    """Variables of nginx, keys, columns and header names all name a field."""
+    record = read_all(name, principal=principal)[1]
+
+    assert isinstance(record, Record)
+    assert expected == record.principal
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("nginx_json.log", "nginx"), ("nginx_combined.log", "nginx"), ("nginx_combined.log", "nginx_combined"),
+        ("traefik_json.log", "traefik"), ("traefik_clf.log", "traefik"), ("envoy_json.log", "envoy"),
+        ("envoy_default.log", "envoy"), ("envoy_json.log", "istio"), ("apache_vhost.log", "apache-vhost"),
+        ("cloudfront.tsv", "cloudfront"), ("iis.log", "iis"), ("alb.log", "alb"), ("caddy_json.log", "caddy"),
+        ("haproxy.log", "haproxy"), ("ours.log", "ours"), ("apache_common.log", "common"),
+    ],
+)  # fmt: skip
+def test_a_server_is_named_whatever_it_writes(name: str, wanted: str) -> None:
+    """A name finds the format that the log is in, text or JSON, with hyphens or underscores."""
+    assert 3 <= sum(isinstance(each, Record) for each in read_all(name, wanted))
+
+
 def test_haproxy_times_are_of_the_zone_that_was_named() -> None:
     """HAProxy writes local times without saying which."""
     line = lines_of("haproxy.log")[0]
