@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.config import overrides
+from ratelimiter.config import override_rows, overrides
 from ratelimiter.core.client_address import Trust
 from ratelimiter.core.policy import Policy
 from ratelimiter.core.rule import Rule
@@ -41,17 +41,18 @@ def assemble(fields: Mapping[str, Any], drafts: Sequence[DraftRule], *, whole: b
             stated["match"] = replace(stated["match"], ignore_case=True)
         rules.append(Rule(name, draft.quota, **stated))
     others = policy_fields(fields)
-    drafted = others.pop("overrides", ())
+    drafted, rows = others.pop("overrides", ()), others.pop("override_rows", None)
     if ignore_case and "requirements" in others:
         others["requirements"] = tuple(
             replace(requirement, match=replace(requirement.match, ignore_case=True))
             for requirement in others["requirements"]
         )
     policy = Policy(tuple(rules), **others)
-    if not whole or not drafted:
+    if not whole or not (drafted or rows):
         return policy
     try:
-        return replace(policy, overrides=overrides.made(drafted, policy))
+        table = None if rows is None else override_rows.table_of(rows, policy)
+        return replace(policy, overrides=overrides.made(drafted, policy), override_table=table)
     except ValueError as fault:
         # Within one source `fields.read_layer` has found this already, with its place.
         msg = f"overrides: {fault}"

@@ -7,7 +7,7 @@ import os
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from ratelimiter.config import overrides
+from ratelimiter.config import override_rows, overrides
 from ratelimiter.config.assembly import assemble
 from ratelimiter.config.identity import Reader as IdentityReader
 from ratelimiter.config.layers import DraftRule
@@ -54,6 +54,9 @@ def read_layer(layer: Layer) -> None:
     if not layer.problems and "overrides" in layer.fields:
         for path, text in overrides.faults(layer.fields["overrides"], assemble(layer.fields, layer.rules, whole=False)):
             layer.refuse(path, text)
+    if not layer.problems and not layer.foreign and "override_rows" in layer.fields:
+        policy = assemble(layer.fields, layer.rules, whole=False)
+        layer.foreign += override_rows.faults(layer.fields["override_rows"], layer.fields["overrides_file"], policy)
 
 
 def _read_field(layer: Layer, name: str, reader: Reader) -> None:
@@ -141,7 +144,12 @@ def _read_upstream_timeouts(layer: Layer, value: Sequence[Mapping[str, Any]]) ->
 
 def _read_overrides_file(layer: Layer, name: str) -> str:
     path = overrides.path_in(layer.folder, name)
-    listed = overrides.read_overrides_file(FilePath(path), layer.foreign)
+    if FilePath(path).suffix in override_rows.SUFFIXES:
+        rows = override_rows.read_rows(FilePath(path), layer.foreign)
+        layer.fields["override_rows"] = rows
+        listed = overrides.drafts_of(rows)
+    else:
+        listed = overrides.read_overrides_file(FilePath(path), layer.foreign)
     layer.fields["overrides"] = (*layer.fields.get("overrides", ()), *listed)
     return path
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path as FilePath
 
+    from ratelimiter.config.override_rows import Rows
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.quota import AnyQuota
     from ratelimiter.parsing.document import Path
@@ -95,6 +96,11 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "limit": lambda text: (read_override_limit(text),),
     "until": parse_moment_ms,
 }
+
+
+def drafts_of(rows: Rows) -> tuple[Draft, ...]:
+    """Return the patterns and networks of a file of rows."""
+    return tuple(Draft(("overrides_file",), named, *rows.terms[place]) for named, place in rows.several)
 
 
 def read_overrides_file(path: FilePath, foreign: list[str]) -> tuple[Draft, ...]:

@@ -13,6 +13,7 @@ from ratelimiter.core.rule import NAME_CHARACTERS, NAME_CHARACTERS_MAX, Rule
 if TYPE_CHECKING:
     from ratelimiter.core.identity import IdentityPolicy
     from ratelimiter.core.match import Match
+    from ratelimiter.core.override_table import OverrideTable
     from ratelimiter.core.overrides import Override, PlanChoice
     from ratelimiter.core.principal import Principal
     from ratelimiter.core.requirement import Requirement
@@ -58,6 +59,7 @@ class Policy:
         plan: where to find which plan a request is on; None if there are no plans.
         overrides: what is different for some principals; of two that are equally exact the first prevails.
         overrides_file: that some of them were read from; empty for none.
+        override_table: overrides of that file, if there are very many of single principals.
         domain: of descriptors, the one that is answered for; empty for all, each counted by itself.
 
     Raises:
@@ -83,6 +85,7 @@ class Policy:
     plan: PlanChoice | None = None
     overrides: tuple[Override, ...] = ()
     overrides_file: str = ""
+    override_table: OverrideTable | None = field(default=None, repr=False)
     domain: str = ""
 
     def __post_init__(self) -> None:
@@ -100,7 +103,8 @@ class Policy:
         if not JSON_BYTES_MIN <= self.json_bytes_max <= JSON_BYTES_MAX:
             msg = f"json_bytes_max must be {JSON_BYTES_MIN} to {JSON_BYTES_MAX}, not {self.json_bytes_max}"
             raise ValueError(msg)
-        fault = plan_fault(self) or next(filter(None, (override_fault(self, each) for each in self.overrides)), "")
+        stated = (*self.overrides, *(() if self.override_table is None else self.override_table.overrides))
+        fault = plan_fault(self) or next(filter(None, (override_fault(self, each) for each in stated)), "")
         if fault:
             raise ValueError(fault)
         if len(self.secret) > 64:  # the most that BLAKE2b takes as a key (RFC 7693 section 2.1)

@@ -27,7 +27,7 @@ UNKNOWN_MAX = 32  # unknown plans that were logged
 
 def tiers_needed(policy: Policy, orders: RuntimeOverrides) -> bool:
     """Return whether one principal may meet other rules than the next; the hot path of others knows nothing of this."""
-    return bool(policy.plan or policy.overrides or orders.overrides or orders.blocks)
+    return bool(policy.plan or policy.overrides or policy.override_table or orders.overrides or orders.blocks)
 
 
 class Tiers:
@@ -60,6 +60,7 @@ class Tiers:
         self._sources = tuple(dict.fromkeys(source for rule in policy.rules for source in (*rule.principal, CLIENT)))
         # Run-time before the file's where they are equally exact: sorting keeps their order otherwise.
         self._indexes = (index, OverrideIndex(policy.overrides))
+        self._table = policy.override_table
         self._now_ms = now_ms
         self._applying: dict[str, tuple[Override, ...]] = {}  # by digest
         self._variants: dict[tuple[str, AnyQuota], Rule] = {}
@@ -159,6 +160,8 @@ class Tiers:
         applying = self._applying.get(principal.digest)
         if applying is None:
             found = [each for index in self._indexes for each in index.find(principal.digest, principal.source, value)]
+            if self._table is not None:
+                found += self._table.find(principal.digest)
             applying = tuple(sorted(in_force(found, self._now_ms), key=lambda each: each.rank)) if found else ()
             if len(self._applying) >= PRINCIPALS_MAX:
                 self._applying.clear()

@@ -338,7 +338,9 @@ class OverrideWatcher:
         self._set_next_end()
 
     def _note_ends(self, limiter: Limiter) -> None:
-        ends = {*self._overrides.ends_ms, *(override.until_ms for override in limiter.policy.overrides)} - {FOR_EVER}
+        table = limiter.policy.override_table
+        stated = (*limiter.policy.overrides, *(() if table is None else table.overrides))
+        ends = {*self._overrides.ends_ms, *(override.until_ms for override in stated)} - {FOR_EVER}
         self._ends = tuple(sorted(ends))
         self._set_next_end()
 

@@ -133,6 +133,11 @@ def pattern_digest(source: str, pattern: str) -> str:
     return "~" + blake2b(f"{source}={pattern}".encode(), digest_size=DIGEST_BYTES, person=b"pattern").hexdigest()
 
 
+def client_value(text: str, policy: Policy) -> str | None:
+    """Return the value by which *policy* charges the client at the address *text*; None if it is not an address."""
+    return None if "/" in text else _client(text, policy.trust.ipv6_prefix)
+
+
 def network_digest(network: Network) -> str:
     """Return the digest that identifies a network of clients without revealing it, however it was written."""
     return pattern_digest("client", str(network))
