@@ -146,6 +146,7 @@ async def test_f34_hostile_principals() -> None:
     how = f"{len(HOSTILE)} principals with braces, control characters, ..., on a cluster"
     RECORDS.append(Record(34, how, slowest.took_ms, slowest.raw_ms, STORE, "-", None))
     assert not service.mistakes
+    keys = [key for key in keys if not key.startswith(b"rl1:{probe:")]  # of the question at start
     assert all(re.fullmatch(rb"rl1:\{[0-9a-f]+\}:deny:wide-107:[01]", key) for key in keys)
     # White space around a value is no part of it, so " " is nobody: the address is charged.
     assert 2 * len(HOSTILE) == len(keys)

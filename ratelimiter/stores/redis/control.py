@@ -28,14 +28,14 @@ class ControlConnection:
         address: the server and the credentials.
         timeout_ms: for one reply.
         connect_timeout_ms: for name, connection, TLS and password.
-        role: what the server must be, in the words of the command ROLE; empty for anything.
+        brief: whether it is for one question, so that it needs no name.
     """
 
-    def __init__(self, address: Address, *, timeout_ms: int, connect_timeout_ms: int, role: str = "") -> None:
+    def __init__(self, address: Address, *, timeout_ms: int, connect_timeout_ms: int, brief: bool = False) -> None:
         self.address = address
         self._timeout_s = timeout_ms / 1000
         self._connect_timeout_s = connect_timeout_ms / 1000
-        self._role = role
+        self._brief = brief
         self._connection: Any = None
         self._turn = asyncio.Lock()  # a reply belongs to the command before it
 
@@ -83,28 +83,23 @@ class ControlConnection:
             try:
                 async with asyncio.timeout(self._connect_timeout_s):
                     await connection.connect()
-                    await self._greet(connection)
+                    if not self._brief:
+                        await self._name(connection)
             except TimeoutError as error:
                 self.drop()
                 msg = f"no connection to {self.address} within {self._connect_timeout_s * 1000:.0f} ms"
                 raise StoreUnavailable(msg, Kind.UNREACHABLE) from error
         return connection
 
-    async def _greet(self, connection: Any) -> None:
-        """Set the client's name, and check the server's role if the ACL user may ask for it."""
-        for words in (("CLIENT", "SETNAME", self.address.client_name), ("ROLE",)):
-            await connection.send_command(*words)
-            try:
-                reply = await connection.read_response()
-            except _library().exceptions.ResponseError as refusal:
-                error = _reply_error(refusal)
-                if not is_courtesy(error):
-                    raise error from refusal
-                continue
-            if self._role and words == ("ROLE",) and reply[0].decode() != self._role:
-                self.drop()
-                msg = f"{self.address} is a {reply[0].decode()}, not a {self._role}"
-                raise StoreUnavailable(msg, Kind.READ_ONLY)
+    async def _name(self, connection: Any) -> None:
+        """Set the name that CLIENT LIST shows, if the ACL user may."""
+        await connection.send_command("CLIENT", "SETNAME", self.address.client_name)
+        try:
+            await connection.read_response()
+        except _library().exceptions.ResponseError as refusal:
+            error = _reply_error(refusal)
+            if not is_courtesy(error):
+                raise error from refusal
 
 
 async def ask(address: Address, *words: str, timeout_ms: int) -> object:
@@ -113,7 +108,7 @@ async def ask(address: Address, *words: str, timeout_ms: int) -> object:
     Raises:
         StoreError: as `ControlConnection.call`.
     """
-    connection = ControlConnection(address, timeout_ms=timeout_ms, connect_timeout_ms=timeout_ms)
+    connection = ControlConnection(address, timeout_ms=timeout_ms, connect_timeout_ms=timeout_ms, brief=True)
     try:
         async with asyncio.timeout(timeout_ms / 1000):
             return await connection.call(*words)
