@@ -43,6 +43,7 @@ class _Command(NamedTuple):
     about: str
     fields: Mapping[str, _Field]
     run: Callable[[Operator, dict[str, Any]], Awaitable[Any]]
+    changes: bool = True  # False: the role `read` may call it, too
 
 
 _PRINCIPAL = _Field(str, "header:NAME=VALUE, client=ADDRESS, bearer=NAME, org=NAME or digest=HEX", required=True)
@@ -71,6 +72,7 @@ COMMANDS: dict[str, _Command] = {
         "Show the counters and overrides of a principal. Changes nothing.",
         {"principal": _PRINCIPAL, "plan": _Field(str, "show the limits of this plan")},
         lambda operator, body: operator.peek(body["principal"], **_without(body)),
+        changes=False,
     ),
     "/v1/reset": _Command(
         "Delete the counters of a principal.",
@@ -140,19 +142,16 @@ def operator_app(operator: Operator, tokens: Tokens) -> ASGIApp:
         tokens: of the operators.
     """
 
-    def page(answer: Callable[[Operator, Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
+    def page(
+        answer: Callable[[Operator, Request], Awaitable[Any]], *, changes: bool = False
+    ) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
             await asyncio.to_thread(tokens.refresh)
-            credentials = request.headers.getlist("authorization")
-            if len(credentials) > 1:
-                return JSONResponse({"problems": ["Authorization: is given more than once; send one"]}, 400)
-            scheme, _, given = "".join(credentials).partition(" ")
-            name = tokens.name(given.strip()) if scheme.lower() == "bearer" else ""
-            if not name:
-                wrong = ', error="invalid_token"' if given else ""
-                challenge = {"www-authenticate": f'Bearer realm="operator"{wrong}'}
-                return JSONResponse({"problems": ["a token of an operator is needed"]}, 401, challenge)
+            name, refusal = _admitted(request, tokens, changes=changes)
+            if refusal is not None:
+                return refusal
             try:
+                _check_query(request)
                 return JSONResponse(await answer(operator.as_who(f"token:{name}"), request))
             except _RefusedError as fault:
                 return JSONResponse({"problems": list(fault.problems)}, fault.status)
@@ -182,12 +181,43 @@ def operator_app(operator: Operator, tokens: Tokens) -> ASGIApp:
     async def document(_: Operator, __: Request) -> Any:
         return openapi()
 
-    routes = [Route(path, page(of_command(command)), methods=["POST"]) for path, command in COMMANDS.items()]
+    routes = [
+        Route(path, page(of_command(command), changes=command.changes), methods=["POST"])
+        for path, command in COMMANDS.items()
+    ]
     routes += [
         Route(path, page(answer), methods=["GET"])
         for path, answer in (("/v1/orders", orders), ("/v1/audit", told), ("/openapi.json", document))
     ]
     return Starlette(routes=routes)
+
+
+def _admitted(request: Request, tokens: Tokens, *, changes: bool) -> tuple[str, Response | None]:
+    """Return the name of the operator whose token *request* has, and the refusal if it may not be carried out."""
+    credentials = request.headers.getlist("authorization")
+    if len(credentials) > 1:
+        return "", JSONResponse({"problems": ["Authorization: is given more than once; send one"]}, 400)
+    scheme, _, given = "".join(credentials).partition(" ")
+    name = tokens.name(given.strip()) if scheme.lower() == "bearer" else ""
+    if not name:
+        wrong = ', error="invalid_token"' if given else ""
+        challenge = {"www-authenticate": f'Bearer realm="operator"{wrong}'}
+        return "", JSONResponse({"problems": ["a token of an operator is needed"]}, 401, challenge)
+    if changes and not tokens.may_change(name):
+        told = f"{name} has the role read, which changes nothing; ask an operator whose role is operate"
+        return name, JSONResponse({"problems": [told]}, 403)
+    return name, None
+
+
+def _check_query(request: Request) -> None:
+    """Refuse a request with a query that the listener does not read."""
+    allowed = {"n"} if request.url.path == "/v1/audit" else set()
+    names = [name for name, _ in request.query_params.multi_items()]
+    unknown = [name for name in names if name not in allowed]
+    problems = [f"{name[:64]!a}: is no parameter of {request.url.path}; leave it out" for name in unknown]
+    problems += [f"{name}: is given more than once; write it once" for name in allowed if names.count(name) > 1]
+    if problems:
+        raise _RefusedError(400, *problems)
 
 
 async def _body(request: Request) -> Any:
@@ -234,6 +264,7 @@ def openapi() -> dict[str, Any]:
         for status, about in (
             (400, "Something in the request means nothing to the policy."),
             (401, "No token of an operator."),
+            (403, "The role of the operator is read, and the command changes something."),
             (413, "The body is too long."),
             (503, "The store gave no answer; the operation may or may not have been done."),
         )

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from ratelimiter.admin.operator import Operator
-from ratelimiter.admin.operator_http import BODY_MAX, operator_app
+from ratelimiter.admin.operator_http import BODY_MAX, COMMANDS, operator_app
 from ratelimiter.admin.operator_tokens import Tokens
 from ratelimiter.core.policy import Policy
 from ratelimiter.core.principal import Source
@@ -172,3 +172,15 @@ async def test_credentials_given_twice_are_refused(client: httpx.AsyncClient) ->
 
         assert 400 == response.status_code
         assert {"problems": ["Authorization: is given more than once; send one"]} == response.json()
+
+
+async def test_the_role_read_looks_and_changes_nothing(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    """Peek, orders, audit and the description are answered; each command that changes something is a 403."""
+    (tmp_path / "tokens").write_text(f"read/ann:{TOKEN}\n")
+    looks = [(await client.get(path)).status_code for path in ("/v1/orders", "/v1/audit", "/openapi.json")]
+    looks.append((await client.post("/v1/peek", json=ALICE)).status_code)
+    changes = [(await client.post(path, json=ALICE)) for path, command in COMMANDS.items() if command.changes]
+
+    assert [200] * 4 == looks
+    assert [403] * 7 == [response.status_code for response in changes]
+    assert "ann has the role read" in changes[0].json()["problems"][0]

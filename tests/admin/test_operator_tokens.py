@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ratelimiter.admin.operator_tokens import Tokens, read_tokens
+from ratelimiter.admin.operator_tokens import OPERATE, READ, OperatorToken, Tokens, read_tokens
 from ratelimiter.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +29,15 @@ def test_names(file: Path) -> None:
     assert [""] * 5 == [tokens.name(text) for text in ("", ANN[:-1], ANN + "x", ANN.upper(), "\udcff")]
 
 
+def test_roles(file: Path) -> None:
+    """Without a role an operator may change things; with `read/` in front only look."""
+    file.write_text(f"read/ann:{ANN}\noperate/bob:{BOB}\n")
+    tokens = Tokens(file)
+
+    assert {"ann": OperatorToken(ANN, READ), "bob": OperatorToken(BOB, OPERATE)} == read_tokens(file)
+    assert [False, True, False] == [tokens.may_change(name) for name in ("ann", "bob", "carol")]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -36,6 +45,7 @@ def test_names(file: Path) -> None:
         ("ann", "tokens:1: is not NAME:TOKEN; write a name"),
         ("ann:short-secret-xyz", ""),
         ("ann:short-secret-xy", "tokens:1: is not NAME:TOKEN"),
+        (f"write/ann:{ANN}", "tokens:1: is not NAME:TOKEN"),
         (f"ann smith:{ANN}", "tokens:1: is not NAME:TOKEN"),
         (f"ann:{ANN}\nann:{BOB}", "tokens:2: ann has a token already"),
         (f"ann:{'x' * 70_000}", "tokens: is longer than 65536 bytes"),
@@ -45,7 +55,7 @@ def test_files_that_will_not_do(file: Path, text: str, problem: str) -> None:
     """They are refused with the line, and no token is repeated."""
     file.write_text(text)
     if not problem:
-        assert {"ann": "short-secret-xyz"} == read_tokens(file.name)
+        assert {"ann": OperatorToken("short-secret-xyz", OPERATE)} == read_tokens(file.name)
         return
     with pytest.raises(ConfigError) as caught:
         read_tokens(file.name)
