@@ -85,7 +85,7 @@ def test_the_application_of_the_quickstart_runs(tmp_path: Path) -> None:
     assert [200] * 59 + [429] == statuses
 
 
-@pytest.mark.parametrize("door", ["RateLimitMiddleware", "ratelimiter proxy", "ratelimiter serve"])
+@pytest.mark.parametrize("door", ["RateLimitMiddleware", "limits(", "ratelimiter proxy", "ratelimiter serve"])
 def test_each_door_has_its_line(door: str) -> None:
     """The table of doors says how each is used."""
     table = README.partition("## Which door is yours")[2].partition("\n## ")[0]
