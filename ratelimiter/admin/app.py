@@ -47,6 +47,7 @@ def admin_app(
     ready_requires_store: bool = False,
     hosts: Sequence[str] = (),
     console: Console | None = None,
+    history: Callable[[], Sequence[Mapping[str, object]]] | None = None,
 ) -> ASGIApp:
     """Return the admin listener as an ASGI application.
 
@@ -60,6 +61,7 @@ def admin_app(
         hosts: host names that a request may use, without port; all if empty. On a loopback address these are the
             names of the listener, so that no web page can reach it through a name of its own (DNS rebinding).
         console: the web console at `/`; None for none.
+        history: returns hash, time and changes of the last policies, the latest first; None to leave them out.
     """
     scraping = asyncio.Lock()
 
@@ -87,7 +89,8 @@ def admin_app(
         now = policy()
         if now is None:
             return JSONResponse({"error": "no policy is loaded"}, 503)
-        return JSONResponse({"hash": fingerprint(now), "policy": disclosed(now)})
+        past = {} if history is None else {"history": list(history())}
+        return JSONResponse({"hash": fingerprint(now), "policy": disclosed(now)} | past)
 
     async def heaviest(request: Request) -> Response:
         number = request.query_params.get("n", "20")

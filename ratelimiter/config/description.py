@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ratelimiter import __version__
+from ratelimiter.config.redact import fingerprint, without_secrets
 from ratelimiter.core.rule import Mode
+from ratelimiter.parsing.document import shown_name
 from ratelimiter.parsing.units import UNLIMITED, spell_limit
 
 if TYPE_CHECKING:
+    import os
+
     from ratelimiter.core.match import Match
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.rule import Rule
 
+RULES_TOLD = 10  # at the start of a process
 HEAD = ("Limit", "Applies to", "Counted for", "Burst", "Cost")
 
 
@@ -24,6 +30,25 @@ def describe(policy: Policy) -> dict[str, Any]:
         "plans": [] if policy.plan is None else sorted({plan for rule in rules for plan, _ in rule.plans}),
         "rules": [_described(rule) for rule in rules],
     }
+
+
+def summary(policy: Policy, file: str | os.PathLike[str] | None = None) -> list[str]:
+    """Return the lines that a process prints at its start: version, policy, store and rules."""
+    source = f" ({shown_name(file)})" if file is not None else ""
+    trusted = "" if policy.trust.anyone else ", no proxy is trusted"
+    named = f"policy {fingerprint(policy)}{source}, store {without_secrets(policy.store)}"
+    lines = [f"  ratelimiter {__version__}, {named}, dialect {policy.dialect.rpartition('/')[2]}{trusted}"]
+    for rule in policy.rules[:RULES_TOLD]:
+        limits = [f"{plan}: {UNLIMITED if quota is None else spell_limit(quota)}" for plan, quota in rule.plans]
+        burst = f", burst {rule.burst}" if rule.burst else ""
+        shadow = ", in shadow mode" if rule.shadow else ""
+        principal = " or ".join(str(source) for source in rule.principal)
+        where = "" if rule.match.everything else f", {_conditions(rule.match)}"
+        limit = ", ".join(limits) or spell_limit(rule.quota)
+        lines.append(f"  {rule.name}: {limit}{burst} by {principal}{where}{shadow}")
+    if len(policy.rules) > RULES_TOLD:
+        lines.append(f"  and {len(policy.rules) - RULES_TOLD} more rules")
+    return lines
 
 
 def markdown(policy: Policy) -> list[str]:

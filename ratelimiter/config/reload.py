@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ratelimiter.config import loader
+from ratelimiter.config.changes import changes
 from ratelimiter.config.redact import fingerprint
 from ratelimiter.errors import ConfigError
 from ratelimiter.parsing.document import shown_name
@@ -168,8 +169,10 @@ class Reloader:
             self._in_force = self._settled = look
             return None
         self._apply(policy)
-        self.policy, self._in_force = policy, look
-        return self._settle(look, LOADED, f"{name}: loaded, {len(policy.rules)} rules, policy {fingerprint(policy)}")
+        before, self.policy, self._in_force = self.policy, policy, look
+        what = ", ".join(changes(before, policy)) or "nothing that it says has changed"
+        told = f"{name}: policy {fingerprint(policy)} in force, was {fingerprint(before)}: {what}"
+        return self._settle(look, LOADED, told)
 
     def _failed(self, look: _Look, reason: str, problems: tuple[str, ...] = ()) -> str:
         log.error("%s; policy %s stays in force", reason, fingerprint(self.policy))

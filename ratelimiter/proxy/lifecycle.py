@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
@@ -71,18 +72,20 @@ class Server:
             self._listeners.append(await create(connected, sock=sock, ssl=self._tls, backlog=BACKLOG))
         self.ready = True
 
-    async def drain(self, at_once: asyncio.Event | None = None) -> None:
+    async def drain(self, at_once: asyncio.Event | None = None, *, lame_duck: bool = True) -> None:
         """Stop without failing anybody: first say so and go on, as whoever sends requests here learns it only later;
         then take in nobody new, and finish what is under way.
 
         Args:
             at_once: cuts all of that short when it is set.
+            lame_duck: False closes the listeners now: a person waits at the terminal, and no load balancer.
         """
         settings = self.proxy.settings
         at_once = at_once or asyncio.Event()
         self.ready = False
         self.proxy.draining = True
-        await _passes(at_once, settings.lame_duck_ms / 1000)
+        if lame_duck:
+            await _passes(at_once, settings.lame_duck_ms / 1000)
         for listener in self._listeners:
             listener.close()
         self.proxy.retire()
@@ -111,21 +114,29 @@ async def until_stopped(server: Server, on_hangup: Callable[[], None] | None = N
     stopping, at_once = asyncio.Event(), asyncio.Event()
     within_s = stop_within_s(server.proxy.settings)
 
-    def stop() -> None:
+    interrupted = False
+    settings = server.proxy.settings
+
+    def stop(number: signal.Signals) -> None:
+        nonlocal interrupted
         if stopping.is_set():
             at_once.set()
-        else:
-            _exit_after(within_s)
+            return
+        interrupted = number is signal.SIGINT
+        accepting = "" if interrupted else f"requests are accepted for {settings.lame_duck_ms / 1000:g} s more, then "
+        log.info("%s: draining: %srequests in flight have %g s", number.name, accepting, settings.grace_ms / 1000)
+        _exit_after(within_s)
         stopping.set()
 
-    handlers = dict.fromkeys(STOPPING, stop) | {signal.SIGHUP: on_hangup or _nothing}
+    handlers: dict[signal.Signals, Callable[[], None]] = {number: partial(stop, number) for number in STOPPING}
+    handlers[signal.SIGHUP] = on_hangup or _nothing
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     # A supervisor starts its workers with these held back, as they would be fatal until now.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
     try:
         await stopping.wait()
-        await server.drain(at_once)
+        await server.drain(at_once, lame_duck=not interrupted)
     finally:
         for number in handlers:
             loop.remove_signal_handler(number)

@@ -221,11 +221,11 @@ class _Serving(lifecycle.Server):
         await self._grpc.start(self._grpc_sockets)
         await super().start()
 
-    async def drain(self, at_once: asyncio.Event | None = None) -> None:
+    async def drain(self, at_once: asyncio.Event | None = None, *, lame_duck: bool = True) -> None:
         """Say that we are about to go, then let clients finish what they began."""
         self._health.drain()
-        http = asyncio.ensure_future(super().drain(at_once))
-        await asyncio.wait([http], timeout=self.proxy.settings.lame_duck_ms / 1000)
+        http = asyncio.ensure_future(super().drain(at_once, lame_duck=lame_duck))
+        await asyncio.wait([http], timeout=self.proxy.settings.lame_duck_ms / 1000 if lame_duck else 0)
         self._health.close()
         await self._grpc.drain(self.proxy.settings.grace_ms / 1000, at_once)
         await http

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.admin.operator_tokens import Tokens
 from ratelimiter.config import loader as configuration
+from ratelimiter.config.description import summary
 from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.errors import ConfigError, Problems
 from ratelimiter.logs import diagnostics
@@ -133,7 +134,8 @@ def run(
     scheme = "http" if tls is None else "https"
     told = f", admin http://{listener.name_of(watched)}" if watched is not None else ""
     told += f", operator http://{listener.name_of(operated)}" if operated is not None else ""
-    print(f"{scheme}://{listener.name_of(sockets[0][0])} -> {upstream.rpartition('@')[2]}{told}", flush=True)
+    print(f"{scheme}://{listener.name_of(sockets[0][0])} -> {upstream.rpartition('@')[2]}{told}")
+    print(*summary(policy, file), sep="\n", flush=True)
     diagnostics.start(log_format)
     if workers == 1:
         lifecycle.run(_serve(plan, sockets[0]))
@@ -353,5 +355,6 @@ def _watched(
         top=shown.top.report,
         hosts=hosts_for(listener.getsockname()[0]),
         console=Console(shown.recorder, shown.file, shown.operator, shown.tokens),
+        history=lambda: shown.recorder.history,
     )
     return serve_admin(app, listener)

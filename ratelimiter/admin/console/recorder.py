@@ -6,7 +6,8 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from ratelimiter.clock import Clock, unix_ms
-from ratelimiter.config.redact import disclosed
+from ratelimiter.config.changes import changes
+from ratelimiter.config.redact import disclosed, fingerprint
 from ratelimiter.engine.batched_observer import Decisions
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ STEP_MS = 5000
 STEPS_MAX = 120  # ten minutes
 SPAN_MS = 60_000
 CHANGES_MAX = 50
+HISTORY_MAX = 20  # policies
 
 
 class Refusal(NamedTuple):
@@ -64,6 +66,7 @@ class ConsoleRecorder(Decisions):
         policy: in force; None before one is.
         loaded_ms: when it was loaded.
         changes: what changed then, against the policy before.
+        history: hash, time and changes of the last policies, the latest first.
         overrides: of operators, in force; None before any.
         degraded_since_ms: since when decisions are made without the store; 0 if they are not.
         failures: of the store, by kind.
@@ -80,6 +83,7 @@ class ConsoleRecorder(Decisions):
         self.policy: Policy | None = None
         self.loaded_ms = 0
         self.changes: list[str] = []
+        self.history: deque[dict[str, object]] = deque(maxlen=HISTORY_MAX)
         self.overrides: RuntimeOverrides | None = None
         self.degraded_since_ms = 0
         self.failures: Counter[str] = Counter()
@@ -105,6 +109,8 @@ class ConsoleRecorder(Decisions):
         before, self.policy = self.policy, policy
         self.loaded_ms = self._clock()
         self.changes = [] if before is None else changes_between(before, policy)
+        told = [] if before is None else changes(before, policy)
+        self.history.appendleft({"hash": fingerprint(policy), "loaded_ms": self.loaded_ms, "changes": told})
         if not policy.show_principals:
             self.catch_up()
             self._names.clear()
