@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokens": {"core", "errors", "parsing"},
     "config": {"clock", "core", "dialects", "errors", "identity", "parsing", "stores", "tokens"},
     "engine": {"clock", "core", "dialects", "errors", "identity", "parsing", "stores", "tokens"},
-    "testing": {"clock"},
+    "testing": {"clock", "engine", "stores"},
+    "pytest_plugin": {"testing"},
     "metrics": {"config", "clock", "core", "engine", "errors", "proxy", "tokens"},
     "asgi": {"clock", "config", "core", "dialects", "engine", "errors", "parsing", "stores"},
     "fastapi": {"asgi", "core", "engine", "errors", "parsing"},
@@ -95,6 +96,7 @@ KNOWN_BY = {
     "limits": {"parsing.units", "stores.limits_bridge"},
     "redis": {"stores.redis.control"},
     "prometheus_client": {"metrics.counting_files", "metrics.prometheus"},
+    "pytest": {"pytest_plugin"},
     "ruamel": {"parsing.yaml"},
     "starlette": {
         "fastapi",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from weakref import WeakSet
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.core.cost import priced
@@ -27,7 +29,7 @@ from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.identity.authenticator import Authenticator
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 
     from ratelimiter.core.overrides import RuntimeOverrides
     from ratelimiter.core.policy import Policy
@@ -48,6 +50,25 @@ log = logging.getLogger("ratelimiter")
 
 LEASE_BITS = 48  # what a script's numbers hold exactly
 _OF_THE_STORE = ("store", "decision_timeout_ms", "local_share")  # fields of a policy that it was opened with
+
+
+_LIMITERS: WeakSet[Limiter] = WeakSet()
+_CREATED: list[Callable[[Limiter], None]] = []  # are given every new limiter; for tests of applications
+
+
+def limiters() -> list[Limiter]:
+    """Return every limiter of the process."""
+    return list(_LIMITERS)
+
+
+@contextmanager
+def on_creation(take: Callable[[Limiter], None]) -> Iterator[None]:
+    """Call *take* with every limiter that is made meanwhile."""
+    _CREATED.append(take)
+    try:
+        yield
+    finally:
+        _CREATED.remove(take)
 
 
 class Judgement(NamedTuple):
@@ -96,6 +117,20 @@ class Limiter:
         self.overrides = NO_OVERRIDES
         self._meters: TokenMeters | None = None
         self._load(policy)
+        _LIMITERS.add(self)
+        for take in _CREATED:
+            take(self)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of decisions that need no store."""
+        return self._clock
+
+    def replace_store(self, store: Store, clock: Clock) -> None:
+        """Count in *store*, by *clock*, from the next request on; for tests of applications."""
+        self.store = store
+        self._clock = clock
+        self._settlements = Settlements(store, self._observer)
 
     def swap(self, policy: Policy) -> None:
         """Judge under *policy* from the next request on. What is counted stays.
