@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from ratelimiter.core.rule import Hit, Rule
     from ratelimiter.service.engine import Engine
 
-KEPT_MAX = 8192  # statuses, or headers, that are remembered as they are written
+KEPT_MAX = 8192  # templates of statuses, or headers, that are remembered as they are written
 BLOCKED_RESET_S = 60  # told of a rule that blocks, which no wait helps against
 OVERALL = {True: whole(1, messages.OK), False: whole(1, messages.OVER_LIMIT)}
-UNMATCHED = messages.status(messages.OK, remaining=0, reset_s=0)
 
 
 class Part(NamedTuple):
@@ -31,14 +30,6 @@ class Part(NamedTuple):
     indices: tuple[int, ...]  # of its hits in those of the call
     answers: tuple[Rule, ...]  # rules that count nothing
     asks_only: bool  # it charges nothing, and is over its limit if not one unit more would fit
-
-
-class _Told(NamedTuple):
-    """One rule's status, as it is written."""
-
-    status: bytes
-    name: str
-    figures: bytes
 
 
 class AnswerWriter:
@@ -50,7 +41,7 @@ class AnswerWriter:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._statuses: dict[tuple[object, ...], _Told] = {}
+        self._templates: dict[tuple[object, ...], messages.StatusTemplate] = {}
         self._headers: dict[tuple[bytes, bytes], bytes] = {}
 
     def write(self, parts: Sequence[Part], hits: Sequence[Hit], decision: Decision, tallies: Sequence[Tally]) -> bytes:
@@ -68,9 +59,7 @@ class AnswerWriter:
         for part in parts:
             if len(part.indices) == 1 and not part.answers and tallies:  # most are of one rule
                 index = part.indices[0]
-                told = self._of_hit(hits[index], tallies[index], part, decision)
-                figures[told.name] = told.figures
-                written.append(told.status)
+                written.append(self._of_hit(hits[index], tallies[index], part, decision, figures))
             else:
                 written.append(self._of_part(part, hits, decision, tallies, figures))
         if allowed:
@@ -105,20 +94,17 @@ class AnswerWriter:
             code = messages.OVER_LIMIT if blocks and not decision.allowed else messages.OK
             if code == messages.OVER_LIMIT or not part.indices:
                 remaining = 0 if blocks else messages.REMAINING_MAX
-                told = self._status(rule, code, remaining, BLOCKED_RESET_S if blocks else 0)
-                figures[told.name] = told.figures
-                return told.status
+                return self._status(rule, code, (remaining, BLOCKED_RESET_S if blocks else 0), figures)
         if not part.indices or not tallies:
-            return UNMATCHED
+            return messages.UNMATCHED
         ranked = []
         for index in part.indices:
             hit, tally = hits[index], tallies[index]
-            told = self._of_hit(hit, tally, part, decision)
-            figures[told.name] = told.figures
-            ranked.append((tally.retry_after_ms == 0, hit.quota.limit - tally.used, -tally.retry_after_ms, told.status))
+            told = self._of_hit(hit, tally, part, decision, figures)
+            ranked.append((tally.retry_after_ms == 0, hit.quota.limit - tally.used, -tally.retry_after_ms, told))
         return min(ranked)[-1]
 
-    def _of_hit(self, hit: Hit, tally: Tally, part: Part, decision: Decision) -> _Told:
+    def _of_hit(self, hit: Hit, tally: Tally, part: Part, decision: Decision, figures: dict[str, bytes]) -> bytes:
         rule, quota = hit.rule, hit.quota
         used, reset_ms, wait_ms = tally
         remaining = quota.limit - used
@@ -132,28 +118,23 @@ class AnswerWriter:
                 code = messages.OVER_LIMIT
         if wait_ms:
             reset_ms = max(reset_ms, quota.window_ms if wait_ms == NEVER else wait_ms)
-        return self._status(rule, code, remaining, ceil_s(reset_ms))
+        return self._status(rule, code, (remaining, ceil_s(reset_ms)), figures)
 
-    def _status(self, rule: Rule, code: int, remaining: int, reset_s: int) -> _Told:
+    def _status(self, rule: Rule, code: int, numbers: tuple[int, int], figures: dict[str, bytes]) -> bytes:
+        """Return a status with *numbers*, what remains and the seconds; the same go to *figures*."""
         quota = rule.quota
         # By name and numbers: a rule takes long to hash, and those of overrides share a name.
-        key = (rule.name, quota.limit, quota.window_ms, code, remaining, reset_s)
-        told = self._statuses.get(key)
-        if told is None:
-            if len(self._statuses) >= KEPT_MAX:
-                self._statuses.clear()
-            told = self._statuses[key] = _written(rule, code, remaining, reset_s)
-        return told
-
-
-def _written(rule: Rule, code: int, remaining: int, reset_s: int) -> _Told:
-    quota, match = rule.quota, rule.descriptors
-    figures = messages.figures(rule.name, over=code == messages.OVER_LIMIT, remaining=remaining, reset_s=reset_s)
-    if match is not None and match.answer:
-        return _Told(messages.status(code, remaining=remaining, reset_s=reset_s), rule.name, figures)
-    unit = messages.UNITS.get(quota.window_ms, 0)
-    status = messages.status(code, remaining=remaining, reset_s=reset_s, name=rule.name, limit=quota.limit, unit=unit)
-    return _Told(status, rule.name, figures)
+        key = (rule.name, quota.limit, quota.window_ms, code)
+        template = self._templates.get(key)
+        if template is None:
+            if len(self._templates) >= KEPT_MAX:
+                self._templates.clear()
+            counts = rule.descriptors is None or not rule.descriptors.answer
+            unit = messages.UNITS.get(quota.window_ms, 0)
+            template = messages.StatusTemplate(code, rule.name, quota.limit if counts else None, unit)
+            self._templates[key] = template
+        figures[template.name] = template.figures(*numbers)
+        return template.status(*numbers)
 
 
 def is_blocking(rule: Rule) -> bool:

@@ -17,6 +17,7 @@ UNITS_MS = {1: 1000, 2: 60_000, 3: 3_600_000, 4: 86_400_000, 5: 30 * 86_400_000,
 UNITS = {ms: unit for unit, ms in UNITS_MS.items()} | {7 * 86_400_000: 7}
 
 _DOUBLE = Struct("<d")
+_MARK = b"\xff\xfeNUMBER"  # 8 bytes that no UTF-8 text holds, where a number is to stand
 _reasons: dict[str, bytes] = {}  # of decisions, of which there are a dozen
 
 
@@ -100,26 +101,52 @@ def _read_override(message: bytes) -> Override:
     return Override(limit, UNITS_MS[unit])
 
 
-def status(code: int, *, remaining: int, reset_s: int, name: str = "", limit: int = 0, unit: int = 0) -> bytes:
-    """Return a DescriptorStatus as a field of a response; without a name it has no limit."""
-    message = whole(1, code)
-    if name:
-        message += delimited(2, whole(1, min(limit, REMAINING_MAX)) + whole(2, unit) + delimited(3, name.encode()))
-    message += whole(3, min(remaining, REMAINING_MAX))
-    if reset_s:
-        message += delimited(4, whole(1, reset_s))
-    return delimited(2, message)
+class StatusTemplate:
+    """The status and the figures of one rule, less their numbers: written for every descriptor of every call.
+
+    Args:
+        code: OK or OVER_LIMIT.
+        name: of the rule.
+        limit: units that it admits; None for a rule that counts nothing, whose status has no limit.
+        unit: of the limit; 0 if there is none of its length.
+    """
+
+    __slots__ = ("_figures", "_status", "name")
+
+    def __init__(self, code: int, name: str, limit: int | None, unit: int) -> None:
+        self.name = name
+        self._status = whole(1, code)
+        if limit is not None:
+            told = whole(1, min(limit, REMAINING_MAX)) + whole(2, unit) + delimited(3, name.encode())
+            self._status += delimited(2, told)
+        # A double takes 8 bytes whatever it is, so that all lengths are known: cut where the two numbers stand.
+        over = _pair("over", b"\x20" + varint(code == OVER_LIMIT))
+        told = over + _pair("remaining", b"\x11" + _MARK) + _pair("reset_seconds", b"\x11" + _MARK)
+        before, between, _ = _pair(name, delimited(5, told)).split(_MARK)
+        self._figures = before, between
+
+    def status(self, remaining: int, reset_s: int) -> bytes:
+        """Return a DescriptorStatus as a field of a response."""
+        message = self._status
+        if remaining:
+            message += b"\x18" + varint(remaining if remaining < REMAINING_MAX else REMAINING_MAX)  # noqa: FURB136
+        if reset_s:
+            seconds = varint(reset_s)
+            message += bytes((0x22, len(seconds) + 1, 0x08)) + seconds
+        return b"\x12" + varint(len(message)) + message
+
+    def figures(self, remaining: int, reset_s: int) -> bytes:
+        """Return an entry of a Struct: the figures of the rule."""
+        before, between = self._figures
+        return before + _DOUBLE.pack(remaining) + between + _DOUBLE.pack(reset_s)
+
+
+UNMATCHED = delimited(2, whole(1, OK))  # the status of a descriptor that no rule means
 
 
 def header(name: bytes, value: bytes) -> bytes:
     """Return a HeaderValue as a field of response_headers_to_add."""
     return delimited(3, delimited(1, name) + delimited(2, value))
-
-
-def figures(name: str, *, over: bool, remaining: int, reset_s: int) -> bytes:
-    """Return an entry of a Struct: the figures of a rule."""
-    told = _pair("over", b"\x20" + varint(over)) + _pair("remaining", _number(remaining))
-    return _pair(name, delimited(5, told + _pair("reset_seconds", _number(reset_s))))
 
 
 def metadata(reason: str, rules: bytes) -> bytes:
@@ -135,7 +162,3 @@ def metadata(reason: str, rules: bytes) -> bytes:
 
 def _pair(name: str, value: bytes) -> bytes:
     return delimited(1, delimited(1, name.encode()) + delimited(2, value))
-
-
-def _number(value: int) -> bytes:
-    return b"\x11" + _DOUBLE.pack(value)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.protobuf import struct_pb2
 
 from tests.service.calls import OK, OVER, codes, descriptor, should
 from tests.service.serving import Served, redis, served
@@ -96,9 +97,15 @@ def test_a_refusal_has_the_documented_body_and_headers(channel: grpc.Channel) ->
     assert b"" == admitted.raw_body
     names = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "ratelimit-policy", "ratelimit"]
     assert names == [header.key for header in admitted.response_headers_to_add]
-    assert b"narrow" in admitted.dynamic_metadata
-    assert b"within_limit" in admitted.dynamic_metadata
-    assert b"over_limit" in refused.dynamic_metadata
+    told = struct_pb2.Struct.FromString(refused.dynamic_metadata)
+    assert ("over_limit", True) == (told["reason"], told["rules"]["narrow"]["over"])
+    assert 55 <= told["rules"]["narrow"]["reset_seconds"] <= 60
+    told = struct_pb2.Struct.FromString(admitted.dynamic_metadata)
+    assert ("within_limit", False, 0) == (
+        told["reason"],
+        told["rules"]["narrow"]["over"],
+        told["rules"]["narrow"]["remaining"],
+    )
 
 
 @pytest.mark.parametrize(
