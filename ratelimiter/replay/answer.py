@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.rule import Rule
-    from ratelimiter.replay.judge import Caller, Judge
+    from ratelimiter.replay.entry import Caller
+    from ratelimiter.replay.judge import Judge
     from ratelimiter.replay.run import Log, Replay
     from ratelimiter.replay.tracked import Tracked
 

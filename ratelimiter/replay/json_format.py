@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratelimiter.errors import ConfigError
 from ratelimiter.replay.format import Format, Stamp
+from ratelimiter.replay.format_fields import NGINX, field_named, nginx_field
 from ratelimiter.replay.record import (
     ABSENT,
     NO_REQUEST,
@@ -19,7 +20,6 @@ from ratelimiter.replay.record import (
     host_of,
     split_request,
 )
-from ratelimiter.replay.text_format import NGINX, field_named, nginx_field
 from ratelimiter.replay.times import reader_for
 
 if TYPE_CHECKING:

@@ -8,120 +8,36 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.algorithms import STATES, settle
-from ratelimiter.core.algorithms.sliding_window import Window
 from ratelimiter.core.charge import charge
-from ratelimiter.core.cost import due_of, priced
+from ratelimiter.core.cost import priced
 from ratelimiter.core.decision import decide
 from ratelimiter.core.planner import Planner
 from ratelimiter.core.quota import Quota, Slots
 from ratelimiter.core.request import MalformedRequest
-from ratelimiter.core.rule import REQUEST_HEADER, RESPONSE_HEADER, Hit
+from ratelimiter.core.rule import REQUEST_HEADER
 from ratelimiter.core.settlement import RENEW, settlement_of
-from ratelimiter.core.usage import usage_of
 from ratelimiter.replay.comparison import ALGORITHMS, Comparison
+from ratelimiter.replay.entry import Caller, Entry, charge_fitting, digest_of, ready_windows, variant_state
 from ratelimiter.replay.requests import request_maker
+from ratelimiter.replay.settled_cost import due_units, reserving
 from ratelimiter.replay.tracked import Tracked
-from ratelimiter.tokens.estimate import Estimate, reserved_units
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Sequence
 
     from ratelimiter.core.policy import Policy
     from ratelimiter.core.receipt import Receipt
     from ratelimiter.core.request import Request
-    from ratelimiter.core.rule import Rule
+    from ratelimiter.core.rule import Hit
     from ratelimiter.core.settlement import Settlement
+    from ratelimiter.replay.entry import Variant
     from ratelimiter.replay.record import Record
 
 ENTRIES_MAX = 65_536  # pairs of rules and caller whose states are at hand, about 1 kB each
 PLANS_MAX = 32_768  # request lines whose rules are remembered
 _CARRIERS = {"host": "host", "cookie": "cookie"}  # headers that hold what a rule asks for by another name
 STATES_MAX = 200_000  # states after whose making those in which nothing counts are let go of, about 0.6 kB each
-SECOND_MS = 1000
 WAIT_DIGITS = 3  # waits are told to so many digits, which bounds their number
-
-
-class Caller:
-    """One caller over all rules."""
-
-    __slots__ = ("name", "other_refused", "refused", "requests")
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.refused = 0
-        self.other_refused = 0  # by the policy that is compared
-        self.name: str | None = None
-
-
-class _Entry:
-    """The states that requests of one caller meet under one set of rules."""
-
-    __slots__ = ("caller", "compared", "hits", "requests", "states", "tracked", "unattributed", "variants", "windows")
-
-    def __init__(self, hits: Sequence[Hit], caller: Caller | None, tracked: list[Tracked]) -> None:
-        self.hits = hits
-        self.caller = caller
-        self.tracked = tracked
-        self.requests = 0  # not yet passed on to *caller* and *tracked*
-        self.unattributed = False
-        self.states = [each.state for each in tracked]
-        self.windows = _windows(hits, self.states, tracked)
-        # The same under windows of other lengths, ready for `charge_fitting` and for `charge`.
-        self.variants: list[_Variant] = []
-        self.compared: list[list[Any]] = []
-
-
-# A window ready to be charged: state, its instants and counts, quota, limit, window_ms, resolution_ms, cost, and the
-# numbers that are tracked of it.
-_Window = tuple[Window, "array[int]", "array[int]", Quota, int, int, int, int, Tracked]
-_Variant = tuple[list[Hit], list[Any], "list[_Window] | None"]
-
-
-def _windows(hits: Sequence[Hit], states: Sequence[Any], tracked: Sequence[Tracked]) -> list[_Window] | None:
-    """Return *hits* ready for `charge_fitting`; None if one is no window, or costs nothing."""
-    found: list[_Window] = []
-    for hit, state, each in zip(hits, states, tracked, strict=True):
-        quota = hit.quota
-        if not isinstance(quota, Quota) or not hit.cost:
-            return None
-        found.append(
-            (
-                state, state.instants, state.counts, quota, quota.limit, quota.window_ms, quota.resolution_ms,
-                hit.cost, each,
-            )
-        )  # fmt: skip
-    return found
-
-
-def charge_fitting(windows: Sequence[_Window], now_ms: int) -> bool:
-    """Charge all *windows* if all have room, and return True; else charge none.
-
-    Most requests fit everywhere, and this is `core.algorithms.sliding_window.charge` for these, at a quarter of its
-    cost: the steps of `Window` are written out. The log's clock never steps back, so no entry lies ahead.
-    """
-    for window, instants, counts, _, limit, window_ms, _, cost, _ in windows:
-        used = window.used
-        if instants and instants[0] <= now_ms - window_ms:
-            left_ms = now_ms - window_ms
-            gone, held = 1, len(instants)
-            used -= counts[0]
-            while gone < held and instants[gone] <= left_ms:
-                used -= counts[gone]
-                gone += 1
-            del instants[:gone], counts[:gone]
-            window.used = used
-        if used + cost > limit:
-            return False
-    for window, instants, counts, _, _, _, resolution_ms, cost, _ in windows:
-        instant = now_ms if resolution_ms == 1 else now_ms - now_ms % resolution_ms + resolution_ms - 1
-        if instants and instants[-1] >= instant:
-            counts[-1] += cost
-        else:
-            instants.append(instant)
-            counts.append(cost)
-        window.used += cost
-    return True
 
 
 class Judge:
@@ -170,7 +86,7 @@ class Judge:
         self._names = names
         self._planner = Planner(policy)
         self._make = request_maker(policy, self._wanted(), named=named)
-        self._entries: dict[tuple[object, object], _Entry] = {}
+        self._entries: dict[tuple[object, object], Entry] = {}
         self._now_ms = 0
         self._leases = 0
         self._made = 0  # states since the last look at which still matter
@@ -244,7 +160,7 @@ class Judge:
             comparison.judge(entry.hits, states, now_ms)
         return admitted, entry.caller
 
-    def _judge_general(self, record: Record, entry: _Entry, now_ms: int) -> bool:
+    def _judge_general(self, record: Record, entry: Entry, now_ms: int) -> bool:
         """Judge a request that some rule may refuse, or that is not of windows only."""
         if self._settles:
             return self._judge_settled(record, entry, now_ms)
@@ -258,7 +174,7 @@ class Judge:
                 each.count_clean(tally.used, hit.cost, now_ms, now_ms)
         return receipt.admitted
 
-    def _found(self, record: Record, place: tuple[str, str]) -> _Entry | None:
+    def _found(self, record: Record, place: tuple[str, str]) -> Entry | None:
         """Return the entry of *record*, made if need be; None if its path or a header can be read in two ways."""
         request = self._make(record)
         try:
@@ -282,12 +198,12 @@ class Judge:
         if request.peer is None and self._by_client:
             kept = tuple(hit for hit in hits if self._nobody not in hit.key)
             unattributed, hits = len(kept) < len(hits), kept
-        entry = self._entry(hits, request) if hits else _Entry((), None, [])
+        entry = self._entry(hits, request) if hits else Entry((), None, [])
         entry.unattributed = unattributed
         if self._made > STATES_MAX:
             self._made = 0
             self._sweep(self._now_ms)
-            entry = self._entry(hits, request) if hits else _Entry((), None, [])
+            entry = self._entry(hits, request) if hits else Entry((), None, [])
             entry.unattributed = unattributed
         if len(self._entries) >= ENTRIES_MAX:
             self.flush()
@@ -304,9 +220,9 @@ class Judge:
                     each.requests += entry.requests
         self._entries.clear()
 
-    def _entry(self, hits: Sequence[Hit], request: Request) -> _Entry:
+    def _entry(self, hits: Sequence[Hit], request: Request) -> Entry:
         """Return the entry of *hits*."""
-        digest = _digest(hits[0].key)
+        digest = digest_of(hits[0].key)
         caller = self.callers.get(digest)
         if caller is None:
             caller = self.callers[digest] = Caller()
@@ -318,7 +234,7 @@ class Judge:
             index = index + 1 if hit.rule.name == last else 0
             last = hit.rule.name
             among = self.tracked.setdefault((hit.rule.name, index), {})
-            digest = _digest(hit.key)
+            digest = digest_of(hit.key)
             each = among.get(digest)
             if each is None:
                 each = among[digest] = Tracked(hit.quota, settles=hit.rule.settles)
@@ -328,11 +244,11 @@ class Judge:
                 self._made += 1
             each.quota = hit.quota
             tracked.append(each)
-        entry = _Entry(hits, caller, tracked)
+        entry = Entry(hits, caller, tracked)
         for number in range(len(self._bounds_ms)):
             others = [self._other(hit, number) for hit in hits]
-            states = [_variant(each, number) for each in tracked]
-            entry.variants.append((others, states, _windows(others, states, tracked)))
+            states = [variant_state(each, number) for each in tracked]
+            entry.variants.append((others, states, ready_windows(others, states, tracked)))
         for number in range(len(self.comparisons)):
             compared = []
             for each in tracked:
@@ -356,7 +272,7 @@ class Judge:
             found = self._variants[quota, number] = replace(quota, window_ms=max(1, window_ms))
         return found
 
-    def _judge_variant(self, entry: _Entry, variant: _Variant, now_ms: int) -> None:
+    def _judge_variant(self, entry: Entry, variant: Variant, now_ms: int) -> None:
         """Judge a request with other windows, where it does not fit them all."""
         hits, states, _ = variant
         number = entry.variants.index(variant)
@@ -371,7 +287,7 @@ class Judge:
 
     def _count_unclean(  # noqa: PLR0917  # of one request
         self,
-        entry: _Entry,
+        entry: Entry,
         hits: Sequence[Hit],
         receipt: Receipt,
         record: Record,
@@ -409,20 +325,20 @@ class Judge:
 
     # --- Rules that are settled by the response
 
-    def _judge_settled(self, record: Record, entry: _Entry, now_ms: int) -> bool:
+    def _judge_settled(self, record: Record, entry: Entry, now_ms: int) -> bool:
         """Judge a request with rules whose charge ends, or changes, with the response."""
         self._settle_until(now_ms)
         end_ms = now_ms + max(0, round(record.duration_ms or 0))
         hits: Sequence[Hit] = entry.hits
         if any(hit.rule.tokens is not None for hit in hits):
-            hits = [_reserving(hit, record) for hit in hits]
+            hits = [reserving(hit, record) for hit in hits]
         if any(hit.rule.leased for hit in hits):
             self._leases += 1
             hits = tuple(hit._replace(lease=self._leases) if hit.rule.leased else hit for hit in hits)
         receipt = charge(hits, entry.states, now_ms)
         clean = receipt.admitted and not any(tally.retry_after_ms for tally in receipt.tallies)
         headers = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in record.responded]
-        dues = [_due(hit, record, headers) for hit in hits]
+        dues = [due_units(hit, record, headers) for hit in hits]
         if clean:
             for hit, each, tally, due in zip(hits, entry.tracked, receipt.tallies, dues, strict=True):
                 each.most = max(each.most, tally.used)
@@ -477,42 +393,6 @@ class Judge:
             if isinstance(tracked.quota, Quota):
                 state.forget(self._longer(tracked.quota, number), now_ms)
         return not any(state.used for state in tracked.variants)
-
-
-def _reserving(hit: Hit, record: Record) -> Hit:
-    """Return *hit* with the tokens that are reserved before the call; the input is known, as the log has it."""
-    terms = hit.rule.tokens
-    if terms is None:
-        return hit
-    input_, _, bound = record.tokens or (0, 0, None)
-    estimate = Estimate(input_, terms.estimate.output if bound is None else bound, bound is not None)
-    capacity = min(quota.limit for quota in hit.rule.quotas)
-    weights = terms.weights_of(record.model)
-    return hit._replace(cost=reserved_units(estimate, weights, capacity, strict=terms.estimate.strict))
-
-
-def _due(hit: Hit, record: Record, headers: Sequence[tuple[bytes, bytes]]) -> int:
-    rule: Rule = hit.rule
-    if not rule.settles or isinstance(hit.quota, Slots):
-        return hit.cost
-    if rule.tokens is not None:
-        used, made, _ = record.tokens or (0, 0, None)
-        return rule.tokens.weights_of(record.model).units(usage_of(used, made))
-    due = due_of(rule, hit.cost, record.status or 499, headers)
-    if due is None and rule.cost_from is not None and rule.cost_from.where == RESPONSE_HEADER:
-        return hit.cost
-    return hit.cost if due is None else due
-
-
-def _variant(tracked: Tracked, number: int) -> Any:
-    while len(tracked.variants) <= number:
-        tracked.variants.append(STATES[tracked.quota.kind]())
-    return tracked.variants[number]
-
-
-def _digest(key: bytes) -> bytes:
-    """Return the principal's digest in a key, in binary."""
-    return bytes.fromhex(key[key.index(b"{") + 1 : key.index(b"}")].decode())
 
 
 def _rounded(wait_ms: int | None) -> int | None:

@@ -100,15 +100,13 @@ def _slots(rule: Rule) -> bool:
     return isinstance(rule.quota, Slots)
 
 
-def _condition_missing(policy: Policy, rule: Rule, facts: Facts) -> str:  # noqa: PLR0911  # one answer for each fact
+def _condition_missing(policy: Policy, rule: Rule, facts: Facts) -> str:  # one answer for each fact
     """Return what of the rule's condition a log does not tell; empty for nothing."""
     match = rule.match
     if rule.descriptors is not None:
         return "descriptors, which only calls to `serve` have"
     if match.json:
         return "the body"
-    if rule.tokens is not None and not facts.tell("tokens"):
-        return "the tokens of input and output"
     for condition in match.conditions:
         missing = _place_missing(condition.kind, condition.name, facts)
         if missing:
@@ -133,7 +131,7 @@ def _place_missing(kind: str, name: str, facts: Facts) -> str:
 
 def _cost_missing(rule: Rule, facts: Facts) -> str:
     if rule.tokens is not None:
-        return "tokens of each call"
+        return "" if facts.tell("tokens") else "tokens of each call"
     if rule.cost_from is None:
         return ""
     where, name = rule.cost_from[:2]

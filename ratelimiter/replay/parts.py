@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from ratelimiter.core.policy import Policy
-    from ratelimiter.replay.judge import Caller
+    from ratelimiter.replay.entry import Caller
     from ratelimiter.replay.run import Replay, Timeline, Unreadable
     from ratelimiter.replay.tracked import Tracked
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ratelimiter.errors import ConfigError
 from ratelimiter.replay.format import Format, Stamp
+from ratelimiter.replay.format_fields import field_named
 from ratelimiter.replay.record import (
     NO_REQUEST,
     UNFIT,
@@ -18,7 +19,7 @@ from ratelimiter.replay.record import (
     split_request,
     value_or_none,
 )
-from ratelimiter.replay.text_format import SYSLOG, field_named, unescaped
+from ratelimiter.replay.text_format import SYSLOG, unescaped
 from ratelimiter.replay.times import SECOND_MS, clf_reader, iso_reader
 
 if TYPE_CHECKING:

@@ -221,7 +221,7 @@ def test_tokens_need_a_log_that_has_them(tmp_path: Path) -> None:
     policy = policy_file(tmp_path, "principal: client\nrules: [{name: tokens, limit: 60/minute, tokens: openai}]\n")
     rule = answered(policy, write(tmp_path / "log", [combined(T0_S, "10.1.0.1")]))["rules"][0]
 
-    assert "needs the tokens of input and output" == rule["not_judged"]
+    assert "needs tokens of each call" == rule["not_judged"]
 
 
 def test_two_policies_are_compared_caller_by_caller(tmp_path: Path) -> None:
