@@ -13,6 +13,7 @@ from ratelimiter.asgi.lifespan import built_at_startup, faulty, serve_lifespan
 from ratelimiter.asgi.refusal import refuse
 from ratelimiter.asgi.request_state import SCOPE_KEY, RequestState
 from ratelimiter.asgi.response_hook import Drain, SettlingSend
+from ratelimiter.core.cors import ANSWER
 from ratelimiter.core.receipt import new
 from ratelimiter.core.request import Request
 from ratelimiter.errors import ConfigError
@@ -92,7 +93,7 @@ class RateLimitMiddleware:
         """
         await self._assembly.close()
 
-    async def __call__(  # noqa: PLR0912  # the hot path: one coroutine more costs as much as a dozen branches
+    async def __call__(  # noqa: C901, PLR0912, PLR0915  # the hot path: one coroutine more costs as much as a dozen branches
         self, scope: Scope, receive: Receive, send: Send
     ) -> Any:
         """Serve one connection scope; anything but http and websocket is the application's own."""
@@ -105,6 +106,11 @@ class RateLimitMiddleware:
         if assembly.timed:
             assembly.begin()
         presenter, limiter = assembly.presenter, self.limiter
+        cors = presenter.cors
+        if cors is not None and cors.is_preflight(scope.get("method", ""), scope.get("headers", ())):
+            if cors.preflights == ANSWER:
+                return await refuse(scope, receive, send, cors.preflight(scope["headers"]), "")
+            return await self.app(scope, receive, send)
         body = BodyReader()
         body.receive = receive
         outer: RequestState | None = scope.get(SCOPE_KEY)
@@ -122,6 +128,9 @@ class RateLimitMiddleware:
         if not decision.allowed:
             limiter.refused(decision, state.request_id, scope.get("method", "GET"))
             reply = presenter.refusal(decision, state.request_id)
+            if cors is not None:
+                ours = [*reply.headers, *presenter.cors_headers(scope.get("headers", ()))]
+                reply = reply._replace(headers=ours)
             if pending is not None:
                 pending.refused(reply.status)
             return await refuse(scope, body.receive, send, reply, decision.reason)

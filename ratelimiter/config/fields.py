@@ -14,6 +14,7 @@ from ratelimiter.config.layers import DraftRule
 from ratelimiter.config.match import read_match
 from ratelimiter.config.principal import read_principal
 from ratelimiter.config.rules import check_plans, read_rules
+from ratelimiter.core.cors import Cors
 from ratelimiter.core.policy import AmbiguousPaths
 from ratelimiter.core.rule import Mode, OnStoreError
 from ratelimiter.errors import ConfigError
@@ -142,6 +143,19 @@ def _read_upstream_timeouts(layer: Layer, value: Sequence[Mapping[str, Any]]) ->
     return tuple(timeouts)
 
 
+def _read_cors(layer: Layer, value: Mapping[str, Any]) -> Cors | None:
+    stated = dict(value)
+    origins = stated.pop("origins")
+    stated = {name: tuple(item) if isinstance(item, list) else item for name, item in stated.items()}
+    try:
+        if "max_age" in stated:
+            stated["max_age_s"] = values.read_proxy_timeout_ms(stated.pop("max_age"), 0) // 1000
+        return Cors((origins,) if isinstance(origins, str) else tuple(origins), **stated)
+    except ValueError as fault:
+        layer.refuse(("cors",), str(fault))
+        return None
+
+
 def _read_overrides_file(layer: Layer, name: str) -> str:
     path = overrides.path_in(layer.folder, name)
     if FilePath(path).suffix in override_rows.SUFFIXES:
@@ -187,6 +201,7 @@ READERS: dict[str, Reader] = {
     "decision_timeout": _by(values.read_decision_timeout_ms),
     "local_share": _by(values.read_local_share),
     "ambiguous_paths": _by(AmbiguousPaths),
+    "cors": _read_cors,
     "mode": _by(Mode),
     "proxy": _read_proxy,
     "identity": lambda layer, value: IdentityReader(layer).identity(value),

@@ -11,6 +11,7 @@ from ratelimiter.core.quota import AnyQuota, Bucket, Period, Quota
 from ratelimiter.core.rule import NAME_CHARACTERS, NAME_CHARACTERS_MAX, Rule
 
 if TYPE_CHECKING:
+    from ratelimiter.core.cors import Cors
     from ratelimiter.core.identity import IdentityPolicy
     from ratelimiter.core.match import Match
     from ratelimiter.core.override_table import OverrideTable
@@ -60,6 +61,7 @@ class Policy:
         overrides: what is different for some principals; of two that are equally exact the first prevails.
         overrides_file: that some of them were read from; empty for none.
         override_table: overrides of that file, if there are very many of single principals.
+        cors: the pages of other origins that may read our answers; None: nothing is said of them.
         domain: of descriptors, the one that is answered for; empty for all, each counted by itself.
 
     Raises:
@@ -87,6 +89,7 @@ class Policy:
     overrides_file: str = ""
     override_table: OverrideTable | None = field(default=None, repr=False)
     domain: str = ""
+    cors: Cors | None = None
 
     def __post_init__(self) -> None:
         names = [rule.name for rule in self.rules]

@@ -36,6 +36,7 @@ class Presenter:
         tells_identity: whether it tells anything.
         reserved_request: lower-case names of the request headers that a client cannot set, as they are ours to set.
         reserved_response: lower-case names of the response headers that are ours to set.
+        cors: the pages of other origins that may read our answers; None: nothing is said of them.
         figures: those of them that say how much of a limit is left.
 
     Raises:
@@ -56,6 +57,8 @@ class Presenter:
         self.reserved_request = of_id | self.identity_headers.names
         self.figures = replaced(policy.headers)
         self.reserved_response = self.figures | of_id
+        self.cors = policy.cors
+        self._exposed = self.figures | of_id | {b"retry-after"}
         self._refusals = Refusals(self.dialect, self.headers)
 
     def request_id(self, headers: Iterable[Header]) -> str:
@@ -88,6 +91,10 @@ class Presenter:
     def malformed(self, field: str, issue: str, identifier: str = "") -> Reply:
         """Return the 400 for a request that was never judged, as *field* of it has a fault, the predicate *issue*."""
         return self.dialect.refusal(malformed(0, field, issue), identifier)
+
+    def cors_headers(self, headers: Iterable[Header]) -> list[Header]:
+        """Return the headers by which pages of other origins may read our answer to a request with *headers*."""
+        return [] if self.cors is None else self.cors.answer_headers(headers, self._exposed)
 
     def upstream_headers(self, identity: Identity) -> list[Header]:
         """Return the headers that tell the upstream the *identity* of an admitted request's caller."""

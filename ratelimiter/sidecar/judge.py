@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ratelimiter.core.cors import ANSWER
 from ratelimiter.core.receipt import new
 from ratelimiter.engine.limiter import Limiter
 from ratelimiter.engine.observer import NULL_OBSERVER
@@ -77,6 +78,11 @@ class Gate:
 
     async def judge(self, request: Request) -> Verdict:
         """Return the verdict on *request*; see `ratelimiter.proxy.interfaces.Judge`."""
+        cors = self.presenter.cors
+        if cors is not None and cors.is_preflight(request.method, request.headers):
+            identifier, of_id = self._id(request.headers)
+            reply = cors.preflight(request.headers) if cors.preflights == ANSWER else None
+            return Verdict(reply, of_id, of_id, identifier)
         judging = self.limiter.judge(request)
         decision, _, identity, pending = await (asyncio.ensure_future(judging) if self._in_task else judging)
         presenter = self.presenter
@@ -92,6 +98,8 @@ class Gate:
         reply, headers = presenter.refused(decision, identifier)
         if pending is not None:
             pending.refused(reply.status)
+        if presenter.cors is not None:
+            headers = [*headers, *presenter.cors_headers(request.headers)]
         return Verdict(reply, [*headers, *of_id] if of_id else headers, of_id, identifier)
 
     def error(
@@ -101,6 +109,8 @@ class Gate:
         if verdict is None:
             identifier, of_id = self._id(headers)
             verdict = Verdict(None, of_id, of_id, identifier)
+        if self.presenter.cors is not None:
+            verdict = verdict._replace(headers=[*verdict.headers, *self.presenter.cors_headers(headers)])
         if status == 400:
             return self.presenter.malformed(*fault, verdict.request_id), verdict
         return self.presenter.error(status, verdict.request_id), verdict
