@@ -149,7 +149,7 @@ def _read_cors(layer: Layer, value: Mapping[str, Any]) -> Cors | None:
     stated = {name: tuple(item) if isinstance(item, list) else item for name, item in stated.items()}
     try:
         if "max_age" in stated:
-            stated["max_age_s"] = values.read_proxy_timeout_ms(stated.pop("max_age"), 0) // 1000
+            stated["max_age_ms"] = values.read_proxy_timeout_ms(stated.pop("max_age"), 0)
         return Cors((origins,) if isinstance(origins, str) else tuple(origins), **stated)
     except ValueError as fault:
         layer.refuse(("cors",), str(fault))

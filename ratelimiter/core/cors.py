@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ratelimiter.core.headers import ceil_s
 from ratelimiter.core.reply import Reply
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Cors:
         credentials: scripts may send cookies and the like, and read the answer.
         methods: that preflights allow.
         headers: names of request headers that preflights allow; empty for those that are asked for.
-        max_age_s: seconds for which a browser may keep the answer to a preflight.
+        max_age_ms: time for which a browser may keep the answer to a preflight.
         preflights: `answer` them here, or `pass` them to the service; neither is charged.
 
     Raises:
@@ -45,7 +46,7 @@ class Cors:
     credentials: bool = False
     methods: tuple[str, ...] = METHODS
     headers: tuple[str, ...] = ()
-    max_age_s: int = 600
+    max_age_ms: int = 600_000
     preflights: str = ANSWER
     _origins: re.Pattern[bytes] = field(init=False, repr=False, compare=False)
 
@@ -101,7 +102,7 @@ class Cors:
         told.append((b"access-control-allow-methods", ", ".join(self.methods).encode()))
         if allowed:
             told.append((b"access-control-allow-headers", allowed))
-        told.append((b"access-control-max-age", b"%d" % self.max_age_s))
+        told.append((b"access-control-max-age", b"%d" % ceil_s(self.max_age_ms)))
         return Reply(204, told, b"")
 
     def _allowed(self, origin: bytes) -> list[Header]:
