@@ -186,20 +186,12 @@ class JsonScanner:
         self._target = self._tree if node is None else None
         self._state = state
 
-    def _item_or_end(self, data: bytes, position: int) -> int:
+    def _first_or_end(self, data: bytes, position: int) -> int:
         position = _SPACE.match(data, position).end()  # type: ignore[union-attr]
         if position < len(data):
-            if data[position] == _CLOSE_ARRAY:
+            if data[position] == (_CLOSE_ARRAY if self._node is None else _CLOSE_OBJECT):
                 return self._close(position)
-            self._state = _State.VALUE
-        return position
-
-    def _name_or_end(self, data: bytes, position: int) -> int:
-        position = _SPACE.match(data, position).end()  # type: ignore[union-attr]
-        if position < len(data):
-            if data[position] == _CLOSE_OBJECT:
-                return self._close(position)
-            self._state = _State.NAME
+            self._state = _State.VALUE if self._node is None else _State.NAME
         return position
 
     def _name(self, data: bytes, position: int) -> int:
@@ -388,8 +380,8 @@ def scalar_value(raw: bytes) -> int | bool | Other | None:
 
 _STEPS = (
     JsonScanner._value,
-    JsonScanner._item_or_end,
-    JsonScanner._name_or_end,
+    JsonScanner._first_or_end,
+    JsonScanner._first_or_end,
     JsonScanner._name,
     JsonScanner._colon,
     JsonScanner._next_or_end,

@@ -1,21 +1,30 @@
 """CPU of reading the usage of streams, against passing them on unread.
 
-    python -m tests.benchmarks.tokens [--rounds N]
+    python -m tests.benchmarks.tokens [--rounds N] [--sidecar]
 
 A stream of 1 MB of events is relayed by a bare asyncio relay (a transport that writes what it receives: the cheapest
 way to pass a stream on in Python), once as it is and once with a `UsageReader` beside it. The events come one by one,
 as models send them, and in pieces of 16 KiB, as a fast upstream would. Printed is the CPU of the relay's process, the
 least of the rounds.
+
+With `--sidecar` the stream goes through `ratelimiter proxy` instead, under a policy that counts requests and under one
+that counts tokens, too, event by event. Printed is the CPU of its process for each stream.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
+import os
 import socket
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.usage import Usage
@@ -177,11 +186,97 @@ def measure(name: str, preset: str, events: list[bytes], size: int, rounds: int)
     }
 
 
+REQUESTS = "rules: [{name: requests, limit: 1000000/minute}]\n"
+TOKENS = REQUESTS.replace("]", ", {name: tokens, tokens: %s, limit: 1000000000/minute}]")
+
+
+async def upstream(events: list[bytes], pause_s: float) -> asyncio.Server:
+    """Return a server that answers everything with *events*, each in a packet of its own."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+                )
+                for event in events:
+                    writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+                    await asyncio.sleep(pause_s)
+                writer.write(b"0\r\n\r\n")
+        writer.close()
+
+    return await asyncio.start_server(answer, "127.0.0.1", 0)
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def sidecar_s(policy: str, events: list[bytes], streams: int) -> float:
+    """Return the CPU seconds that the sidecar spends on one stream under *policy*."""
+    body = json.dumps({"model": "m", "max_tokens": 1000, "messages": [{"role": "user", "content": "hi"}]}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    server = await upstream(events, 0.0001)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "policy.yaml"
+        file.write_text(policy)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        target = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        words = ["proxy", "--upstream", target, "--config", str(file), "--admin", "none"]
+        command = [sys.executable, "-m", "ratelimiter", *words, "--listen", f"127.0.0.1:{port}"]
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            spent_s = 0.0
+            for turn in range(streams + 1):  # the first one warms up
+                reader, writer = await connected(port)
+                before_s = cpu_s(process.pid)
+                writer.write(head + body)
+                while not (await reader.read(65_536)).endswith(b"0\r\n\r\n"):
+                    pass
+                spent_s += (cpu_s(process.pid) - before_s) * (turn > 0)
+                writer.close()
+        finally:
+            process.terminate()
+            await process.wait()
+            server.close()
+    return spent_s / streams
+
+
+async def connected(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return a connection, as soon as there is somebody to connect to."""
+    while True:
+        try:
+            return await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.05)
+
+
+def measure_sidecar(name: str, preset: str, events: list[bytes], rounds: int) -> dict[str, object]:
+    """Return the figures of one stream through the sidecar."""
+    plain_s = asyncio.run(sidecar_s(REQUESTS, events, rounds))
+    read_s = asyncio.run(sidecar_s(TOKENS % preset, events, rounds))
+    return {
+        "stream": f"{name}, sidecar",
+        "events": len(events),
+        "unread_ms": round(plain_s * 1000, 1),
+        "read_ms": round(read_s * 1000, 1),
+        "ratio": round(read_s / plain_s, 2),
+    }
+
+
 def main() -> None:
     """Measure each stream and print a line of JSON for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--sidecar", action="store_true")
+    given = parser.parse_args()
+    rounds = given.rounds
     streams = {
         "openai, figures at the end": ("openai", openai(running=False)),
         "openai, accents in escapes": ("openai", openai(running=False, escaped=True)),
@@ -189,6 +284,9 @@ def main() -> None:
         "anthropic": ("anthropic", anthropic()),
     }
     for name, (preset, events) in streams.items():
+        if given.sidecar:
+            print(json.dumps(measure_sidecar(name, preset, events, rounds)), flush=True)
+            continue
         for size in (0, 16_384):
             told = f"{name}, {'event by event' if not size else '16 KiB pieces'}"
             print(json.dumps(measure(told, preset, events, size, rounds)))
