@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ratelimiter import __version__
-from ratelimiter.cli import check_config, convert, describe, dialects, operator, replay
+from ratelimiter.cli import check_config, convert, describe, dialects, doctor, operator, replay
 from ratelimiter.cli.parser import Commands, HelpFormatter, Parser, add_settings, whole_number
 from ratelimiter.errors import ConfigError, StoreError
 
@@ -73,6 +73,7 @@ def _parser() -> Parser:
         "--every", metavar="SECONDS", type=whole_number, default=2, help="refresh this often; default: %(default)s"
     )
     top.add_argument("--once", action="store_true", help="print the table once and exit")
+    doctor.add_command(commands)
     operator.add_commands(commands)
     parser.description = f"Strict rate limiting for APIs.\n\n{commands.listing()}"
     return parser

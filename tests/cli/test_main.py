@@ -30,7 +30,7 @@ COMMANDS = [
     "peek",
     "reset",
 ]
-COMMANDS += ["block", "unblock", "override", "shadow", "topup", "audit"]
+COMMANDS += ["block", "unblock", "override", "shadow", "topup", "audit", "doctor"]
 POLICY = """
 principal: [header:X-API-Key, client]
 trusted_proxies: [10.0.0.0/8]
