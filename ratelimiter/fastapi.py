@@ -23,10 +23,10 @@ from starlette.requests import HTTPConnection
 from ratelimiter.asgi.assembly import Assembly
 from ratelimiter.asgi.endpoint_hook import HOOK_KEY, EndpointHook
 from ratelimiter.asgi.endpoint_rules import chosen, draft_of, named, place_of
-from ratelimiter.asgi.middleware import request_of
 from ratelimiter.asgi.openapi import document, guards_of
 from ratelimiter.asgi.refusal import refuse
 from ratelimiter.asgi.request_state import SCOPE_KEY, RequestState
+from ratelimiter.asgi.scope import request_of
 from ratelimiter.core.caller import Caller, identity_of
 from ratelimiter.core.identity import NOBODY
 from ratelimiter.errors import ConfigError

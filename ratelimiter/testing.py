@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ratelimiter.engine import limiter as engine
+from ratelimiter.engine import registry
 from ratelimiter.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ratelimiter.clock import Clock
+    from ratelimiter.engine.limiter import Limiter
     from ratelimiter.stores.base import Store
 
 
@@ -59,10 +60,10 @@ class FreshLimits:
     def reset(self) -> None:
         """Forget all that is counted."""
         self._stores.clear()
-        for each in engine.limiters():
+        for each in registry.limiters():
             self.take(each)
 
-    def take(self, limiter: engine.Limiter) -> None:
+    def take(self, limiter: Limiter) -> None:
         """Have *limiter* count here: with all others whose policy names the same store."""
         store = self._stores.setdefault(limiter.policy.store, MemoryStore(clock=self.clock))
         limiter.replace_store(store, self.clock)
@@ -72,16 +73,16 @@ class FreshLimits:
 def fresh_limits() -> Iterator[FreshLimits]:
     """Have every limiter of the process count anew in memory, made before or meanwhile; afterwards all is as before."""
     limits = FreshLimits()
-    before: list[tuple[engine.Limiter, Store, Clock]] = []
+    before: list[tuple[Limiter, Store, Clock]] = []
 
-    def take(limiter: engine.Limiter) -> None:
+    def take(limiter: Limiter) -> None:
         before.append((limiter, limiter.store, limiter.clock))
         limits.take(limiter)
 
-    for each in engine.limiters():
+    for each in registry.limiters():
         take(each)
     try:
-        with engine.on_creation(take):
+        with registry.on_creation(take):
             yield limits
     finally:
         for limiter, store, clock in before:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any, Unpack
-from urllib.parse import quote
 
 from ratelimiter.asgi.assembly import Assembly
 from ratelimiter.asgi.body import BodyReader
@@ -13,9 +12,8 @@ from ratelimiter.asgi.lifespan import built_at_startup, faulty, serve_lifespan
 from ratelimiter.asgi.refusal import refuse
 from ratelimiter.asgi.request_state import SCOPE_KEY, RequestState
 from ratelimiter.asgi.response_hook import Drain, SettlingSend
+from ratelimiter.asgi.scope import handles_errors, request_of
 from ratelimiter.core.cors import ANSWER
-from ratelimiter.core.receipt import new
-from ratelimiter.core.request import Request
 from ratelimiter.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -150,7 +148,7 @@ class RateLimitMiddleware:
                 pending.responded(500, ())
             # A framework answers this outside of us, so past our headers, and raises on; servers do no better. Where
             # the application has said how, it is left to.
-            if outer is None and kind == "http" and not state.started and not _handles_errors(scope):
+            if outer is None and kind == "http" and not state.started and not handles_errors(scope):
                 await refuse(scope, body.receive, send, presenter.error(500, state.request_id), "")
             raise
         finally:
@@ -163,28 +161,3 @@ class RateLimitMiddleware:
         """Watch the policy file and the runtime overrides on the running event loop, if they are not watched yet."""
         if self._assembly.timed:
             self._assembly.begin()
-
-
-def request_of(scope: Scope) -> Request:
-    """Return what a limiter looks at of the request of *scope*, http or websocket."""
-    client = scope.get("client")
-    path = scope["path"]
-    return new(
-        Request,
-        (
-            scope.get("method", "GET"),  # a websocket's handshake is a GET (RFC 6455 section 4.1)
-            scope.get("raw_path") or quote(path).encode(),
-            scope.get("headers", ()),
-            client[0] if client else None,
-            scope.get("root_path", ""),
-            path,
-            b"" if scope["type"] == "websocket" else None,  # its handshake has none
-        ),
-    )
-
-
-def _handles_errors(scope: Scope) -> bool:
-    """Return whether the application has its own answer to an unhandled error, as Starlette's and FastAPI's can."""
-    app = scope.get("app")
-    handlers = getattr(app, "exception_handlers", None) or {}
-    return bool(getattr(app, "debug", False)) or 500 in handlers or Exception in handlers

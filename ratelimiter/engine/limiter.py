@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
-from weakref import WeakSet
 
 from ratelimiter.clock import Clock, Stopwatch, stopwatch_s, unix_ms
 from ratelimiter.core.cost import priced
@@ -22,6 +20,7 @@ from ratelimiter.core.receipt import REMEMBERED, STORE, new
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
 from ratelimiter.core.rule import REQUEST_HEADER, Hit, Mode
+from ratelimiter.engine import registry
 from ratelimiter.engine.observer import NULL_OBSERVER, observer_of
 from ratelimiter.engine.settlements import Settlements
 from ratelimiter.engine.token_meters import TokenMeters
@@ -29,7 +28,7 @@ from ratelimiter.errors import ConfigError, StoreError
 from ratelimiter.identity.authenticator import Authenticator
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from ratelimiter.core.overrides import RuntimeOverrides
     from ratelimiter.core.policy import Policy
@@ -50,25 +49,6 @@ log = logging.getLogger("ratelimiter")
 
 LEASE_BITS = 48  # what a script's numbers hold exactly
 _OF_THE_STORE = ("store", "decision_timeout_ms", "local_share")  # fields of a policy that it was opened with
-
-
-_LIMITERS: WeakSet[Limiter] = WeakSet()
-_CREATED: list[Callable[[Limiter], None]] = []  # are given every new limiter; for tests of applications
-
-
-def limiters() -> list[Limiter]:
-    """Return every limiter of the process."""
-    return list(_LIMITERS)
-
-
-@contextmanager
-def on_creation(take: Callable[[Limiter], None]) -> Iterator[None]:
-    """Call *take* with every limiter that is made meanwhile."""
-    _CREATED.append(take)
-    try:
-        yield
-    finally:
-        _CREATED.remove(take)
 
 
 class Judgement(NamedTuple):
@@ -117,9 +97,7 @@ class Limiter:
         self.overrides = NO_OVERRIDES
         self._meters: TokenMeters | None = None
         self._load(policy)
-        _LIMITERS.add(self)
-        for take in _CREATED:
-            take(self)
+        registry.add(self)
 
     @property
     def clock(self) -> Clock:
