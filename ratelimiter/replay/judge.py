@@ -18,6 +18,7 @@ from ratelimiter.core.rule import REQUEST_HEADER
 from ratelimiter.core.settlement import RENEW, settlement_of
 from ratelimiter.replay.comparison import ALGORITHMS, Comparison
 from ratelimiter.replay.entry import Caller, Entry, charge_fitting, digest_of, ready_windows, variant_state
+from ratelimiter.replay.limits import rounded_wait
 from ratelimiter.replay.requests import request_maker
 from ratelimiter.replay.settled_cost import due_units, reserving
 from ratelimiter.replay.tracked import Tracked
@@ -37,7 +38,6 @@ ENTRIES_MAX = 65_536  # pairs of rules and caller whose states are at hand, abou
 PLANS_MAX = 32_768  # request lines whose rules are remembered
 _CARRIERS = {"host": "host", "cookie": "cookie"}  # headers that hold what a rule asks for by another name
 STATES_MAX = 200_000  # states after whose making those in which nothing counts are let go of, about 0.6 kB each
-WAIT_DIGITS = 3  # waits are told to so many digits, which bounds their number
 
 
 class Judge:
@@ -310,13 +310,13 @@ class Judge:
             if name in refusing and name != last:
                 each.count_refused(now_ms)
                 self.rule_refused[name] += 1
-                self.rule_waits[name][_rounded(refusing[name].retry_after_ms)] += 1
+                self.rule_waits[name][rounded_wait(refusing[name].retry_after_ms)] += 1
                 if self._names and each.name is None:
                     each.name = self._planner.names([hit], self._make(record)).get(hit.key, "")
             last = name
         if not receipt.admitted:
             self.refused += 1
-            self.waits[_rounded(decision.retry_after_ms)] += 1
+            self.waits[rounded_wait(decision.retry_after_ms)] += 1
             if entry.caller is not None:
                 entry.caller.refused += 1
                 if self.first_refusal is None:
@@ -393,11 +393,3 @@ class Judge:
             if isinstance(tracked.quota, Quota):
                 state.forget(self._longer(tracked.quota, number), now_ms)
         return not any(state.used for state in tracked.variants)
-
-
-def _rounded(wait_ms: int | None) -> int | None:
-    """Return *wait_ms* to a few digits, upward."""
-    if wait_ms is None or wait_ms < 10**WAIT_DIGITS:
-        return wait_ms
-    unit: int = 10 ** (len(str(wait_ms)) - WAIT_DIGITS)
-    return -(-wait_ms // unit) * unit

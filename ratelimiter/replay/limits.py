@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ratelimiter.replay.tracked import Tracked
 
 SHARES = (0.0, 0.001, 0.01, 0.05)  # of callers that may be touched
+WAIT_DIGITS = 3  # waits are told to so many digits, which bounds their number
 LONG_WINDOWS = 10  # of the second quota of a burst; see `Rule.burst`
 
 
@@ -71,3 +72,11 @@ def round_up(limit: int) -> int:
     if unit == 1:
         unit = 5
     return -(-limit // unit) * unit
+
+
+def rounded_wait(wait_ms: int | None) -> int | None:
+    """Return *wait_ms* to a few digits, upward."""
+    if wait_ms is None or wait_ms < 10**WAIT_DIGITS:
+        return wait_ms
+    unit: int = 10 ** (len(str(wait_ms)) - WAIT_DIGITS)
+    return -(-wait_ms // unit) * unit
