@@ -250,3 +250,24 @@ def test_every_answer_is_as_documented(service: Served, path: str, question: obj
 
     assert status < 500, answer
     jsonschema.validate(answer, schema_of(path, status))
+
+
+def test_every_call_is_in_the_access_log(tmp_path: Path) -> None:
+    """A gRPC call has its method and status there, a request to a door its path; no value of a descriptor is."""
+    import grpc
+
+    from tests.service.calls import descriptor, should
+
+    log = tmp_path / "access.log"
+    with served(tmp_path, POLICY, "--access-log", str(log)) as service:
+        with grpc.insecure_channel(f"127.0.0.1:{service.grpc}") as channel:
+            should(channel, descriptor(("key", "secret-value")))
+        ask(service.http, "GET", "/check/limited", {"X-API-Key": "secret-value"})
+        counted = service.metrics()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+
+    told = [(line["path"], line["status"]) for line in lines]
+    assert [("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit", 0), ("/check/limited", 200)] == told
+    assert "secret-value" not in log.read_text() + counted
+    assert 'ratelimiter_service_calls_total{code="0",door="grpc",method="ShouldRateLimit"} 1.0' in counted
+    assert 'ratelimiter_service_calls_total{code="200",door="http",method="/check"} 1.0' in counted

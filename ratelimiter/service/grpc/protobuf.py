@@ -117,6 +117,8 @@ def varint(value: int) -> bytes:
     """Return *value*, not below zero, as a varint."""
     if value < 0x80:
         return bytes((value,))
+    if value < 0x4000:  # lengths and figures, mostly
+        return bytes((0x80 | value & 0x7F, value >> 7))
     out = bytearray()
     while value >= 0x80:
         out.append(0x80 | value & 0x7F)
