@@ -19,6 +19,7 @@ from ratelimiter.core.caller import Caller, identity_of
 from ratelimiter.fastapi import RateLimits
 from ratelimiter.stores.memory import MemoryStore
 from ratelimiter.testing import FakeClock
+from tests.stores.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -464,3 +465,38 @@ class TestOpenAPI:
 
         assert [200, 402] == got
         assert "402" in responses
+
+
+class TestSharedStore:
+    def test_counts_are_exact_on_redis_in_one_call_a_request(self) -> None:
+        """Two processes' worth of applications share one budget a user and a tier, and a request is one script call."""
+        with RedisServer() as server:
+            settings: Any = {"store": server.url, "decision_timeout": "5s"}
+            clients = []
+            for _ in range(2):
+                limits, app = RateLimits(**settings), FastAPI()
+
+                def who(x_user: Annotated[str, Header()]) -> Caller:
+                    return Caller(x_user, "pro" if x_user == "bob" else "free")
+
+                @app.get("/x", dependencies=[limits({"free": "3/hour", "pro": "5/hour"}, "100/day", by=who)])
+                def x() -> None: ...
+
+                clients.append(installed(limits, app=app))
+            before = calls(server)
+            got = {
+                user: [clients[n % 2].get("/x", headers={"x-user": user}).status_code for n in range(8)]
+                for user in ("ann", "bob")
+            }
+            asked = calls(server) - before
+
+        assert [200] * 3 + [429] * 5 == got["ann"]
+        assert [200] * 5 + [429] * 3 == got["bob"]
+        assert asked <= 16
+
+
+def calls(server: RedisServer) -> int:
+    """How many scripts the server has run."""
+    with server.client() as client:
+        stats: Any = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
