@@ -55,6 +55,12 @@ FAULTS: dict[int, str] = {
     50: "a key without an end",
     51: "many callers wait when the server returns",
     52: "our own event loop stands still",
+    55: "the server returns, and no request comes to notice it",
+    56: "a storm of killed connections",
+    57: "a server that comes and goes",
+    58: "failover to a server whose clock is behind",
+    59: "the server stops after a limit was spent",
+    60: "ten thousand overrides, and one more",
 }
 
 # Rows that are no concern of a store, and who drills them.
