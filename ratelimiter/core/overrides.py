@@ -1,4 +1,4 @@
-"""What applies to some principals instead of what the rules say: a limit, a plan, a block; and a switch for all."""
+"""Overrides: another limit, another plan or a block for some principals; and the kill switch for all."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeOverrides:
-    """What operators have ordered at run time.
+    """The overrides, blocks and the kill switch that operators have set at run time.
 
     Args:
         version: another one whenever something has changed, if only that counters were reset.

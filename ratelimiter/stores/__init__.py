@@ -1,1 +1,1 @@
-"""Where tallies are kept."""
+"""Stores of tallies: in memory and in Redis, and what stands in front of them."""

@@ -1,4 +1,4 @@
-"""Deadlines for the store, which a pause of our own event loop is not counted against."""
+"""Deadlines for the store. A pause of our own event loop does not count against the store."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from ratelimiter.errors import StoreError
 
 LATE_S = 0.005  # a timer that fires later than this says that the event loop stood still, not the store
-# What the store gets then: replies may have come that nobody has read, and questions that had to wait are only leaving.
+# What the store gets then: replies may have come that are not read yet, and requests that had to wait are only leaving.
 GRACE_S = 0.01
 
 
 def stood_still(late_s: float, before_s: float, timeout_s: float) -> bool:
-    """Whether a timer that fired *late_s* late is to be set anew, by `GRACE_S`.
+    """Return True if a timer that fired *late_s* late is to be set anew, by `GRACE_S`.
 
     Args:
         late_s: how late it is.
@@ -30,7 +30,7 @@ def stood_still(late_s: float, before_s: float, timeout_s: float) -> bool:
 
 
 def missed(timeout_s: float, late_s: float) -> StoreError:
-    """What becomes of who has no answer by a deadline whose timer was *late_s* late before.
+    """Return the error for a missed deadline; *late_s* is how late our own timer fired.
 
     A pause longer than the deadline itself says nothing about the store.
     """

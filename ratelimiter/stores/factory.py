@@ -1,4 +1,4 @@
-"""From the URL of a store to the store."""
+"""The factory of stores: from a URL to the store."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def store_for(policy: Policy, observer: StoreObserver = SILENT) -> Store:
-    """The store that *policy* names, as a limiter should use it. Opens no connection.
+    """Return the store that *policy* names, as a limiter should use it. Opens no connection.
 
-    One outside this process may fail and costs a round trip, so it is guarded, hence never raises a StoreError, and its
-    refusals are remembered. The embedded one is what it is.
+    A store outside this process may fail and costs a round trip. So it has a fallback, never raises a StoreError, and
+    its refusals are cached. The embedded store is returned as it is.
 
     Args:
         policy: which store, and what of it.
@@ -49,7 +49,7 @@ def store_for(policy: Policy, observer: StoreObserver = SILENT) -> Store:
 
 
 def open_store(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
-    """The store that *url* names. Opens no connection: that is left to the first charge.
+    """Return the store that *url* names. Opens no connection: that is left to the first charge.
 
     Args:
         url: scheme and rest.
@@ -66,7 +66,7 @@ def open_store(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
 
 
 def opened(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
-    """Like `open_store`, for a caller that knows where the URL came from.
+    """Return the store that *url* names, as `open_store` does; the caller names the place of the URL in errors.
 
     Raises:
         ValueError: the scheme is not known, or the rest is not what it wants. Never repeats a password.
@@ -88,7 +88,7 @@ def opened(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
 
 
 def _beginning(url: str) -> str:
-    """What of *url* can be repeated: its scheme, as what follows may hold a password."""
+    """Return the scheme of *url*, the part that can be repeated: the rest may hold a password."""
     scheme, separator, _ = url.partition("://")
     return (scheme if separator else url.partition(":")[0])[:40] + separator
 

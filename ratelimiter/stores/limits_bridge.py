@@ -103,7 +103,7 @@ ERRORS: dict[str, tuple[type[StoreError], Kind]] = {
 
 
 class Look(NamedTuple):
-    """What a storage holds of one hit's key, before it is charged."""
+    """The counters of one hit's key in a storage, before it is charged."""
 
     used: int  # units that count now
     reset_ms: int  # until that becomes less; 0 when nothing counts
@@ -263,7 +263,7 @@ def seconds(quota: AnyQuota) -> int:
 
 
 def slid(hit: Hit, before: int, before_left_s: float, now: int, now_left_s: float) -> Look:
-    """What two counters say of *hit*: the last one, which loses its weight evenly, and the present one, which will.
+    """Return the tally of *hit* by two counters: the last one, which loses its weight evenly, and the present one.
 
     Args:
         hit: what would be charged.
@@ -297,7 +297,7 @@ def _after_ms(moment_s: float) -> int:
 
 
 def _waiting(hit: Hit, used: int, reset_s: float) -> Look:
-    """What a count says of *hit* if something of it leaves at *reset_s*, Unix time."""
+    """Return the tally of *hit* for a count of which something leaves at *reset_s*, Unix time."""
     reset_ms = max(1, ceil((reset_s - time.time()) * SECOND_MS)) if used else 0
     room = hit.quota.limit - hit.cost
     if room < 0:

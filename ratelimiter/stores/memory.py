@@ -28,7 +28,7 @@ ROUNDS = 4  # such looks before a newcomer is charged to the overflow
 
 
 class _Entry(Window):
-    """One key's window, and how long the key has been told to wait."""
+    """The window of one key, and until when the key is being refused."""
 
     __slots__ = ("refused_until_ms",)
 
@@ -38,7 +38,7 @@ class _Entry(Window):
 
 
 class _Kept:
-    """What is kept of a key whose quota is no window."""
+    """The state of a key whose quota is no window."""
 
     __slots__ = ("ends_ms", "refused_until_ms", "state")
 
@@ -49,7 +49,7 @@ class _Kept:
 
     @property
     def may_go(self) -> bool:
-        """Whether it may make room for others: not while there are leases on it, and a balance never."""
+        """True if it may make room for others: not while there are leases on it, and a balance never."""
         return not isinstance(self.state, Account) or (not self.state.leases and bool(self.state.start_ms))
 
 
@@ -60,9 +60,9 @@ class MemoryStore(Store):
     matter; so the keys to drop are always in front, and every charge drops a few.
 
     When *keys_max* live keys are reached, the least charged of a sample of the oldest makes room. A key that is being
-    refused never does: whoever has spent his limit cannot buy it back by flooding the store with other names. Nor does
+    refused never does: a caller cannot buy back a spent limit by flooding the store with other names. Nor does
     one with open leases, or a balance. If nothing can make room, newcomers share one state per rule, as strict as one
-    principal's. Beyond *keys_max* the limit is therefore not strict for everybody: a key that made room, and a newcomer
+    principal's. Beyond *keys_max* the limit is therefore not strict for every key: a key that made room, and a newcomer
     that gets a state of its own after all, begin anew.
 
     Args:
@@ -132,7 +132,7 @@ class MemoryStore(Store):
         return self._clock()
 
     def charge_now(self, hits: Sequence[Hit]) -> Receipt:
-        """Like `charge`, for callers that cannot wait."""
+        """Do what `charge` does, without awaiting."""
         now_ms = self._clock()
         entries = [self._place(hit, hits, now_ms) for hit in hits]
         receipt = charge(hits, [_state_of(entry) for entry in entries], now_ms)
@@ -144,14 +144,14 @@ class MemoryStore(Store):
         return receipt
 
     def settle_now(self, settlements: Sequence[Settlement]) -> None:
-        """Like `settle`, for callers that cannot wait."""
+        """Do what `settle` does, without awaiting."""
         now_ms = self._clock()
         for settlement in settlements:
             key, quota, charged, _, rule, lease, _ = settlement
             hit = Hit(key, quota, charged, rule, lease)
             entry = self._place(hit, (hit,), now_ms)
             settle(settlement, _state_of(entry), now_ms)
-            # Whoever was refused may have room now, so that the key needs no more protection than any other.
+            # A refused request may have room now, so the key needs no more protection than any other.
             entry.refused_until_ms = 0
             self._keep_charged(hit, entry, now_ms)
 
@@ -185,7 +185,7 @@ class MemoryStore(Store):
     # --- Keys whose quota is no window
 
     def _kept(self, hit: Hit, hits: Sequence[Hit], now_ms: int) -> _Kept:
-        """What is kept of the hit's key; of a key not seen before, a new one that is not kept yet."""
+        """Return the state of the hit's key; for a new key, a state that is not kept yet."""
         entry = self._others.get(hit.key)
         if entry is not None:
             return entry
@@ -326,5 +326,5 @@ def _state_of(entry: _Entry | _Kept) -> KeyState:
 
 
 def _useless(entry: _Entry, window_ms: int, now_ms: int) -> bool:
-    """Whether `Window.forget` would leave nothing of it: it left the window, or comes from a clock that was wrong."""
+    """Return True if `Window.forget` would leave nothing of it: it left the window, or is from far in the future."""
     return not entry.used or not now_ms - window_ms < entry.instants[-1] <= now_ms + 2 * window_ms

@@ -1,4 +1,4 @@
-"""Where the orders of operators are kept: in Redis for all who share it, or in this process."""
+"""Stores of runtime overrides: in Redis for all processes that share it, or in this process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEPT_MS = 10 * 366 * 24 * 3600 * 1000  # what has no end by itself is kept so lo
 
 
 class Snapshot(NamedTuple):
-    """All orders at one moment."""
+    """All runtime overrides at one moment."""
 
     version: str  # another one after each write; empty before the first
     now_ms: int  # the store's clock, Unix time
@@ -33,28 +33,28 @@ class Snapshot(NamedTuple):
 
 
 class OverridesFullError(Exception):
-    """There are `ORDERS_MAX` orders already."""
+    """There are `ORDERS_MAX` overrides already."""
 
 
 class OverrideStore(ABC):
-    """Keeps orders, and what was told of them. `tests/stores/book_contract.py` is what every implementation passes."""
+    """Keeps runtime overrides and their audit lines."""
 
     shared: ClassVar[bool]  # whether other processes write to it
 
     @abstractmethod
     async def version(self) -> str:
-        """The version of the orders; cheap."""
+        """Return the version of the overrides; cheap."""
 
     @abstractmethod
     async def read(self) -> Snapshot:
-        """All orders that have not ended."""
+        """Return all overrides that have not ended."""
 
     @abstractmethod
     async def now_ms(self) -> int:
         """Return the store's clock, Unix time."""
 
     def page(self) -> Snapshot | None:
-        """Return the orders without waiting; None where they are kept outside this process."""
+        """Return the overrides without waiting; None where they are kept outside this process."""
         return None
 
     def listen(self, listener: Callable[[], None]) -> None:  # noqa: B027  # a default
@@ -62,27 +62,27 @@ class OverrideStore(ABC):
 
     @abstractmethod
     async def write(self, told: str, field: str = "", value: tuple[int, str] | None = None) -> str:
-        """Write one order, or remove it, and tell of it, together or not at all.
+        """Write or remove one override and add its audit line, together or not at all.
 
         Args:
-            told: a JSON object that is not closed: `old`, what was there before, and `at_ms` are added.
-            field: of the order; empty to write nothing but a version and what is told.
+            told: the audit line, a JSON object that is not closed: `old`, the old value, and `at_ms` are added.
+            field: of the override; empty to write nothing but a version and the audit line.
             value: when it ends and its JSON; None to remove it.
 
         Returns:
-            The JSON that was there before; empty if there was none.
+            The old JSON; empty if there was none.
 
         Raises:
-            OverridesFullError: there are too many orders.
+            OverridesFullError: there are too many overrides.
         """
 
     @abstractmethod
     async def told(self, number: int) -> list[str]:
-        """The last *number* tellings, the latest first, each a JSON object."""
+        """Return the last *number* audit lines, the latest first, each a JSON object."""
 
     @abstractmethod
     async def erase(self, keys: Sequence[bytes]) -> None:
-        """Forget what is counted under *keys*."""
+        """Delete the tallies of *keys*."""
 
 
 class Commanded(Protocol):
@@ -104,7 +104,7 @@ class Commanded(Protocol):
 
 
 class RedisOverrideStore(OverrideStore):
-    """Orders in Redis, in any topology: two keys of one slot for each policy.
+    """Runtime overrides in Redis, in any topology: two keys of one slot for each policy.
 
     What the ACL user needs beside what the store says: `+hget +hscan +hlen +hexists +hset +hdel +pexpire +lpush +ltrim
     +lrange +del`; of those only `+hget +hscan` for a process that only reads.
@@ -175,7 +175,7 @@ class RedisOverrideStore(OverrideStore):
             case [0, _]:
                 raise OverridesFullError
             case _:
-                msg = "the script that writes orders is answered with something else"
+                msg = "the script that writes overrides is answered with something else"
                 raise StoreFault(msg, Kind.PROTOCOL)
 
     async def told(self, number: int) -> list[str]:
@@ -202,10 +202,10 @@ class RedisOverrideStore(OverrideStore):
 
 
 class MemoryOverrideStore(OverrideStore):
-    """Orders in this process, beside the counters of a `MemoryStore`.
+    """Runtime overrides in this process, beside the tallies of a `MemoryStore`.
 
     Args:
-        store: whose clock they follow, and whose counters are erased.
+        store: gives the clock, and has the tallies that are erased.
     """
 
     shared = False
@@ -234,7 +234,7 @@ class MemoryOverrideStore(OverrideStore):
         self._listeners.append(listener)
 
     def page(self) -> Snapshot:
-        """All orders that have not ended, without waiting."""
+        """Return all overrides that have not ended, without waiting."""
         now_ms = self._store.now_ms()
         return Snapshot(str(self._version or ""), now_ms, _in_force(self._fields, now_ms))
 

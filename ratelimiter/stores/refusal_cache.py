@@ -1,6 +1,4 @@
-"""A store that remembers refusals, so that a flood of one refused principal costs the store behind it next to
-nothing.
-"""
+"""The cache of refusals, so that a flood of one refused principal hardly reaches the store behind it."""
 
 from __future__ import annotations
 
@@ -180,7 +178,7 @@ class RefusalCache(Store):
 
 
 def _aged(receipt: Receipt, age_ms: int) -> Receipt:
-    """What the store would say of the same hits *age_ms* later, had nothing else happened."""
+    """Return what the store would say of the same hits *age_ms* later, absent other traffic."""
     tallies = [
         Tally(tally.used, max(0, tally.reset_ms - age_ms), _aged_wait(tally.retry_after_ms, age_ms))
         for tally in receipt.tallies

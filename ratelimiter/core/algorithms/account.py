@@ -1,4 +1,4 @@
-"""What is spent and what is reserved, as arithmetic: periods of the calendar, slots and balances.
+"""Spent and reserved units as arithmetic: periods of the calendar, slots and balances.
 
 Theory of operation. A key's state is what was spent, the period in which it was (of periods only), and a list of
 leases: units that count until they are settled or their time is up. Used is what was spent and leased together.
@@ -40,7 +40,7 @@ class Lease(NamedTuple):
 
 
 class Account:
-    """What one key has spent and reserved. Not safe for concurrent use."""
+    """The spent and reserved units of one key. Not safe for concurrent use."""
 
     __slots__ = ("leases", "spent", "start_ms", "until_ms")
 

@@ -1,4 +1,4 @@
-"""When the periods of a calendar begin and end, in milliseconds of Unix time. Knows time zones, and no clock."""
+"""Beginnings and ends of calendar periods, in milliseconds of Unix time. Knows time zones, and no clock."""
 
 from __future__ import annotations
 

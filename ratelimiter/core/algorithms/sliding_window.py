@@ -31,7 +31,7 @@ USED_MAX = 4 * 10**9
 
 
 class Window:
-    """What one key has been charged and still counts.
+    """The units that one key was charged and that still count.
 
     Not safe for concurrent use: its owner calls `forget`, then `wait_ms`, then perhaps `add`, without letting go.
     """

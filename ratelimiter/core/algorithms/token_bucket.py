@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class BucketState:
-    """What one key owes its bucket. Not safe for concurrent use."""
+    """The debt of one key to its bucket. Not safe for concurrent use."""
 
     __slots__ = ("debt", "since_ms", "weight")
 

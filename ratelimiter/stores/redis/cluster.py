@@ -1,4 +1,4 @@
-"""The shared store over several masters: every request goes to who serves its keys' slot."""
+"""The shared store over several masters: every request goes to the node that serves the slot of its keys."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PAUSE_S = 0.005  # while a slot moves
 MAP_PAUSE_S = 0.1  # between two questions about who serves what
 REDIRECTS_MAX = 3  # without a pause
 
-# The server was not reached, or would not serve: nothing was charged, so whoever serves the slot now may be asked.
+# The server was not reached, or would not serve: nothing was charged, so the node that has the slot now may be asked.
 UNDONE = frozenset({Kind.CLUSTER_DOWN, Kind.READ_ONLY, Kind.NO_MASTER, Kind.UNREACHABLE, Kind.LOADING})
 _REDIRECT = re.compile(r"(MOVED|ASK) \d+ (.*):(\d+)$")
 
@@ -89,7 +89,7 @@ class ClusterStore(Store):
         self._mapping: asyncio.Task[None] | None = None
         self._map_again_s = 0.0  # not earlier
         self._unknown: StoreError = StoreUnavailable(
-            "nobody has been asked yet"
+            "no node has been asked yet"
         )  # why we do not know who serves a slot
         self._spread: set[asyncio.Task[Receipt]] = set()  # requests over several slots under way
 
@@ -157,13 +157,13 @@ class ClusterStore(Store):
             return await self._ask_slot(slot_of(key), lambda node, asking: node.control(*words, asking=asking))
 
     def _belong_here(self) -> None:
-        """Belong to the running event loop."""
+        """Drop what belongs to another event loop than the running one."""
         if self._loop is not asyncio.get_running_loop():
             self._loop = asyncio.get_running_loop()
             self._nodes, self._mapping, self._map_again_s = {}, None, 0.0
 
     async def close(self) -> None:
-        """Let go of all connections. A closed store may be used again and opens them anew."""
+        """Close all connections. A closed store may be used again and opens them anew."""
         nodes, self._nodes = self._nodes, {}
         if self._loop is not asyncio.get_running_loop():
             return
@@ -184,7 +184,7 @@ class ClusterStore(Store):
         return await self._ask_slot(slot, lambda node, asking: node.charge(hits, -1 - slot if asking else slot))
 
     async def _ask_slot(self, slot: int, ask_node: Callable[[Server, bool], Awaitable[Answer]]) -> Answer:
-        """Ask whoever serves *slot* now, within the deadline."""
+        """Ask the node that serves *slot* now, within the deadline."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._timeout_ms / 1000
         redirects = 0
@@ -269,14 +269,14 @@ class ClusterStore(Store):
         return node
 
     def _remap(self) -> None:
-        """Ask who serves what: once for all who want to know, and not too often."""
+        """Ask for the slot map: once for all requests that wait for it, and not too often."""
         loop = asyncio.get_running_loop()
         if (self._mapping is None or self._mapping.done()) and loop.time() >= self._map_again_s:
             self._map_again_s = loop.time() + MAP_PAUSE_S
             self._mapping = loop.create_task(self._ask_around())
 
     async def _mapped(self, slot: int) -> Host:
-        """Who serves *slot*, asked anew."""
+        """Ask for the slot map again and return the node that serves *slot*."""
         self._remap()
         if self._mapping is not None:
             await asyncio.wait([self._mapping])  # which outlives a caller who gives up
@@ -297,7 +297,7 @@ class ClusterStore(Store):
 
 
 async def _slots(address: Address) -> dict[int, Host]:
-    """Who serves which slot, as the node at *address* has it."""
+    """Return the slot map of the node at *address*: each slot with the node that serves it."""
     ranges = await control.ask(address, "CLUSTER", "SLOTS", timeout_ms=MAP_TIMEOUT_MS)
     served: dict[int, Host] = {}
     if isinstance(ranges, list):

@@ -77,7 +77,7 @@ def _bulk(word: str | bytes) -> bytes:
 
 
 def error_of(text: str) -> StoreError:
-    """What an error reply means."""
+    """Return the error that an error reply means."""
     nested = _NESTED.search(text)
     code = nested[1] if nested and nested[1] in CODES else text.split(" ", 1)[0]
     known = CODES.get(code) or next(((cls, kind) for part, cls, kind in TEXTS if part in text), None)
@@ -102,13 +102,13 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether something can be sent. A look at the socket notices what the event loop has not been told yet."""
+        """True if something can be sent. A look at the socket notices what the event loop has not reported yet."""
         if self.error is None and not self._waiting and self._poll.poll(0):
             self._end(StoreUnavailable("the server closed the idle connection", Kind.DISCONNECTED))
         return self.error is None
 
     def send(self, payload: bytes, answered: Answered) -> None:
-        """Send one call, packed; *answered* gets the reply or the error. Ask `usable` before."""
+        """Send one packed call; *answered* receives the reply or the error. Check `usable` before."""
         self._waiting.append(answered)
         try:
             self._transport.write(payload)
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
             self._end(StoreUnavailable(f"the connection broke: {error}", Kind.DISCONNECTED))
 
     def call(self, *words: str | bytes) -> asyncio.Future[object]:
-        """Send one command; its reply, error replies raised."""
+        """Send one command and return its reply. Error replies are raised."""
         future: asyncio.Future[object] = self._loop.create_future()
 
         def answered(reply: object) -> None:
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
         return future
 
     def abort(self, error: StoreError) -> None:
-        """End it now. What was sent may or may not be carried out."""
+        """Close the connection now. Whether the server carries out what was sent is unknown."""
         self._end(error)
 
     # asyncio's side
@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
                 break
             if not self._waiting:
                 # Said unasked: a farewell, or the replies are out of step.
-                unasked = StoreFault("a reply that nobody waits for", Kind.MISMATCH)
+                unasked = StoreFault("a reply that no call waits for", Kind.MISMATCH)
                 self._end(reply if isinstance(reply, StoreError) else unasked)
                 return
             self._waiting.popleft()(reply)
@@ -187,16 +187,16 @@ class Connection(asyncio.Protocol):
 
 
 async def open_connection(address: Address, connect_timeout_ms: int, role: str = "master") -> Connection:
-    """A connection to *address*, let in and ready for calls.
+    """Return a connection to *address*, authenticated and ready for calls.
 
     Args:
-        address: the server, and how to get in.
+        address: the server and the credentials.
         connect_timeout_ms: for everything: name, connection, TLS, password.
         role: what the server must be, in the words of the command ROLE; empty for anything.
 
     Raises:
-        StoreUnavailable: nobody is there, or not able to serve, or in another role.
-        StoreFault: whoever is there is no Redis server.
+        StoreUnavailable: no server answers, or it cannot serve, or it has another role.
+        StoreFault: the peer is not a Redis server.
         StoreMisconfigured: the server does not let us in, or we do not trust it.
     """
     connection: Connection | None = None
@@ -277,7 +277,7 @@ def _forget(asked: _Resolving, name: tuple[str, int], answer: asyncio.Future[lis
 
 
 async def _enter(connection: Connection, address: Address, role: str) -> None:
-    """Say who we are and what we want, in one round trip; see who answers."""
+    """Authenticate, select the database and check the role of the server, in one round trip."""
     required = []
     if address.authenticates:
         username, password = await address.credentials()
@@ -304,7 +304,7 @@ async def _enter(connection: Connection, address: Address, role: str) -> None:
 
 
 def _warn_of_eviction(address: str, policy: str) -> None:
-    """Say once per server that it may drop our keys, which no error ever tells: each is a limit that begins anew."""
+    """Log once per server that it may evict our keys: no error tells, and such a key is a limit that begins anew."""
     if policy.startswith("allkeys") and address not in _warned:
         _warned.add(address)
         log.warning(

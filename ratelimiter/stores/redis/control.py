@@ -1,4 +1,4 @@
-"""What is not hot, over redis-py: overrides, audit lines, the slot map, a Sentinel's answer. One command at a time.
+"""The control plane over redis-py: overrides, audit lines, the slot map, questions to Sentinels. One command at a time.
 
 None of redis-py's defaults is used: they retry up to ten times and wait up to 59 s on a stopped server. Here nothing is
 retried, every wait is bounded, and the protocol is RESP2. redis-py is imported when the first connection is opened, so

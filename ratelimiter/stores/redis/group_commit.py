@@ -58,7 +58,7 @@ class Batch(list[Waiting]):
 
 
 class GroupCommit:
-    """The waiting room in front of one server.
+    """The queue in front of one server.
 
     Not thread-safe; belongs to the event loop that was running when it was made.
 
@@ -104,7 +104,7 @@ class GroupCommit:
         return len(self._queue)
 
     def join(self, hits: Sequence[Hit] | Settling, group: int = 0) -> asyncio.Future[Receipt]:
-        """Queue a request. Cancelling the future harms nobody else; the hits are charged then if their batch has left.
+        """Queue a request. Cancelling the future affects no other one; the hits are charged if their batch has left.
 
         Args:
             hits: what is charged, or settled.
@@ -125,15 +125,15 @@ class GroupCommit:
         return future
 
     def call(self) -> None:
-        """Have a batch depart if there is reason to, after those who are about to join have done so."""
+        """Schedule a departure if requests wait and a flight is free, after the requests that are about to join."""
         if not self._called and self._queue and len(self._flights) < self._flights_max:
             self._called = True
             self.loop.call_soon(self._go)
 
     def take(self) -> Batch:
-        """The next batch, now under way: `settle` it. Empty if nobody waits, or enough are under way.
+        """Return the next batch, now under way: `settle` it. Empty if no request waits, or enough are under way.
 
-        If several batches may leave, they share those who wait.
+        If several batches may leave, they share the requests that wait.
         """
         batch = Batch()
         queue, room = self._queue, self._keys_max
@@ -155,7 +155,7 @@ class GroupCommit:
         return batch
 
     def settle(self, batch: Batch, answers: Sequence[Receipt | StoreError] | StoreError) -> None:
-        """A batch has come back: with an answer for each of its requests, or with one error for all."""
+        """Answer the requests of a batch: each with its own answer, or all with one error."""
         self._flights.remove(batch)
         self._observer.called(len(batch), self.loop.time() - batch.gone_s)
         if isinstance(answers, StoreError):
@@ -167,12 +167,12 @@ class GroupCommit:
         self.call()
 
     def dismiss(self, error: StoreError) -> None:
-        """Send away all who wait for a batch."""
+        """Fail all requests that wait for a batch."""
         while self._queue:
             self._queue.popleft().settle(error)
 
     def close(self) -> None:
-        """Forget the timer. Whoever waits must have been answered."""
+        """Cancel the timer. Requests that wait must have been answered."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -182,7 +182,7 @@ class GroupCommit:
         self._depart()
 
     def _expire(self, due_s: float, late_s: float = 0) -> None:
-        """Answer those whose time is up. One timer for all: they are due in the order in which they joined."""
+        """Answer the requests that are overdue. One timer is enough, as requests are due in the order of joining."""
         self._alarm = None
         now_s = self.loop.time()
         if stood_still(now_s - due_s, late_s, self._timeout_s):
@@ -202,7 +202,7 @@ class GroupCommit:
 
     @staticmethod
     def _expire_each(batch: Batch, now_s: float, error: StoreError) -> float | None:
-        """When the next of *batch* is due."""
+        """Answer the requests of *batch* that are due; return when the next one is."""
         for waiting in batch:
             if waiting.due_s > now_s:
                 if not waiting.future.done():

@@ -55,7 +55,7 @@ _KINDS = {
 
 
 def arguments(requests: Requests, nonce: bytes, now_ms: int | None = None) -> tuple[list[bytes], list[bytes]]:
-    """The KEYS and the ARGV of one call; charge.lua says what they mean.
+    """Return the KEYS and the ARGV of one call; lua/batch.lua says what they mean.
 
     Args:
         requests: at most `REQUESTS_MAX`, each with at least one hit and no key twice.
@@ -123,7 +123,7 @@ def _settlement(settlement: Settlement, now_ms: int | None) -> bytes:
 
 
 def _terms(quota: AnyQuota, now_ms: int | None) -> bytes:
-    """What only quotas of its kind have."""
+    """Return the numbers that only quotas of this kind have."""
     match quota:
         case Quota():
             return b"%d %d" % (quota.window_ms, quota.resolution_ms)
@@ -136,7 +136,7 @@ def _terms(quota: AnyQuota, now_ms: int | None) -> bytes:
 
 
 def packed(keys: Sequence[bytes], argv: Sequence[bytes], *, text: bool = False) -> bytes:
-    """One EVALSHA, or one EVAL with the script's *text*, as it goes over the wire (RESP2)."""
+    """Return one EVALSHA, or one EVAL with the script's *text*, in RESP2."""
     start = b"*%d\r\n$4\r\nEVAL\r\n%b" % (3 + len(keys) + len(argv), _BULK_TEXT)
     if not text:
         start = b"*%d\r\n$7\r\nEVALSHA\r\n%b" % (3 + len(keys) + len(argv), _BULK_SHA)
@@ -146,7 +146,7 @@ def packed(keys: Sequence[bytes], argv: Sequence[bytes], *, text: bool = False) 
 
 
 def receipts(requests: Requests, nonce: bytes, reply: object) -> list[Receipt | StoreFault]:
-    """What the script answered to each of *requests*.
+    """Return the answer of the script to each of *requests*.
 
     Raises:
         StoreFault: this is not the answer to the call with this *nonce*.

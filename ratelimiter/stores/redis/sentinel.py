@@ -1,4 +1,4 @@
-"""Where the master is, as the Sentinels say."""
+"""The address of the master, found through Sentinels."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Sentinels:
         self.master = master
 
     async def locate(self) -> Address:
-        """The master that most Sentinels name, as soon as that is certain.
+        """Return the address of the master that most Sentinels name, as soon as that is certain.
 
         Raises:
             StoreUnavailable: none answers, or none knows a master.
@@ -87,7 +87,7 @@ class Sentinels:
 
 
 def sentinels_of(parts: SplitResult) -> Sentinels:
-    """What `redis+sentinel://` and `rediss+sentinel://` (TLS with all of them) URLs mean.
+    """Return the Sentinels of a `redis+sentinel://` or `rediss+sentinel://` (TLS with all of them) URL.
 
     `redis+sentinel://user:password@sentinel1:26379,sentinel2:26379/service/db?option=value`. User and password are
     those of the master; those of the Sentinels are options.

@@ -1,4 +1,4 @@
-"""One Redis server as a store needs it: a connection that is replaced when it breaks, and batches over it."""
+"""One Redis server: a connection that is replaced when it breaks, batches over it, and a control connection."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ASKING = b"*1\r\n$6\r\nASKING\r\n"  # serve the next call although the slot is n
 
 
 def _ignore(_: object) -> None:
-    """What ASKING is answered with says nothing: the call behind it is answered, too."""
+    """Ignore the reply to ASKING: the call after it has a reply of its own."""
 
 
 class _Call(NamedTuple):
@@ -59,7 +59,7 @@ class _Call(NamedTuple):
 
 
 class Server:
-    """One server and the way to it.
+    """One server and the connections to it.
 
     Not thread-safe; belongs to the event loop that was running when it was made.
 
@@ -67,8 +67,7 @@ class Server:
         locate: where the server is; asked before every connection.
         timeout_ms: how long a caller waits at most.
         clock: Unix time in milliseconds; the server's own when None.
-        connect_timeout_ms: for connecting and getting in; by default `CONNECT_TIMEOUT_MS`, or *timeout_ms* if that is
-            longer: who waits that long has reason to.
+        connect_timeout_ms: for connecting and authenticating; by default `CONNECT_TIMEOUT_MS`, or a longer *timeout_ms*.
         observer: is told of every round trip.
         batching: settings of `GroupCommit`.
     """
@@ -107,7 +106,7 @@ class Server:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that this node belongs to."""
+        """The event loop that this server belongs to."""
         return self._loop
 
     def charge(self, hits: Sequence[Hit] | script.Settling, group: int = 0) -> asyncio.Future[Receipt]:
@@ -230,7 +229,7 @@ class Server:
         self._batcher.close()
 
     def _depart(self) -> None:
-        """Send the next batch, or see to it that there is a connection to send it over."""
+        """Send the next batch, or begin to connect if there is no connection."""
         connection = self._connection
         if connection is None or not connection.usable:
             self._connection = None
@@ -266,7 +265,7 @@ class Server:
         try:
             answers = script.receipts(call.requests, call.nonce, reply)
         except StoreFault as fault:
-            # Whose reply this is nobody knows, so nobody may get another one from there.
+            # It is unknown whose reply this is, so no request may get another one from there.
             self._drop(call.connection, fault)
             self._batcher.settle(call.batch, fault)
             return
@@ -284,7 +283,7 @@ class Server:
         self._batcher.settle(batch, error)
 
     def _overdue(self) -> None:
-        """A server that owes an answer for longer than anybody waits may never give it: its late replies go unread."""
+        """Drop the connection: a server that is overdue may never answer, and its late replies are not read."""
         if self._connection is not None:
             self._drop(self._connection, StoreTimeout(f"no answer within {self._timeout_ms} ms"))
 
@@ -295,7 +294,7 @@ class Server:
         connection.abort(error)
 
     def _failed(self, error: StoreError) -> None:
-        """A connection, or an attempt at one, came to nothing."""
+        """Note that a connection broke, or could not be made."""
         self._error = error
         self._failures += 1
         if self._failures > 1:

@@ -1,4 +1,4 @@
-"""The shared store: the window of the core in Redis, one script call for all who ask at the same time."""
+"""The shared store: tallies in Redis, one script call for all requests that arrive at the same time."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Place(Protocol):
     """A server that may move."""
 
     async def locate(self) -> Address:
-        """Where it is now, and how to get in.
+        """Return its present address, with the credentials.
 
         Raises:
-            StoreError: nobody knows.
+            StoreError: the address cannot be found out.
         """
 
 
@@ -49,7 +49,7 @@ class RedisStore(Store):
     `stores.overrides.RedisOverrideStore` says what the process that writes them needs.
 
     Args:
-        place: the server and how to get in, or who knows it.
+        place: the address of the server, or the Sentinels that know it.
         timeout_ms: within this time `charge` returns or raises, at least 1.
         clock: Unix time in milliseconds, instead of the server's: for tests, and for servers whose scripts may not ask
             for the time. All who share the server must then agree on it.
@@ -76,8 +76,8 @@ class RedisStore(Store):
             StoreUnavailable: no connection, or the server cannot serve. `StoreTimeout`: no answer in time. After a
                 timeout or a broken connection the hits may or may not have been charged.
             StoreOverloaded: too many requests wait already; nothing was charged.
-            StoreFault: a key holds somebody else's value, or the answer made no sense.
-            StoreMisconfigured: the server does not let us in, or not do what we must.
+            StoreFault: a key holds a foreign value, or the answer made no sense.
+            StoreMisconfigured: the server refuses the credentials, or a command that the store needs.
         """
         return await self._here().charge(hits)
 
@@ -114,7 +114,7 @@ class RedisStore(Store):
         return await self._here().control(*words)
 
     def _here(self) -> Server:
-        """The node, on the running event loop."""
+        """Return the server, for the running event loop."""
         node = self._node
         if node is None or node.loop is not asyncio.get_running_loop():
             node = self._node = Server(
@@ -127,14 +127,14 @@ class RedisStore(Store):
         return node
 
     async def close(self) -> None:
-        """Let go of the connection. A closed store may be used again and opens it anew."""
+        """Close the connection. A closed store may be used again and opens it anew."""
         node, self._node = self._node, None
         if node is not None and node.loop is asyncio.get_running_loop():
             await node.close()
 
 
 def open_redis(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> RedisStore:
-    """The store of a `redis://`, `rediss://` or `unix://` URL; see `ratelimiter.stores.redis.url.address_of`.
+    """Return the store of a `redis://`, `rediss://` or `unix://` URL; see `ratelimiter.stores.redis.url.address_of`.
 
     Raises:
         ValueError: the URL cannot be used.
@@ -143,7 +143,7 @@ def open_redis(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> RedisStore:
 
 
 def open_sentinel(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> RedisStore:
-    """The store of a `redis+sentinel://` or `rediss+sentinel://` URL; see `stores.redis.sentinel.sentinels_of`.
+    """Return the store of a `redis+sentinel://` or `rediss+sentinel://` URL; see `stores.redis.sentinel.sentinels_of`.
 
     Raises:
         ValueError: the URL cannot be used.

@@ -1,4 +1,4 @@
-"""Where a Redis server is and how to get in, as a URL says it."""
+"""Addresses and credentials of Redis servers, read from URLs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ OPTIONS = {
     "credential_provider": "module:name of a redis-py CredentialProvider, or of a function that makes one",
 }
 TLS_OPTIONS = {
-    "ssl_ca_certs": "file with the certificates of who may vouch for the server; default: the system's",
+    "ssl_ca_certs": "file with the CA certificates; default: the system's",
     "ssl_certfile": "file with our own certificate",
     "ssl_keyfile": "file with its key",
     "ssl_check_hostname": "true (default) or false: whether the certificate must name the host",
-    "ssl_cert_reqs": "required (default) or none: whether the server needs a certificate that we trust",
+    "ssl_cert_reqs": "required (default) or none: whether the certificate of the server is verified",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One server, and how to get in.
+    """The address of one server, and the credentials.
 
     Args:
         host: name or IP address.
@@ -63,7 +63,7 @@ class Address:
     tls: ssl.SSLContext | None = None
 
     def __str__(self) -> str:
-        """Where it is, for messages; never who gets in and how."""
+        """Return host and port, or the path, for messages; never credentials."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return self.path or f"{host}:{self.port}"
 
@@ -89,16 +89,16 @@ class Address:
             raise StoreMisconfigured(msg, Kind.AUTHENTICATION) from error
 
     async def locate(self) -> Address:
-        """Where the master is: here. Others have to look (`ratelimiter.stores.redis.sentinel`)."""
+        """Return this address. `ratelimiter.stores.redis.sentinel` asks the Sentinels instead."""
         return self
 
     def placed(self, host: str, port: int, path: str = "", db: int = 0) -> Address:
-        """A server there, entered in the same way."""
+        """Return the address of another server with the same credentials."""
         return replace(self, host=host, port=port, path=path, db=db)
 
 
 def address_of(parts: SplitResult) -> Address:
-    """What `redis://`, `rediss://` (TLS) and `unix://` URLs mean.
+    """Return the address that a `redis://`, `rediss://` (TLS) or `unix://` URL means.
 
     `redis://user:password@host:port/db?option=value`; everything but the scheme may be left out. User and password are
     percent-decoded. `unix:///path/of/the.sock?db=1`.
@@ -120,7 +120,7 @@ def address_of(parts: SplitResult) -> Address:
 
 
 def entry_of(parts: SplitResult, options: dict[str, str]) -> Address:
-    """How to get in, wherever that is.
+    """Return an address with the credentials and the TLS options of a URL.
 
     Raises:
         ValueError: a value that cannot be used.
@@ -139,7 +139,7 @@ def entry_of(parts: SplitResult, options: dict[str, str]) -> Address:
 
 
 def options_of(parts: SplitResult, known: dict[str, str]) -> dict[str, str]:
-    """The query of a URL; a scheme with TLS knows the options of TLS, too.
+    """Return the options of a URL; a scheme with TLS knows those of TLS, too.
 
     Raises:
         ValueError: an option that is not *known*.
@@ -155,7 +155,7 @@ def options_of(parts: SplitResult, known: dict[str, str]) -> dict[str, str]:
 
 
 def hosts_of(parts: SplitResult, port: int) -> list[tuple[str, int]]:
-    """The hosts of a URL that names several, `host1:1,host2,[::1]:3`; *port* where none is given.
+    """Return the hosts of a URL that names several, `host1:1,host2,[::1]:3`; *port* where none is given.
 
     Raises:
         ValueError: no host, or something that is not a port.
@@ -168,7 +168,7 @@ def hosts_of(parts: SplitResult, port: int) -> list[tuple[str, int]]:
 
 
 def port_of(parts: SplitResult, default: int = PORT) -> int:
-    """The port of a URL.
+    """Return the port of a URL.
 
     Raises:
         ValueError: it is not a port.
@@ -184,7 +184,7 @@ def port_of(parts: SplitResult, default: int = PORT) -> int:
 
 
 def db_of(word: str) -> int:
-    """The number of a database; 0 for an empty word.
+    """Return the number of a database; 0 for an empty word.
 
     Raises:
         ValueError: it is not a number.
