@@ -413,8 +413,8 @@ class Drill:
         assert not mistakes, (len(mistakes), mistakes[:5])
         assert slowest.took_ms <= DEADLINE_MS + SLACK_MS + stall_ms, slowest
         assert self.fds_max <= fds * len(self.services), self.fds_max
-        # Each service may be connecting, which is a task or three, and no more.
-        assert self.tasks_max - crowd <= 6 * len(self.services), self.tasks_max
+        # Each service may be connecting, which is a task or three, and probing, which is one; and no more.
+        assert self.tasks_max - crowd <= 7 * len(self.services), self.tasks_max
         for mode, service in self.services.items():
             assert service.admitted[STORE] <= TIGHT * (1 + self.losses), (mode, service.admitted)
             assert service.admitted[LOCAL] <= TIGHT * LOCAL_SHARE, (mode, service.admitted)

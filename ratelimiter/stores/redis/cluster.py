@@ -14,6 +14,7 @@ from ratelimiter.stores.base import SILENT, Store, StoreObserver
 from ratelimiter.stores.deadline import Deadline
 from ratelimiter.stores.overrides import RedisOverrideStore
 from ratelimiter.stores.redis import control, script
+from ratelimiter.stores.redis.connection import open_connection
 from ratelimiter.stores.redis.server import CONTROL_TIMEOUT_MS, Server
 from ratelimiter.stores.redis.url import OPTIONS, PORT, entry_of, hosts_of, options_of
 
@@ -298,7 +299,16 @@ class ClusterStore(Store):
 
 async def _slots(address: Address) -> dict[int, Host]:
     """Return the slot map of the node at *address*: each slot with the node that serves it."""
-    ranges = await control.ask(address, "CLUSTER", "SLOTS", timeout_ms=MAP_TIMEOUT_MS)
+    # Not over redis-py, as decisions may wait for it: measured under faults (docs/decisions/0009-redis-py.md).
+    connection = await open_connection(address, MAP_TIMEOUT_MS, role="")
+    try:
+        async with asyncio.timeout(MAP_TIMEOUT_MS / 1000):
+            ranges = await connection.call("CLUSTER", "SLOTS")
+    except TimeoutError as error:
+        msg = f"the node at {address} does not answer"
+        raise StoreUnavailable(msg, Kind.UNREACHABLE) from error
+    finally:
+        connection.abort(StoreUnavailable("done"))
     served: dict[int, Host] = {}
     if isinstance(ranges, list):
         for first, last, master, *_ in ranges:

@@ -67,7 +67,7 @@ class Server:
         locate: where the server is; asked before every connection.
         timeout_ms: how long a caller waits at most.
         clock: Unix time in milliseconds; the server's own when None.
-        connect_timeout_ms: for connecting and authenticating; by default `CONNECT_TIMEOUT_MS`, or a longer *timeout_ms*.
+        connect_timeout_ms: for connecting and login; by default `CONNECT_TIMEOUT_MS`, or *timeout_ms* if longer.
         observer: is told of every round trip.
         batching: settings of `GroupCommit`.
     """
