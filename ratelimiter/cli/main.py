@@ -113,6 +113,10 @@ def _add_running(commands: Commands) -> None:
     tls = proxy.add_argument_group("TLS")
     tls.add_argument("--tls-cert", metavar="FILE", help="listen with TLS, with the certificate in this file")
     tls.add_argument("--tls-key", metavar="FILE", help="read its key from this file; default: the certificate's file")
+    tls.add_argument("--tls-client-ca", metavar="FILE", help="serve only clients that these authorities vouch for")
+    tls.add_argument("--upstream-ca", metavar="FILE", help="trust these authorities for the upstream, not the system's")
+    tls.add_argument("--upstream-cert", metavar="FILE", help="show the upstream the certificate in this file")
+    tls.add_argument("--upstream-key", metavar="FILE", help="read its key from this file; default: the same file")
     operating = proxy.add_argument_group("operator")
     operating.add_argument(
         "--access-log", metavar="FILE", help="append a JSON line for each request to this file; - for standard output"

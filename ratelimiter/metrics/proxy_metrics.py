@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ratelimiter.metrics.prometheus import CollectorRegistry
+    from ratelimiter.proxy.certificates import Credentials
     from ratelimiter.proxy.interfaces import ClientSet
 
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # none: the client was told nothing
@@ -24,18 +25,25 @@ class ProxyMetrics(Instruments, Batches[ExchangeRecord]):
 
     Args:
         connections: counted at each scrape.
+        certificates: whose end is told.
         registry: where the metrics are found; that of the process by default.
 
     Raises:
         ValueError: the registry has them already.
     """
 
-    def __init__(self, connections: ClientSet, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self,
+        connections: ClientSet,
+        registry: CollectorRegistry | None = None,
+        certificates: Sequence[Credentials] = (),
+    ) -> None:
         self._connections = connections
         self._responses = Noted()  # class, source
         self._bytes = Noted()  # direction
         self._seconds = {name: Observed(UPSTREAM_S) for name in CLASSES}
         self._tallies = {name: observed.tallies for name, observed in self._seconds.items()}
+        self._certificates = certificates
         self._turned_away = 0  # as passed on
         Batches.__init__(self)
         Instruments.__init__(self, registry)
@@ -53,6 +61,12 @@ class ProxyMetrics(Instruments, Batches[ExchangeRecord]):
         self._open = self._gauge("proxy_connections", "Open client connections.", of_several="livesum")
         self._of_turned_away = self._counter(
             "proxy_connections_turned_away", "Client connections closed at once because a bound was reached."
+        )
+        self._expires = self._gauge(
+            "proxy_certificate_expires_timestamp_seconds",
+            "Unix time until which the certificate of a side is valid; 0 if it is unknown.",
+            "side",
+            of_several="livemin",
         )
         # A series that appears with its first event hides that event from rate().
         for status, source in (
@@ -97,6 +111,8 @@ class ProxyMetrics(Instruments, Batches[ExchangeRecord]):
             if any(observed.tallies):
                 observed.pass_on(self._of_seconds.labels(name))
         self._open.set(len(self._connections))
+        for each in self._certificates:
+            self._expires.labels(each.side).set(each.expires_s)
         turned_away = self._connections.turned_away
         self._of_turned_away.inc(turned_away - self._turned_away)
         self._turned_away = turned_away

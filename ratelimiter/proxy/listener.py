@@ -6,15 +6,16 @@ import contextlib
 import errno
 import os
 import socket
-import ssl
 import stat
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ratelimiter.errors import ConfigError
 from ratelimiter.proxy.addresses import UNIX
+from ratelimiter.proxy.certificates import listener_context
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from ratelimiter.proxy.addresses import Listen
@@ -141,21 +142,5 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def tls_context(cert: str, key: str | None) -> ssl.SSLContext:
-    """What a TLS listener needs.
-
-    Args:
-        cert: path of the certificate, those that vouch for it behind it.
-        key: path of its key; None if it is in the same file.
-
-    Raises:
-        ConfigError: they cannot be used.
-    """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as fault:
-        msg = f"--tls-cert: {cert!r} cannot be used ({fault.strerror or fault})"
-        raise ConfigError(msg) from None
-    return context
+    """Return the TLS of a listener without client certificates; see `certificates.listener_context`."""
+    return listener_context(cert, key)

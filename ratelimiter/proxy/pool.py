@@ -58,6 +58,7 @@ class Pool:
 
     def __init__(self, target: Target, settings: ProxySettings, loop: asyncio.AbstractEventLoop) -> None:
         self.target = target
+        self.tls = target.tls  # of new connections; it may be replaced
         self.settings = settings
         self._loop = loop
         self._idle: list[UpstreamConnection] = []
@@ -183,18 +184,18 @@ class Pool:
         try:
             if target.path:
                 _, connection = await loop.create_unix_connection(
-                    lambda: UpstreamConnection(self), target.path, ssl=target.tls
+                    lambda: UpstreamConnection(self), target.path, ssl=self.tls
                 )
             elif self._dialer is None:
                 _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self), target.host, target.port, ssl=target.tls
+                    lambda: UpstreamConnection(self), target.host, target.port, ssl=self.tls
                 )
             else:
-                name = None if target.tls is None else target.host
+                name = None if self.tls is None else target.host
                 _, connection = await loop.create_connection(
                     lambda: UpstreamConnection(self),
                     sock=await self._dialer.dial(),
-                    ssl=target.tls,
+                    ssl=self.tls,
                     server_hostname=name,
                 )
             if connection.closed:

@@ -17,8 +17,9 @@ from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.errors import ConfigError, Problems
 from ratelimiter.logs import diagnostics
 from ratelimiter.logs.access_log import REFUSALS_PER_S, AccessLog
-from ratelimiter.proxy import lifecycle, listener
+from ratelimiter.proxy import certificates, lifecycle, listener
 from ratelimiter.proxy.addresses import parse_listen, parse_upstream
+from ratelimiter.proxy.certificates import Credentials
 from ratelimiter.proxy.fd_limit import make_room
 from ratelimiter.proxy.proxy import Proxy
 from ratelimiter.proxy.settings import ProxySettings
@@ -29,7 +30,6 @@ from ratelimiter.stores.factory import store_for
 
 if TYPE_CHECKING:
     import socket
-    import ssl
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
@@ -59,7 +59,8 @@ class _Plan(NamedTuple):
     bounds: ProxySettings
     families: tuple[str, ...]
     via: bytes
-    tls: ssl.SSLContext | None
+    listener_tls: Credentials | None
+    upstream_tls: Credentials | None
     admin: socket.socket | None
     operator: socket.socket | None
     tokens: Tokens | None  # of operators; None without a listener for them
@@ -75,6 +76,10 @@ def run(
     workers: int = 1,
     tls_cert: str | None = None,
     tls_key: str | None = None,
+    tls_client_ca: str | None = None,
+    upstream_ca: str | None = None,
+    upstream_cert: str | None = None,
+    upstream_key: str | None = None,
     access_log: str | None = None,
     operator: str | None = None,
     operator_token_file: str | None = None,
@@ -90,6 +95,10 @@ def run(
         workers: processes that share the port.
         tls_cert: file of a certificate; without one the listener speaks plain HTTP.
         tls_key: file of its key; without one it is in the same file.
+        tls_client_ca: file of the authorities that vouch for clients; then only these are served.
+        upstream_ca: file of the authorities that vouch for the upstream; by default those of the system.
+        upstream_cert: file of the certificate that is shown to the upstream; none by default.
+        upstream_key: file of its key; without one it is in the same file.
         access_log: file to which a JSON line for each request is appended, or `-` for standard output; by default the
             value of the policy file.
         operator: `HOST:PORT` for the operator's commands; none by default.
@@ -111,7 +120,9 @@ def run(
     with problems.noted():
         places = parse_listen(listen)
     with problems.noted():
-        tls = None if tls_cert is None else listener.tls_context(tls_cert, tls_key)
+        tls = _listener_tls(tls_cert, tls_key, tls_client_ca)
+    with problems.noted():
+        to_upstream = _upstream_tls(upstream, upstream_ca, upstream_cert, upstream_key)
     problems.raise_any()
     of_proxy = dict(section)
     families = tuple(of_proxy.pop("forwarded", ("x-forwarded",)))
@@ -130,7 +141,22 @@ def run(
         sockets = listener.bind_all(places, workers)
         stack.pop_all()
     bounds = make_room(ProxySettings(**of_proxy))
-    plan = _Plan(policy, settings, file, target, bounds, families, via, tls, watched, operated, tokens, written, caller)
+    plan = _Plan(
+        policy,
+        settings,
+        file,
+        target,
+        bounds,
+        families,
+        via,
+        tls,
+        to_upstream,
+        watched,
+        operated,
+        tokens,
+        written,
+        caller,
+    )
     scheme = "http" if tls is None else "https"
     told = f", admin http://{listener.name_of(watched)}" if watched is not None else ""
     told += f", operator http://{listener.name_of(operated)}" if operated is not None else ""
@@ -141,6 +167,40 @@ def run(
         lifecycle.run(_serve(plan, sockets[0]))
         return 0
     return _run_several(plan, sockets)
+
+
+def _listener_tls(cert: str | None, key: str | None, client_ca: str | None) -> Credentials | None:
+    """Return the TLS of the listener; None for plain HTTP.
+
+    Raises:
+        ConfigError: a file is missing or cannot be used.
+    """
+    if cert is None:
+        for flag, value in (("--tls-key", key), ("--tls-client-ca", client_ca)):
+            if value is not None:
+                msg = f"{flag}: needs --tls-cert, the certificate of the listener"
+                raise ConfigError(msg)
+        return None
+    files = (cert, key, client_ca)
+    return Credentials("listener", files, lambda: certificates.listener_context(cert, key, client_ca), cert)
+
+
+def _upstream_tls(upstream: str, ca: str | None, cert: str | None, key: str | None) -> Credentials | None:
+    """Return the TLS to the upstream; None if it is plain HTTP, or if no file says anything of it.
+
+    Raises:
+        ConfigError: a file cannot be used, or the upstream does not speak TLS.
+    """
+    given = [flag for flag, value in (("-ca", ca), ("-cert", cert), ("-key", key)) if value is not None]
+    if not given:
+        return None
+    if not upstream.lower().startswith("https:"):
+        msg = f"--upstream{given[0]}: needs an upstream with https://"
+        raise ConfigError(msg)
+    if key is not None and cert is None:
+        msg = "--upstream-key: needs --upstream-cert, the certificate of the proxy"
+        raise ConfigError(msg)
+    return Credentials("upstream", (ca, cert, key), lambda: certificates.upstream_context(ca, cert, key), cert)
 
 
 def _tokens(policy: Policy, operator: str | None, token_file: str | None, workers: int) -> Tokens | None:
@@ -202,7 +262,9 @@ def _counting_directory() -> Iterator[str]:
         yield directory
 
 
-async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], None] | None = None) -> None:
+async def _serve(  # noqa: PLR0915  # what is put together is much, and none of it branches
+    plan: _Plan, sockets: list[socket.socket], beat: Callable[[], None] | None = None
+) -> None:
     from ratelimiter.admin.console.recorder import ConsoleRecorder  # noqa: PLC0415
     from ratelimiter.config.reload import Reloader  # noqa: PLC0415
     from ratelimiter.engine.fan_out import FanOut  # noqa: PLC0415
@@ -227,10 +289,18 @@ async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], N
         families=plan.families,
         via=plan.via,
     )
-    proxy.observer = _exchanges_told(plan.access_log, None if plan.admin is None else ProxyMetrics(proxy, registry))
+    credentials = [each for each in (plan.listener_tls, plan.upstream_tls) if each is not None]
+    counted = None if plan.admin is None else ProxyMetrics(proxy, registry, credentials)
+    proxy.observer = _exchanges_told(plan.access_log, counted)
+
+    def use_upstream_tls() -> None:
+        if plan.upstream_tls is not None:
+            proxy.pool.tls = plan.upstream_tls.current
+
+    use_upstream_tls()
     if plan.access_log is not None and plan.logged_caller != NONE:
         plan.access_log.caller = LoggedCaller(plan.logged_caller, lambda: gate.policy)
-    serving = lifecycle.Server(proxy, sockets, plan.tls)
+    serving = lifecycle.Server(proxy, sockets, None if plan.listener_tls is None else plan.listener_tls.context)
 
     store = gate.limiter.store.unwrap()
     standing = OverrideWatcher(gate.limiter)
@@ -255,6 +325,8 @@ async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], N
             await stack.enter_async_context(_watched(plan.admin, gate, serving, shown))
         if plan.access_log is not None:
             stack.callback(plan.access_log.close)
+        if credentials:
+            stack.callback(asyncio.create_task(certificates.watch(credentials, use_upstream_tls)).cancel)
         await serving.start()
         _spare_collections()
         if beat is None and os.getpid() == 1:  # of a container, whose orphans are ours; uvloop keeps SIGCHLD for itself
@@ -267,6 +339,9 @@ async def _serve(plan: _Plan, sockets: list[socket.socket], beat: Callable[[], N
                 reloader.ask()
             if plan.access_log is not None:
                 plan.access_log.reopen()
+            for each in credentials:
+                each.reload()
+            use_upstream_tls()
 
         await lifecycle.until_stopped(serving, on_hangup=hang_up)
 
