@@ -34,21 +34,19 @@ def spans(data: bytes, needles: tuple[bytes, ...], boundary: re.Pattern[bytes]) 
     size = len(data)
     nexts = [_next(data, needle, 0) for needle in needles]
     next_escape = _next_escape(data, 0)
+    first = min(next_escape, *nexts)
     start = 0
-    while start < size:
-        first = min(next_escape, *nexts)
-        if first == size:
-            return
+    while first < size:
         found = boundary.search(data, start)
         stop = size if found is None else found.end()
         if first < stop:
             yield start, stop
-            nexts = [
-                _next(data, needle, stop) if place < stop else place
-                for needle, place in zip(needles, nexts, strict=True)
-            ]
-            if next_escape < stop:
-                next_escape = _next_escape(data, stop)
+            first = next_escape if next_escape >= stop else _next_escape(data, stop)
+            next_escape = first
+            for index, place in enumerate(nexts):
+                if place < stop:
+                    place = nexts[index] = _next(data, needles[index], stop)  # noqa: PLW2901  # as it is now
+                first = min(first, place)
         start = stop
 
 
