@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ratelimiter.core.form import FormFields, read_cookies, read_multipart, read_urlencoded
@@ -57,7 +58,7 @@ class Facts:
         if kind == "host":
             return [host_of(value) for value in self._lines(b"host")]
         if kind == "header":
-            return [value.strip() for twin in underscore_twins(name) for value in self._lines(twin.encode())]
+            return [value.strip() for spelling in _spellings(name) for value in self._lines(spelling)]
         try:
             return self._fields(kind).get(name.encode(), ())
         except MalformedRequest:
@@ -154,6 +155,11 @@ class Facts:
             for sent_as, value in self.request.headers:
                 self._headers.setdefault(sent_as.lower(), []).append(value)
         return self._headers.get(name, [])
+
+
+@lru_cache(256)  # names are the policy's
+def _spellings(name: str) -> tuple[bytes, ...]:
+    return tuple(twin.encode() for twin in underscore_twins(name))
 
 
 def host_of(value: bytes) -> bytes:
