@@ -21,6 +21,7 @@ from ratelimiter.core.request import MalformedRequest
 from ratelimiter.core.requirement import unmet
 from ratelimiter.core.rule import REQUEST_HEADER, Hit, Mode
 from ratelimiter.engine import registry
+from ratelimiter.engine.forwarding_watch import ForwardingWatch
 from ratelimiter.engine.observer import NULL_OBSERVER, observer_of
 from ratelimiter.engine.settlements import Settlements
 from ratelimiter.engine.token_meters import TokenMeters
@@ -151,6 +152,7 @@ class Limiter:
         self._make_ready(policy)
         identifies = policy.identity is not None or bool(policy.requirements)
         self._authenticator = Authenticator(policy, self._authenticator, clock=self._clock) if identifies else None
+        self._watch: ForwardingWatch | None = ForwardingWatch(policy.trust)
         self._observer.loaded(policy)
 
     def hits(self, request: Request) -> Sequence[Hit]:
@@ -176,7 +178,7 @@ class Limiter:
         """Return how many bytes of the body of *request* a rule may look at; 0 for none. `judge` asks by itself."""
         return self._planner.body_wanted(request) if self._looks_at_bodies else 0
 
-    async def judge(  # noqa: C901, PLR0912  # the hot path: one coroutine more costs as much as a dozen branches
+    async def judge(  # noqa: C901, PLR0912, PLR0915  # the hot path: one coroutine more costs as much as a dozen branches
         self,
         request: Request,
         *,
@@ -197,6 +199,8 @@ class Limiter:
         Raises:
             StoreError: the store gave no answer and nothing stands in for it.
         """
+        if self._watch is not None and not self._watch.looks_on(request):
+            self._watch = None
         if self._looks_at_bodies and body is not None:
             request = await self._with_body(request, body)
         hits: Sequence[Hit] = ()
