@@ -10,7 +10,7 @@ import pytest
 from ratelimiter.errors import ConfigError
 from ratelimiter.proxy.addresses import Listen, parse_listen, parse_upstream
 from ratelimiter.proxy.eager import run
-from ratelimiter.proxy.settings import ProxySettings
+from ratelimiter.proxy.settings import CHOICES, ProxySettings
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,14 @@ def test_no_upstreams(url: str) -> None:
         parse_upstream(url)
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(ProxySettings)])
+NO_NUMBERS = {"proxy_protocol", "upstream_timeouts"}
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(ProxySettings) if f.name not in NO_NUMBERS])
 def test_bounds(name: str) -> None:
-    """Each has a least value."""
-    with pytest.raises(ValueError, match=f"{name} must be at least [01], not -1"):
+    """Each number has a least value, and each choice its words."""
+    told = "must be one of" if name in CHOICES else "must be at least [01]"
+    with pytest.raises(ValueError, match=f"{name} {told}.*, not -1"):
         ProxySettings(**{name: -1})
 
 

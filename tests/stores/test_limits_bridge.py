@@ -20,7 +20,7 @@ from ratelimiter.core.rule import OnStoreError, Rule
 from ratelimiter.errors import ConfigError, Kind, StoreError, StoreFault, StoreTimeout, StoreUnavailable
 from ratelimiter.stores import limits_bridge
 from ratelimiter.stores.factory import open_store, store_for
-from ratelimiter.stores.limits_bridge import LimitsBridge, check, slid
+from ratelimiter.stores.limits_bridge import LimitsBridge, slid
 from tests.reference_store import hits_of, rule_of
 from tests.stores.memcached_server import MemcachedServer
 from tests.stores.redis_server import RedisServer, free_port
@@ -371,4 +371,4 @@ def test_two_counters_let_go_when_they_are_said_to(  # noqa: PLR0917 - drawn by 
 def test_what_the_bridge_cannot_keep_is_refused(rule: Rule, problem: str) -> None:
     """Kinds other than windows, and what is settled later, are refused when the store is opened."""
     with pytest.raises(ConfigError, match=problem):
-        check(Policy((rule,)))
+        open_store("limits+memcached://127.0.0.1:1").check(Policy((rule,)))
