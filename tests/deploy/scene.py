@@ -75,8 +75,8 @@ rules:
 BAD_POLICY = "rules: [{name: per-key, limit: 10 per parsec}]\n"
 
 MODEL = "/v1/chat/completions"  # answered like a language model, now and then without its usage
-# What callers ask for, in turn. The encoded slash has two readings, of which one meets a rule of its own, so that request
-# is malformed; no rule is about /health.
+# What callers ask for, in turn. The encoded slash has two readings, of which one meets a rule of its own, so that the
+# request is malformed; no rule is about /health.
 PATHS = (
     "/items",
     "/items",
