@@ -2,7 +2,8 @@
 
 A head is matched as a whole against its grammar, which has no leniencies: lines end in CRLF, no line is folded, no
 control character stands anywhere, a field's name is a token and its colon follows at once. What is left to decide is
-meaning: how the body is framed, whom the message is for, what is said about the connection.
+meaning: how the body is framed, which host the message is for, what is said about the connection. Both kinds of heads
+share the grammar, so they share this file, although it is longer than 400 lines.
 """
 
 from __future__ import annotations
