@@ -121,8 +121,9 @@ class TestInOneProcess:
         await operator.shadow(on=True)
         assert [WITHIN_LIMIT, WITHIN_LIMIT, SUSPENDED, SUSPENDED] == await reasons(limiter, 4)
         decision, hits, *_ = await limiter.judge(of())
-        assert (True, None, ()) == (decision.allowed, decision.binding, hits)
+        assert (True, ()) == (decision.allowed, hits)
         assert decision.outcomes[0].rule.shadow
+        assert decision.binding == decision.outcomes[0]  # of which clients are told, as ever
         await operator.shadow(on=False)
         assert [OVER_LIMIT] == await reasons(limiter, 1)
 
