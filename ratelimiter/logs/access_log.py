@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ratelimiter.clock import Clock, unix_ms
 from ratelimiter.errors import ConfigError
@@ -106,6 +106,8 @@ class AccessLog:
             "duration_ms": round(exchange.duration_ms, 3),
             "upstream_ms": round(exchange.upstream_ms, 3),
         }
+        if exchange.decision is not None:
+            told |= _refusal(exchange.decision)
         if exchange.request_id:
             told["request_id"] = exchange.request_id
         named = None if self.caller is None else self.caller(exchange)
@@ -124,3 +126,15 @@ class AccessLog:
             log.error("the access log cannot be written: %s; lost lines are counted", self.sink.broken)
         else:
             log.warning("the access log is written again; %d lines were lost so far", self.sink.lost)
+
+
+def _refusal(decision: Any) -> dict[str, object]:
+    """Return the reason of a refusal, and the rule that refused with its figures, if a rule did."""
+    told: dict[str, object] = {"reason": decision.reason}
+    binding = decision.binding
+    if binding is not None:
+        rule = binding.rule
+        told |= {"rule": rule.name, "limit": rule.quota.limit, "remaining": binding.remaining}
+        if binding.retry_after_ms is not None:
+            told["retry_after_ms"] = binding.retry_after_ms
+    return told

@@ -610,6 +610,7 @@ class Exchange:
                 verdict.request_id,
                 self._client.peer,
                 request.fields.headers,
+                verdict.decision,
             ),
         )
         observer.exchanged(told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,7 @@ class ExchangeRecord(NamedTuple):
     request_id: str
     peer: str | None = None  # address of the client's end of the connection; None on a unix socket
     headers: Sequence[tuple[bytes, bytes]] = ()  # of the request, as received; a log names a caller by them
+    decision: Any = None  # of the judge, if it refused; the proxy does not look into it
 
 
 # Who gave an answer. A closed set: it becomes a metric label.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -76,6 +76,7 @@ class Verdict(NamedTuple):
     sent_on: Sequence[Header]  # added to the request that is forwarded
     request_id: str  # quoted in error bodies; empty without request ids
     follower: Follower | None = None  # learns the outcome
+    decision: Any = None  # if it refuses, for the record of the exchange
 
 
 class Judge(Protocol):

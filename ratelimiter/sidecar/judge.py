@@ -93,14 +93,14 @@ class Gate:
                 headers = [*headers, *of_id]
             if presenter.tells_identity:
                 told = [*of_id, *presenter.upstream_headers(identity)]
-            return new(Verdict, (None, headers, told, identifier, pending))
+            return new(Verdict, (None, headers, told, identifier, pending, None))
         self.limiter.refused(decision, identifier, request.method)
         reply, headers = presenter.refused(decision, identifier)
         if pending is not None:
             pending.refused(reply.status)
         if presenter.cors is not None:
             headers = [*headers, *presenter.cors_headers(request.headers)]
-        return Verdict(reply, [*headers, *of_id] if of_id else headers, of_id, identifier)
+        return Verdict(reply, [*headers, *of_id] if of_id else headers, of_id, identifier, None, decision)
 
     def error(
         self, status: int, fault: tuple[str, str], verdict: Verdict | None, headers: Iterable[Header]
