@@ -131,7 +131,10 @@ class Exchange:
         self._tunnelled = 0  # bytes that came for the tunnel
         self._sent = 0  # bytes of the response's content
         self._upstream_s = 0.0  # that the upstream took
-        self._upstream_timeout_ms = proxy.settings.timeout_ms_of(request.method, request.target)
+        settings = proxy.settings
+        self._upstream_timeout_ms = settings.upstream_timeout_ms
+        if settings.upstream_timeouts:
+            self._upstream_timeout_ms = settings.timeout_ms_of(request.method, request.target)
         self._begun_s = stopwatch_s()
 
     # --- Of the client's connection
@@ -301,7 +304,7 @@ class Exchange:
         if self._upload is not None and 0 < self._proxy.settings.body_max < (self._request.fields.length or 0):
             self._fail(413, "has too long a body")
             return
-        if max_forwards.left(self._request) == 0:
+        if self._request.method in max_forwards.METHODS and max_forwards.left(self._request) == 0:
             self._reply(max_forwards.answer(self._request), verdict, PROXY)
             return
         connection = self._proxy.pool.take(resendable=self._resendable)
@@ -373,7 +376,7 @@ class Exchange:
 
     def _upstream_head(self, request: RequestHead) -> bytes:
         method, target, fields = request.method.encode(), request.target, self._client.forwarded(request.fields)
-        if (number := max_forwards.left(request)) is not None:
+        if request.method in max_forwards.METHODS and (number := max_forwards.left(request)) is not None:
             fields = max_forwards.counted_down(fields, number)
         sent_on = self._verdict.sent_on
         more = field_lines(sent_on) if sent_on else b""
