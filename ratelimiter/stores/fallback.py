@@ -135,7 +135,9 @@ class FallbackStore(Store):
         except Exception as error:  # whatever it is, a decision is due
             self._note(error, probing=probing)
             return self._without_store(hits)
-        self._note_answer()
+        self._known = True
+        if self._breaker.succeeded():
+            self._note_recovery()
         self._seen.note(hits, receipt)
         if receipt.admitted:
             self._until_warm -= 1
@@ -177,13 +179,13 @@ class FallbackStore(Store):
             self._note(error, probing=True, first=not self._known)
         else:
             self._ahead_ms = receipt.now_ms - self._local.now_ms()
-            self._note_answer()
+            self._known = True
+            if self._breaker.succeeded():
+                self._note_recovery()
 
-    def _note_answer(self) -> None:
-        self._known = True
-        if self._breaker.succeeded():
-            self._outages.answered()
-            self._tell_degraded()
+    def _note_recovery(self) -> None:
+        self._outages.answered()
+        self._tell_degraded()
 
     def _recover(self) -> None:
         """Have a task of the running event loop probe until the store answers, also if no request comes."""
