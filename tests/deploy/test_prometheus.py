@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from deploy.prometheus.rule_manifest import FILE, written
 from ratelimiter.metrics.limiter_metrics import KINDS, ORDERS, OUTCOMES, RULE_OUTCOMES, SOURCES, Metrics
+from ratelimiter.metrics.proxy_metrics import ProxyMetrics
 from ratelimiter.metrics.service_metrics import ServiceMetrics
 
 pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
@@ -99,11 +100,21 @@ def test_the_runbook_speaks_of_no_other_alert() -> None:
     assert NAMES == re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE)
 
 
+class Listening:
+    """The connections of a proxy that has none."""
+
+    turned_away = 0
+
+    def __len__(self) -> int:
+        return 0
+
+
 def test_rules_and_runbook_name_metrics_that_exist() -> None:
     """What is not exposed or recorded cannot be asked for."""
     registry = CollectorRegistry()
     Metrics(registry)
     ServiceMetrics(registry, lambda: 0, lambda: 0)
+    ProxyMetrics(Listening(), registry)
     exposed: set[str] = set()
     for metric in registry.collect():
         exposed |= {metric.name, f"{metric.name}_total", f"{metric.name}_bucket", *(s.name for s in metric.samples)}
