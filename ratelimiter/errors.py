@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree.
+"""The errors of this package, as a tree.
 
 RateLimiterError
  |- ConfigError             a policy, a dialect or an argument cannot be used; says every problem, and what would do
@@ -6,7 +6,7 @@ RateLimiterError
      |- StoreUnavailable    availability: it cannot be reached, or says that it cannot serve now
      |   |- StoreTimeout    it did not answer in time
      |- StoreOverloaded     our own overload: more is waiting than we let wait; says nothing about the store
-     |- StoreFault          logic: it answered what makes no sense, so somebody has made a mistake
+     |- StoreFault          logic: it gave an answer that makes no sense
      |- StoreMisconfigured  configuration: it does not let us in, or not do what we must
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RateLimiterError(Exception):
-    """Everything this package raises on purpose."""
+    """The base of every error that this package raises on purpose."""
 
 
 class ConfigError(RateLimiterError):
@@ -65,14 +65,14 @@ class Problems:
 
 
 class Kind(StrEnum):
-    """What exactly went wrong with a store. A closed set: it becomes a metric label."""
+    """The exact fault of a store. A closed set: it becomes a metric label."""
 
     # availability
     UNREACHABLE = "unreachable"  # no connection can be made
     DISCONNECTED = "disconnected"  # the connection broke while an answer was awaited
     TIMEOUT = "timeout"  # no answer within the deadline
     LOADING = "loading"  # the server reads its data set from disk
-    BUSY = "busy"  # the server runs somebody's endless script
+    BUSY = "busy"  # the server runs a script that does not end
     OUT_OF_MEMORY = "out_of_memory"  # maxmemory is reached and nothing may be evicted
     READ_ONLY = "read_only"  # we speak to a replica
     NO_MASTER = "no_master"  # a replica without its master, or no Sentinel that knows one
@@ -83,7 +83,7 @@ class Kind(StrEnum):
     # our own overload
     OVERLOADED = "overloaded"
     # logic
-    FOREIGN_VALUE = "foreign_value"  # a key of ours holds what somebody else, or a newer version, has written
+    FOREIGN_VALUE = "foreign_value"  # a key of ours holds a value of another program or a newer version
     MISMATCH = "mismatch"  # the answer to another call
     PROTOCOL = "protocol"  # not what a Redis server says
     REFUSED = "refused"  # any other error reply: an error in the script, for example
@@ -95,10 +95,10 @@ class Kind(StrEnum):
 
 
 class StoreError(RateLimiterError):
-    """The store gave no answer; whether it charged may be unknown.
+    """The store gave no answer; it may have charged.
 
     Attributes:
-        kind: what exactly went wrong, for a metric.
+        kind: the exact fault, for a metric.
     """
 
     default_kind = Kind.UNREACHABLE
@@ -109,7 +109,7 @@ class StoreError(RateLimiterError):
 
 
 class StoreUnavailable(StoreError):  # noqa: N818 - reads as what the store is
-    """Availability: the store cannot be reached, or says that it cannot serve now. What the breaker is about."""
+    """Availability: the store cannot be reached, or says that it cannot serve now. Opens the circuit breaker."""
 
 
 class StoreTimeout(StoreUnavailable):
@@ -125,7 +125,7 @@ class StoreOverloaded(StoreError):  # noqa: N818 - reads as what the store is
 
 
 class StoreFault(StoreError):  # noqa: N818 - a fault is an error
-    """Logic: an answer that makes no sense, so somebody has made a mistake, or is at work. Deserves an alert."""
+    """Logic: an answer that makes no sense, by a mistake or an attack. Deserves an alert."""
 
     default_kind = Kind.REFUSED
 

@@ -78,7 +78,7 @@ class RateLimits:
 
     Args:
         observer: is told every decision; an `Observer` also of policies, reloads, runtime overrides and the store.
-        reload: whether a changed policy file takes effect while the application runs.
+        reload: True if a changed policy file takes effect while the application runs.
         settings: as of `RateLimitMiddleware`; without `limit` and `config` the limits of endpoints are all there is,
             and without `store` they are counted in this process.
 
@@ -320,11 +320,11 @@ class EndpointLimit(Depends):
 
     @property
     def units(self) -> list[str]:
-        """What each of its limits is called beside its place."""
+        """The name of each of its limits, beside its place."""
         return [next(rule.name for _, rule in draft if rule is not None) for draft in self._drafts]
 
     def _names_before(self, scope: Any) -> list[str]:
-        """Return what the limits of the same endpoint are called that stand before this one, but for shared ones."""
+        """Return the names of the endpoint's limits that stand before this one, but for shared ones."""
         names: list[str] = []
         for guard in guards_of(getattr(scope.get("route"), "dependant", None)):
             if guard is self:

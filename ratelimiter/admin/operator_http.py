@@ -106,7 +106,7 @@ COMMANDS: dict[str, _Command] = {
         lambda operator, body: operator.remove_override(body["principal"], **_without(body)),
     ),
     "/v1/shadow": _Command(
-        "Have no rule refuse anybody, or have them refuse again; all requests are counted as before.",
+        "Have no rule refuse any request, or have them refuse again; all requests are counted as before.",
         {"on": _Field(bool, "true puts all rules in shadow mode", required=True), **_END},
         lambda operator, body: operator.shadow(on=body["on"], expiry=_wanted(body)),
     ),

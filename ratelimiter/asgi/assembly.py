@@ -58,13 +58,13 @@ class Assembly:
     Args:
         settings: of the policy; a `Store` among them stays the caller's to close.
         observer: of decisions; an `Observer` also of policies, reloads, runtime overrides and the store.
-        reload: whether a changed policy file, and the files that it names, take effect while the application runs.
-        without_rules: whether the settings may leave out both a limit and a file, as the rules stand elsewhere.
+        reload: True if a changed policy file, and the files that it names, takes effect while the application runs.
+        without_rules: True if the settings may leave out both a limit and a file, as the rules stand elsewhere.
 
     Attributes:
         limiter: judges requests.
         presenter: words the answers of the policy in force.
-        timed: whether something changes by itself, so that `begin` is to be called with every request.
+        timed: True if something changes by itself, so that `begin` is to be called with every request.
 
     Raises:
         ConfigError: the settings or the file cannot be used.

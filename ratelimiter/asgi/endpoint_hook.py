@@ -41,7 +41,7 @@ class EndpointHook:
             return await self.app(scope, receive, send)
         pending: list[PendingRequest] = []
         scope[HOOK_KEY] = pending
-        outer = scope.get(SCOPE_KEY)  # whoever made this state writes its headers
+        outer = scope.get(SCOPE_KEY)  # the limiter that made this state writes its headers
 
         def send_with_headers(message: Message) -> Awaitable[None]:
             kind = message["type"]

@@ -40,7 +40,7 @@ class RateLimitMiddleware:
         identify: returns the caller of a scope, sync or async: text, a number, a `Caller`, or None if it is unknown. It
             is charged as `identified`, the principal if none is given. What it raises is an error of the application.
         observer: is told every decision; an `Observer` also of policies, reloads, runtime overrides and the store.
-        reload: whether a changed policy file, and the files that it names, take effect while the application runs. A
+        reload: True if a changed policy file, and the files that it names, takes effect while the application runs. A
             file that cannot be used does not; counters stay.
         settings: `limit`, one limit or several like `60/minute`; or `config`, a policy file or a `Policy`; and any
             other field of a policy file by its name there (docs/reference/policy.md). What is given here wins over the

@@ -38,7 +38,7 @@ class RequestState:
 
     Attributes:
         identity: of the caller, as the innermost limiter knows it that looks for one.
-        started: whether the response has begun.
+        started: True if the response has begun.
     """
 
     __slots__ = ("_first", "_further", "_limiter", "_presenter", "identity", "request_id", "started")

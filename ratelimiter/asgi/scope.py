@@ -1,4 +1,4 @@
-"""What a limiter takes from an ASGI scope."""
+"""The request that a limiter reads from an ASGI scope."""
 
 from __future__ import annotations
 

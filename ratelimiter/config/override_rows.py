@@ -41,7 +41,7 @@ SLICE = 200  # rows between two pauses, about a millisecond's work
 
 
 class Terms(NamedTuple):
-    """What a row says about its principal."""
+    """The terms that a row sets for its principal."""
 
     rule: str
     quota: AnyQuota | None  # None for another plan, or for no limit

@@ -1,4 +1,4 @@
-"""Sample refusals of a dialect: the answers of a limiter with plausible numbers, for a person who writes one."""
+"""Sample refusals of a dialect: the answers of a limiter with plausible numbers, for the author of one."""
 
 from __future__ import annotations
 

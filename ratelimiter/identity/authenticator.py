@@ -105,7 +105,7 @@ class Authenticator:
         return good[0]._replace(verified=_verified(good)) if good else NOBODY
 
     async def identity(self, request: Request) -> Identity:
-        """Return whom the credentials of *request* name, after a fetch of keys if that is needed.
+        """Return the identity of *request*, after a fetch of keys if one is needed.
 
         Raises:
             MalformedRequest: as `identify`.

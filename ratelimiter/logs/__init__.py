@@ -1,1 +1,1 @@
-"""What a process writes down: diagnostics and the access log, off the event loop and bounded."""
+"""Logs of a process: diagnostics and the access log, written off the event loop, in bounded memory."""

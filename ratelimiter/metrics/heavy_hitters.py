@@ -28,7 +28,7 @@ SHOWN = 20
 
 
 class Weight(NamedTuple):
-    """How often a key was counted."""
+    """The count of one key."""
 
     key: bytes
     total: int  # at least as much as there was

@@ -77,7 +77,7 @@ DECISION_S = (
 CALL_S = DECISION_S[3:]
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 # Of a limit that admits fewer requests than this there is no nearness to tell from the last admission, which is what
-# such limits are for: nobody is ever near, unless warn_at says it otherwise.
+# such limits are for: no caller is ever near, unless warn_at says it otherwise.
 NEAR = 5
 
 

@@ -126,7 +126,7 @@ class Instruments(Collector):
         self._directory = os.environ.get(MULTIPROCESS_DIR)
         self._unshared = False  # True once the other processes' counts could not be read
         self.shared = self._directory is not None
-        self._timed = not self.shared  # whether a flush is due; one process has until the scrape
+        self._timed = not self.shared  # True if a flush is due; one process has until the scrape
         self._flushing = Lock()
         self._metrics: list[MetricWrapperBase] = []
         self._make()

@@ -1,4 +1,4 @@
-"""What a replay found, as one object of plain values: the JSON of `ratelimiter replay --json`, shown by every report.
+"""The findings of a replay, as one object of plain values: the JSON of `ratelimiter replay --json`.
 
 Its fields are documented in docs/reference/replay.md. Fields may be added under the same schema; none changes meaning.
 """

@@ -48,7 +48,7 @@ class Format:
 
     @property
     def starts_known(self) -> bool:
-        """Whether the lines say when requests began."""
+        """True if the lines say when requests began."""
         return self.stamp is Stamp.START or (self.stamp is Stamp.END and "duration" in self.tells)
 
     def tells_header(self, name: str) -> bool:

@@ -70,7 +70,7 @@ def _body(answer: Mapping[str, Any], policy: str) -> Iterator[str]:
         yield timeline(points, title="Requests over time")
         yield "</section>"
     if answer["top"]:
-        yield "<section><h2>Who is refused most</h2>"
+        yield "<section><h2>Callers refused most</h2>"
         rows = [Row(each["caller"], each["refused"], each["requests"]) for each in answer["top"]]
         yield ranking(rows, title="Callers by refused requests", unit="requests refused")
         yield "</section>"

@@ -19,7 +19,7 @@ _start = itemgetter(0)
 
 
 class Disorder:
-    """How far lines were out of order.
+    """Counts of the lines that were out of order.
 
     Attributes:
         sorted: records that came after a later one, and were put in their place.

@@ -45,7 +45,7 @@ class Part(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What one process has found, as it is sent to the first."""
+    """The findings of one process, as it sends them to the first."""
 
     judge: _OfJudge
     other: _OfJudge | None

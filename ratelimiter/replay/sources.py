@@ -1,4 +1,4 @@
-"""Where log lines come from: files, globs, standard input, compressed or not, read in chunks of bounded size."""
+"""Sources of log lines: files, globs, standard input, compressed or not, read in chunks of bounded size."""
 
 from __future__ import annotations
 

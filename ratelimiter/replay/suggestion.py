@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.quota import AnyQuota
 
 HEADROOM = 1.2  # above what callers needed, as tomorrow is not yesterday
-FEW = 100  # callers; with fewer, one percent is nobody
+FEW = 100  # callers; one percent of fewer is less than one caller
 ABUSE = 4  # times what 99 % of callers need: the callers above are left out of the measure
 
 

@@ -108,7 +108,7 @@ def _rule(rule: Mapping[str, Any]) -> Iterator[str]:
     smallest = rule["smallest_limit_spelled"]
     if smallest["nobody"] is not None:
         told = ", ".join(f"{share} {smallest[share]}" for share in ("0.1%", "1%", "5%"))
-        yield f"  smallest limit that touches nobody: {smallest['nobody']}; that touches at most {told} of callers"
+        yield f"  smallest limit that refuses no caller: {smallest['nobody']}; that touches at most {told} of callers"
     yield from _callers(rule["top"][:5])
     for name, compared in (rule.get("compare") or {}).items():
         if compared:

@@ -1,1 +1,1 @@
-"""The decision service, `ratelimiter serve`: the engine for those who already have a proxy."""
+"""The decision service, `ratelimiter serve`: the engine behind a proxy that is already there."""

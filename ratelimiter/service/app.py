@@ -1,4 +1,4 @@
-"""The process behind `ratelimiter serve`: the doors, the engine behind them, and whoever watches them, put together."""
+"""The process behind `ratelimiter serve`: the doors, the engine behind them, and the observers, put together."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ NO_LISTENER = "none"
 
 
 class _Plan(NamedTuple):
-    """What every worker is to do."""
+    """The work of every worker."""
 
     policy: Policy
     settings: Mapping[str, Any]  # of which the policy was made
@@ -65,7 +65,7 @@ class _Plan(NamedTuple):
 
 
 class _Sockets(NamedTuple):
-    """Where one worker listens."""
+    """The listening sockets of one worker."""
 
     grpc: list[socket.socket]
     http: list[socket.socket]
@@ -173,7 +173,7 @@ def _announce(sockets: _Sockets, admin: socket.socket | None, tls: bool) -> None
 
 
 def _warn_of_strangers(sockets: Any, client_ca: str | None) -> None:
-    """Say so if others than this machine may ask: whoever asks is believed what it says of its clients."""
+    """Warn of a listener that other machines can reach: the service trusts its callers to name their clients."""
     for sock in sockets:
         name = sock.getsockname()
         if isinstance(name, tuple) and not ipaddress.ip_address(name[0]).is_loopback and client_ca is None:
@@ -222,7 +222,7 @@ class _Serving(lifecycle.Server):
         await super().start()
 
     async def drain(self, at_once: asyncio.Event | None = None, *, lame_duck: bool = True) -> None:
-        """Say that we are about to go, then let clients finish what they began."""
+        """Report the process as not ready, then finish what is in flight."""
         self._health.drain()
         http = asyncio.ensure_future(super().drain(at_once, lame_duck=lame_duck))
         await asyncio.wait([http], timeout=self.proxy.settings.lame_duck_ms / 1000 if lame_duck else 0)

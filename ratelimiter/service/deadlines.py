@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ratelimiter.stores.base import Store
 
 MARGIN_S = 0.005  # for the answer to be written, to travel and to be read
-TICK_S = 0.002  # how often deadlines are looked at, as long as anybody waits
+TICK_S = 0.002  # between two looks at the deadlines, while a call waits
 
 
 class Deadlines:
     """Charges hits with a store, and answers without it when time is up: each rule then does what its `on_store_error`
-    says. Whether the store charges such hits after all is not known.
+    says. The store may charge such hits all the same.
 
     Args:
         store: that is asked.

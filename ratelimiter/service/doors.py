@@ -77,7 +77,7 @@ class Doors:
 
     async def _checked(self, asked: Request) -> Verdict:
         verdict = await self._engine.judge(asked)
-        if verdict.follower is not None:  # nobody tells this door how the request went on
+        if verdict.follower is not None:  # this door never sees the response
             notify(verdict.follower.ended, True, False)
             verdict = verdict._replace(follower=None)
         if verdict.reply is None:

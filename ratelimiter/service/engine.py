@@ -37,7 +37,7 @@ class Decided(NamedTuple):
     decision: Decision
     hits: Sequence[Hit]
     reply: Reply | None  # to send in place of the application's; None if the request is admitted
-    headers: Sequence[Header]  # for the response, whoever gives it
+    headers: Sequence[Header]  # for the response, the application's or `reply`
     sent_on: Sequence[Header]  # for the request, if it is admitted
 
 

@@ -38,7 +38,7 @@ LEASE_BITS = 48  # what a script's numbers hold exactly
 
 
 class _Plan(NamedTuple):
-    """What a call comes to."""
+    """The hits of a call and the descriptors they are of."""
 
     hits: tuple[Hit, ...]
     parts: tuple[Part, ...]

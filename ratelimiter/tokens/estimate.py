@@ -1,4 +1,4 @@
-"""How many tokens a request will use, guessed before the call from its bytes and from what it asks for."""
+"""The tokens of a request, estimated before the call from its bytes and from what it asks for."""
 
 from __future__ import annotations
 

@@ -26,14 +26,14 @@ WAITING_MAX, WAITING_BYTES_MAX = 64, 32_768  # events that wait, and their bytes
 
 
 class Cause(StrEnum):
-    """Why an answer's usage is not known. The reserved units stand then."""
+    """Reasons for an answer's usage to be unknown. The reserved units stand then."""
 
-    MISSING = "missing"  # it ended as it should and has no figures
-    BAD_FIGURE = "bad_figure"  # a figure is no whole number from 0 to 10^9
+    MISSING = "missing"  # it ended regularly and has no figures
+    BAD_FIGURE = "bad_figure"  # a figure is not an integer from 0 to 10^9
     CUT = "cut"  # it ended before its end
     DISCONNECTED = "disconnected"  # the client left before its end
     FAILED = "failed"  # the provider ended it with an error
-    NOT_JSON = "not_json"  # its body is none
+    NOT_JSON = "not_json"  # its body is not JSON
     ENCODING = "encoding"  # its content encoding is damaged, or cannot be decoded here
     TOO_LARGE = "too_large"  # it expands too much when decoded, or a frame is too long
     DAMAGED = "damaged"  # a frame's checksum or length is wrong

@@ -1,4 +1,4 @@
-"""One provider's way to say who is asked, how much may be made and how much was used, as data."""
+"""One provider's spelling of the model, the bound of the output and the usage, as data."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class HeaderSums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What to look for in requests and answers of one API.
+    """The members of interest in requests and answers of one API.
 
     Args:
         name: of its file.

@@ -1,4 +1,4 @@
-"""What a request says beforehand: its model, a bound of the output, and whether it refers to input elsewhere."""
+"""The part of a request that counts before the call: its model, a bound of the output, references to other input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIMES_MAX = 1024  # of the choices that a request asks for; more is not believed
 
 
 class Wanted(NamedTuple):
-    """What a request asks for."""
+    """The model and the output that a request asks for."""
 
     model: str | None  # None if it does not say
     output: int | None  # tokens that may be made for one choice; None if it sets no bound
@@ -50,7 +50,7 @@ class RequestReader:
     def read(self, path: str, body: bytes | None) -> Wanted:
         """Return what a request on *path* asks for, as far as *body* or its beginning says.
 
-        A bound that is no whole number sets none. A body that is not known as a whole may refer to input elsewhere.
+        A bound that is not an integer sets none. A body that is not known as a whole may refer to input elsewhere.
         """
         model = self._model_of(path)
         if body is None:

@@ -106,14 +106,14 @@ def test_a_flag_that_cannot_be_is_refused(
 
 
 def test_the_text_says_what_matters(tmp_path: Path, log: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The report for a terminal has the totals, each rule, the callers, and the limit that touches nobody."""
+    """The report for a terminal has the totals, each rule, the callers, and the limit that refuses no caller."""
     policy = policy_file(tmp_path, POLICY)
     _, out, _ = run(capsys, "--config", policy, "--against", policy, "--suggest", "--names", "--compare", "fixed", log)
 
     assert "50 requests of 2 callers" in out
     assert "44 refused (88.0 %), of 2 callers" in out
     assert "1 lines unread: not a JSON object" in out
-    assert "smallest limit that touches nobody: 40 per minute" in out
+    assert "smallest limit that refuses no caller: 40 per minute" in out
     assert "10.1.0.0" in out
     assert "limit: 50 per minute" in out
     assert "refused by both 44" in out

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 BODY_MAX = 16_384
-# The page runs nothing but its own script, asks nobody but this listener, and stands in no frame.
+# The page runs only its own script, connects only to this listener, and stands in no frame.
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; "
@@ -48,7 +48,7 @@ _FILES = {"console.css": "text/css; charset=utf-8", "console.js": "text/javascri
 
 
 class Console(NamedTuple):
-    """What the console shows beside what the admin listener tells anyway."""
+    """The sources of the console, beside those of the admin listener."""
 
     recorder: ConsoleRecorder
     file: str | PathLike[str] | None = None  # of the policy, to say the lines of its rules

@@ -19,7 +19,7 @@ function filter() {
   byId("found").textContent = wanted === "" ? "" : `${shown} of ${rows.length}`;
 }
 
-// A section in which somebody is at work, or scrolls, is left as it is; its rows are not taken from under the cursor.
+// A section in which the operator types or scrolls is left as it is; its rows are not taken from under the cursor.
 function replace(fresh) {
   for (const section of fresh.querySelectorAll("#live > section, body > section")) {
     const old = byId(section.id);
@@ -61,7 +61,7 @@ async function send(path, body) {
     result.textContent = told.lines ? told.lines.join("\n") : JSON.stringify(told, null, 1);
     if (answer.ok) update();
   } catch {
-    result.textContent = "No answer; whether anything was done is not known.";
+    result.textContent = "No answer; the order may have been carried out.";
   }
 }
 

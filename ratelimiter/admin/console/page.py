@@ -36,7 +36,7 @@ VERBS = (
     ("overrides", "override", "give a principal another limit"),
     ("overrides/remove", "take an override back", "take back what was set"),
     ("reset", "reset", "forget what is counted of a principal"),
-    ("shadow", "shadow", "have no rule refuse anybody, or have them refuse again"),
+    ("shadow", "shadow", "have no rule refuse any request, or have them refuse again"),
 )
 
 
@@ -215,7 +215,7 @@ def _most(top: Mapping[str, Any] | None, *, operated: bool) -> str:
     )
     heads = ("Principal", "Rule", "Refusals", "Act")
     return _section(
-        "most", advice + _table("Refused most, this minute and the last", heads, rows, "Nobody is refused.")
+        "most", advice + _table("Refused most, this minute and the last", heads, rows, "No caller is refused.")
     )
 
 
@@ -245,7 +245,7 @@ def _orders(recorder: ConsoleRecorder) -> str:
     rows = []
     if orders is not None:
         if orders.shadow:
-            rows.append(("shadow", "every principal", "no rule refuses anybody", _until(orders.shadow_until_ms)))
+            rows.append(("shadow", "every principal", "no rule refuses any request", _until(orders.shadow_until_ms)))
         rows += [
             ("block", f"<code>{escape(each.digest)}</code>", "refused", _until(each.until_ms)) for each in orders.blocks
         ]

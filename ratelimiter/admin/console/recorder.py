@@ -36,7 +36,7 @@ class Refusal(NamedTuple):
     limit: int | None
     remaining: int | None
     retry_after_ms: int | None
-    principal: str  # digest; empty if nobody was charged
+    principal: str  # digest; empty if no principal was charged
     name: str  # empty unless the policy permits names
     request_id: str
     method: str

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PREFIX_BYTES = 5  # of a message: whether it is compressed, and its length
+PREFIX_BYTES = 5  # of a message: its compressed flag and its length
 MESSAGE_CHARACTERS_MAX = 512  # of what a status says
 
 
@@ -91,7 +91,7 @@ class Answers:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self.over = False  # whether the client has left
+        self.over = False  # True if the client has left
         stream.connection.begin(stream, _HEAD)
 
     def tell(self, message: bytes) -> None:
@@ -292,7 +292,7 @@ class _Running:
 
 
 def _refuse_plainly(stream: Stream) -> None:
-    """Answer a request that is not gRPC, for people who come by with a browser or curl."""
+    """Answer a request that is not gRPC, as a browser or curl sends it."""
     if stream.head.method != b"POST":
         status, text = b"405", b"this port speaks gRPC, whose method is POST"
     else:

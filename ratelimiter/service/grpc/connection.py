@@ -58,7 +58,7 @@ PREFACE_TIMEOUT_S = 10.0  # to begin, or to end a frame that was begun, or a hea
 BODY_TIMEOUT_S = 30.0  # for the content of one request
 SEND_TIMEOUT_S = 30.0  # for a peer without room for a response
 IDLE_TIMEOUT_S = 600.0  # without a request
-DRAIN_TIMEOUT_S = 5.0  # for the peer to answer the PING that asks whether it has heard
+DRAIN_TIMEOUT_S = 5.0  # for the peer to answer the PING behind the first GOAWAY
 DRAIN_PING = b"draining"
 
 ALL = END_HEADERS | END_STREAM
@@ -97,12 +97,12 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._connections = connections
         self._buffer = b""
-        self._begun = False  # whether the preface has come
-        self._told_settings = False  # whether the peer's first SETTINGS has come
+        self._begun = False  # True once the preface has come
+        self._told_settings = False  # True once the peer's first SETTINGS has come
         self._closed = False
         self._paused = False
         self._out: list[bytes] = []
-        self._flushing = False  # whether a flush is about to come
+        self._flushing = False  # True if a flush is about to come
         self._streams: dict[int, Stream] = {}
         self._blocked: dict[int, Stream] = {}
         self._orphans = 0  # requests that were given up and are still worked on
@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
         if len(data) < len(PREFACE):
             return 0
         self._begun = True
-        self._out.append(OPENING)  # not before: whoever speaks HTTP/1 could not read the answer behind it
+        self._out.append(OPENING)  # not before: an HTTP/1 client could not read the answer behind it
         return len(PREFACE)
 
     def _read(self, data: bytes, at: int) -> int:
@@ -566,7 +566,7 @@ class Connection(asyncio.Protocol):
             self._send_stream(stream)
 
     def _finished(self, stream: Stream) -> None:
-        """The response is out in full."""
+        """Forget a stream whose response is written in full."""
         self._glitches.answered()
         if not stream.ended:  # section 8.1: the peer need not send the rest
             self._reset_stream(stream.id, ErrorCode.NO_ERROR)
@@ -577,7 +577,7 @@ class Connection(asyncio.Protocol):
             self._rest()
 
     def _rest(self) -> None:
-        """There is no request."""
+        """Note that no request is in flight; close if the connection drains."""
         self._quiet_s = self._loop.time()
         if self._draining_after is not None and self._draining_after != frames.STREAM_MAX:
             self._shut()
@@ -595,7 +595,7 @@ class Connection(asyncio.Protocol):
             self._glitch()
 
     def _forget(self, stream: Stream) -> None:
-        """A stream has ended before its response, or before its request."""
+        """Drop a stream that ended before its request or its response was complete."""
         del self._streams[stream.id]
         self._blocked.pop(stream.id, None)
         self._free(len(stream.body))
@@ -644,7 +644,7 @@ class Connection(asyncio.Protocol):
         self._flush_soon()
 
     def _close(self) -> None:
-        """Tell the application that nobody waits any more; the transport is closed with the next flush."""
+        """Cancel the calls in flight; the next flush closes the transport."""
         if self._closed:
             return
         self._closed = True

@@ -1,4 +1,4 @@
-"""How much unrest a peer may cause: frames that cost us something and bring no request further."""
+"""A budget for glitches: frames of a peer that cost work and bring no request further."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`grpc.health.v1.Health`: whether we serve, asked for once or watched."""
+"""`grpc.health.v1.Health`: the serving status, asked for once or watched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 
 
 class Health:
-    """Tells whether the services are served.
+    """Answers health checks and watches.
 
     Args:
         services: their names; the empty one, which means all of them, is known, too.
@@ -32,7 +32,7 @@ class Health:
         self._watching: dict[Answers, str] = {}
 
     def drain(self) -> None:
-        """From now on say that nothing is served."""
+        """Report NOT_SERVING from now on."""
         self._serving = False
         for answers, service in list(self._watching.items()):
             answers.tell(self._status(service))

@@ -95,4 +95,4 @@ class Stream:
 
 
 def _ignore() -> None:
-    """Do nothing: most answers are on their way before anybody can give up."""
+    """Do nothing: most answers are on their way before a client can cancel."""
