@@ -17,10 +17,12 @@ from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.errors import ConfigError
 from ratelimiter.logs import diagnostics
 from ratelimiter.logs.access_log import REFUSALS_PER_S, AccessLog
+from ratelimiter.metrics.counting_directory import counting_directory
 from ratelimiter.proxy import lifecycle, listener
 from ratelimiter.proxy.addresses import parse_listen
 from ratelimiter.proxy.fd_limit import make_room
 from ratelimiter.proxy.pool import Target
+from ratelimiter.proxy.process import every_second, spare_collections
 from ratelimiter.proxy.proxy import Proxy
 from ratelimiter.proxy.settings import ProxySettings
 from ratelimiter.proxy.workers import Supervisor, reap_orphans
@@ -31,13 +33,13 @@ from ratelimiter.service.grpc.calls import Server
 from ratelimiter.service.grpc.health import CHECK, WATCH, Health
 from ratelimiter.service.grpc.listener import Listener
 from ratelimiter.service.json_api import JsonApi
-from ratelimiter.sidecar import app as sidecar
 from ratelimiter.stores.factory import store_for
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
+    from ratelimiter.admin.serving import Shown
     from ratelimiter.core.policy import Policy
     from ratelimiter.engine.observer import Observer
     from ratelimiter.metrics.service_metrics import ServiceMetrics
@@ -195,12 +197,11 @@ def _run_several(plan: _Plan, sockets: list[_Sockets]) -> int:
             sock.close()
 
     def ended(pid: int) -> None:
-        from ratelimiter.metrics.prometheus import forget_process  # noqa: PLC0415  # see MULTIPROCESS_DIR
+        from ratelimiter.metrics.prometheus import forget_process  # noqa: PLC0415  # see counting_directory
 
         forget_process(pid)
 
-    with sidecar._counting_directory() as directory:
-        os.environ[sidecar.MULTIPROCESS_DIR] = directory
+    with counting_directory():
         within_s = lifecycle.stop_within_s(plan.bounds) + 1  # a worker ends itself before
         return Supervisor(work, len(sockets), stopping=stopping, ended=ended, stop_within_s=within_s).run()
 
@@ -237,7 +238,7 @@ async def _serve(plan: _Plan, sockets: _Sockets, beat: Callable[[], None] | None
     from ratelimiter.engine.observer import NULL_OBSERVER  # noqa: PLC0415
     from ratelimiter.metrics.heavy_hitters import Top  # noqa: PLC0415
     from ratelimiter.metrics.limiter_metrics import Metrics  # noqa: PLC0415
-    from ratelimiter.metrics.prometheus import process_registry  # noqa: PLC0415  # see MULTIPROCESS_DIR
+    from ratelimiter.metrics.prometheus import process_registry  # noqa: PLC0415  # see counting_directory
     from ratelimiter.metrics.service_metrics import ServiceMetrics  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
@@ -265,7 +266,9 @@ async def _serve(plan: _Plan, sockets: _Sockets, beat: Callable[[], None] | None
         engine.swap(policy)
         calls.renew()
 
-    shown = sidecar.Shown(metrics, top, recorder, plan.file)
+    from ratelimiter.admin import serving as admin  # noqa: PLC0415  # brings uvicorn along
+
+    shown = admin.Shown(metrics, top, recorder, plan.file)
     await _live(plan, engine, serving, _Watched(observers, shown), swap, beat)
 
 
@@ -273,7 +276,7 @@ class _Watched(NamedTuple):
     """The observers of the engine, and those of them that the admin listener shows."""
 
     all: Observer
-    shown: sidecar.Shown
+    shown: Shown
 
 
 async def _live(  # noqa: PLR0917  # each is there once
@@ -304,15 +307,19 @@ async def _live(  # noqa: PLR0917  # each is there once
         standing.start()
         stack.push_async_callback(standing.stop)
         if plan.admin is not None:
-            await stack.enter_async_context(sidecar._watched(plan.admin, engine.gate, serving, observers.shown))
+            from ratelimiter.admin.serving import serve_shown  # noqa: PLC0415
+
+            await stack.enter_async_context(
+                serve_shown(plan.admin, engine.gate.limiter, lambda: serving.ready, observers.shown)
+            )
         if plan.access_log is not None:
             stack.callback(plan.access_log.close)
         await serving.start()
-        sidecar._spare_collections()
+        spare_collections()
         if beat is None and os.getpid() == 1:  # of a container, whose orphans are ours; uvloop keeps SIGCHLD for itself
             beat = reap_orphans
         if beat is not None:
-            stack.callback(asyncio.create_task(sidecar._every_second(beat)).cancel)
+            stack.callback(asyncio.create_task(every_second(beat)).cancel)
 
         def hang_up() -> None:
             if reloader is not None:

@@ -11,7 +11,7 @@ from ratelimiter.core.planner import reader_for
 from ratelimiter.core.request import MalformedRequest
 from ratelimiter.engine.observer import NULL_OBSERVER
 from ratelimiter.service.deadlines import Deadlines
-from ratelimiter.sidecar.judge import NEEDING_NO_TASK, Gate
+from ratelimiter.sidecar.judge import NEEDING_NO_TASK, LimiterJudge
 
 if TYPE_CHECKING:
     import asyncio
@@ -65,7 +65,7 @@ class Engine:
     def __init__(
         self, policy: Policy, store: Store, loop: asyncio.AbstractEventLoop, *, observer: Observer | None = None
     ) -> None:
-        self.gate = Gate(policy, store, observer=observer or NULL_OBSERVER)
+        self.gate = LimiterJudge(policy, store, observer=observer or NULL_OBSERVER)
         self._observer = observer
         scheme = policy.store.partition("://")[0].lower()
         self._loop = loop

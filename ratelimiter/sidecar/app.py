@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import tempfile
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,36 +15,28 @@ from ratelimiter.engine.override_watcher import OverrideWatcher
 from ratelimiter.errors import ConfigError, Problems
 from ratelimiter.logs import diagnostics
 from ratelimiter.logs.access_log import REFUSALS_PER_S, AccessLog
+from ratelimiter.metrics.counting_directory import counting_directory
 from ratelimiter.proxy import certificates, lifecycle, listener
 from ratelimiter.proxy.addresses import parse_listen, parse_upstream
 from ratelimiter.proxy.certificates import Credentials
 from ratelimiter.proxy.fd_limit import make_room
+from ratelimiter.proxy.process import every_second, spare_collections
 from ratelimiter.proxy.proxy import Proxy
 from ratelimiter.proxy.settings import ProxySettings
 from ratelimiter.proxy.workers import Supervisor, reap_orphans
-from ratelimiter.sidecar.judge import Gate
+from ratelimiter.sidecar.judge import LimiterJudge
 from ratelimiter.sidecar.logged_caller import NONE, LoggedCaller
 from ratelimiter.stores.factory import store_for
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Mapping
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Callable, Mapping
 
-    from ratelimiter.admin.console.app import ASGIApp
-    from ratelimiter.admin.console.recorder import ConsoleRecorder
     from ratelimiter.core.policy import Policy
-    from ratelimiter.metrics.heavy_hitters import Top
-    from ratelimiter.metrics.limiter_metrics import Metrics
     from ratelimiter.metrics.proxy_metrics import ProxyMetrics
     from ratelimiter.proxy.exchange_record import ExchangeRecord
     from ratelimiter.proxy.interfaces import ExchangeObserver
     from ratelimiter.proxy.pool import Target
-    from ratelimiter.stores.base import Store
-
-MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read when its library is imported, so set before that
-BEAT_EVERY_S = 1.0  # of a worker, to its supervisor
-COLLECTED_AFTER = 20_000  # objects more than before, a few MB: the requests of some thousand connections
 
 
 class _Plan(NamedTuple):
@@ -232,53 +222,33 @@ def _run_several(plan: _Plan, sockets: list[list[socket.socket]]) -> int:
             sock.close()
 
     def ended(pid: int) -> None:
-        from ratelimiter.metrics.prometheus import forget_process  # noqa: PLC0415  # see MULTIPROCESS_DIR
+        from ratelimiter.metrics.prometheus import forget_process  # noqa: PLC0415  # see counting_directory
 
         forget_process(pid)
 
-    with _counting_directory() as directory:
-        os.environ[MULTIPROCESS_DIR] = directory
+    with counting_directory():
         within_s = lifecycle.stop_within_s(plan.bounds) + 1  # a worker ends itself before
         return Supervisor(work, len(sockets), stopping=stopping, ended=ended, stop_within_s=within_s).run()
-
-
-@contextmanager
-def _counting_directory() -> Iterator[str]:
-    """Yield the directory in which workers count together: that of the environment, or a temporary one.
-
-    Raises:
-        ConfigError: the directory cannot be written.
-    """
-    given = os.environ.get(MULTIPROCESS_DIR)
-    with ExitStack() as stack:
-        try:
-            directory = given or stack.enter_context(tempfile.TemporaryDirectory(prefix="ratelimiter-"))
-            with tempfile.TemporaryFile(dir=directory):
-                pass
-        except OSError as fault:
-            what = f"{given or 'a temporary directory'} cannot be written ({fault.strerror or fault})"
-            msg = f"--workers: {what}; mount a writable /tmp, or name a directory in {MULTIPROCESS_DIR}"
-            raise ConfigError(msg) from None
-        yield directory
 
 
 async def _serve(  # noqa: PLR0915  # what is put together is much, and none of it branches
     plan: _Plan, sockets: list[socket.socket], beat: Callable[[], None] | None = None
 ) -> None:
     from ratelimiter.admin.console.recorder import ConsoleRecorder  # noqa: PLC0415
+    from ratelimiter.admin.serving import Shown, operator_commands, serve_operator, serve_shown  # noqa: PLC0415  # brings uvicorn along
     from ratelimiter.config.reload import Reloader  # noqa: PLC0415
     from ratelimiter.engine.fan_out import FanOut  # noqa: PLC0415
     from ratelimiter.engine.observer import NULL_OBSERVER  # noqa: PLC0415
     from ratelimiter.metrics.heavy_hitters import Top  # noqa: PLC0415
     from ratelimiter.metrics.limiter_metrics import Metrics  # noqa: PLC0415
-    from ratelimiter.metrics.prometheus import process_registry  # noqa: PLC0415  # see MULTIPROCESS_DIR
+    from ratelimiter.metrics.prometheus import process_registry  # noqa: PLC0415  # see counting_directory
     from ratelimiter.metrics.proxy_metrics import ProxyMetrics  # noqa: PLC0415
 
     registry = process_registry()
     metrics, top, recorder = Metrics(registry), Top(), ConsoleRecorder()
     # Without an admin listener nothing is counted: that is a fifth of the cost of a request.
     observers = NULL_OBSERVER if plan.admin is None else FanOut(metrics, top, recorder)
-    gate = Gate(plan.policy, store_for(plan.policy, observers), observer=observers)
+    gate = LimiterJudge(plan.policy, store_for(plan.policy, observers), observer=observers)
     proxy = Proxy(
         plan.target,
         gate,
@@ -302,7 +272,6 @@ async def _serve(  # noqa: PLR0915  # what is put together is much, and none of 
         plan.access_log.caller = LoggedCaller(plan.logged_caller, lambda: gate.policy)
     serving = lifecycle.Server(proxy, sockets, None if plan.listener_tls is None else plan.listener_tls.context)
 
-    store = gate.limiter.store.unwrap()
     standing = OverrideWatcher(gate.limiter)
 
     async with AsyncExitStack() as stack:
@@ -318,21 +287,21 @@ async def _serve(  # noqa: PLR0915  # what is put together is much, and none of 
         stack.push_async_callback(standing.stop)
         operator = None
         if plan.operator is not None and plan.tokens is not None:
-            operator = _operator_app(plan.tokens, gate, store, standing)
-            await stack.enter_async_context(_operated(plan.operator, operator))
+            operator = operator_commands(plan.tokens, gate.limiter, standing)
+            await stack.enter_async_context(serve_operator(plan.operator, operator))
         if plan.admin is not None:
             shown = Shown(metrics, top, recorder, plan.file, operator, plan.tokens)
-            await stack.enter_async_context(_watched(plan.admin, gate, serving, shown))
+            await stack.enter_async_context(serve_shown(plan.admin, gate.limiter, lambda: serving.ready, shown))
         if plan.access_log is not None:
             stack.callback(plan.access_log.close)
         if credentials:
             stack.callback(asyncio.create_task(certificates.watch(credentials, use_upstream_tls)).cancel)
         await serving.start()
-        _spare_collections()
+        spare_collections()
         if beat is None and os.getpid() == 1:  # of a container, whose orphans are ours; uvloop keeps SIGCHLD for itself
             beat = reap_orphans
         if beat is not None:
-            stack.callback(asyncio.create_task(_every_second(beat)).cancel)
+            stack.callback(asyncio.create_task(every_second(beat)).cancel)
 
         def hang_up() -> None:
             if reloader is not None:
@@ -344,25 +313,6 @@ async def _serve(  # noqa: PLR0915  # what is put together is much, and none of 
             use_upstream_tls()
 
         await lifecycle.until_stopped(serving, on_hangup=hang_up)
-
-
-async def _every_second(call: Callable[[], None]) -> None:
-    """Call *call* each second, as long as the event loop turns."""
-    while True:
-        call()
-        await asyncio.sleep(BEAT_EVERY_S)
-
-
-def _spare_collections() -> None:
-    """Let the garbage collector run seldom, and skip the objects that exist by now.
-
-    A request leaves no cycles, so it is freed without the collector. With the interpreter's threshold of 700, a few
-    dozen requests in flight start the collector again and again, for a twentieth of the cost of a request
-    (tests/benchmarks/sidecar.py).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECTED_AFTER)
 
 
 class _Exchanges:
@@ -380,56 +330,3 @@ class _Exchanges:
 def _exchanges_told(written: AccessLog | None, counted: ProxyMetrics | None) -> ExchangeObserver | None:
     """Return the observer of a proxy's exchanges; None if neither log nor metrics want them."""
     return _Exchanges(written, counted) if written is not None and counted is not None else written or counted
-
-
-class Shown(NamedTuple):
-    """The objects that the admin listener of a worker shows."""
-
-    metrics: Metrics
-    top: Top
-    recorder: ConsoleRecorder
-    file: str | os.PathLike[str] | None = None  # of the policy
-    operator: ASGIApp | None = None  # of `operator_app`; None: the console gives no orders
-    tokens: Tokens | None = None
-
-
-def _operator_app(tokens: Tokens, gate: Gate, store: Store, standing: OverrideWatcher) -> ASGIApp:
-    """Return the application of the operator's commands, for the operator listener and the console."""
-    from ratelimiter.admin.audit import audit_to_stderr  # noqa: PLC0415
-    from ratelimiter.admin.operator import Operator  # noqa: PLC0415
-    from ratelimiter.admin.operator_http import operator_app  # noqa: PLC0415  # brings starlette along
-
-    audit_to_stderr()
-    return operator_app(Operator(lambda: gate.policy, store, "nobody", done=standing.poll), tokens)
-
-
-def _operated(listener: socket.socket, app: ASGIApp) -> AbstractAsyncContextManager[str]:
-    """Return the operator listener of a worker."""
-    from ratelimiter.admin.app import OwnNames  # noqa: PLC0415  # brings uvicorn along
-    from ratelimiter.admin.listener import hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
-
-    hosts = hosts_for(listener.getsockname()[0])
-    return serve_admin(OwnNames(app, hosts) if hosts else app, listener)
-
-
-def _watched(
-    listener: socket.socket, gate: Gate, serving: lifecycle.Server, shown: Shown
-) -> AbstractAsyncContextManager[str]:
-    """Return the admin listener of a worker."""
-    from ratelimiter.admin.app import State, admin_app  # noqa: PLC0415  # brings uvicorn along
-    from ratelimiter.admin.console.app import Console  # noqa: PLC0415  # and starlette
-    from ratelimiter.admin.listener import hosts_for, serve_admin  # noqa: PLC0415  # brings uvicorn along
-
-    def state() -> State:
-        return State(() if serving.ready else ("draining",), gate.limiter.store.state)
-
-    app = admin_app(
-        exposition=shown.metrics.exposition,
-        policy=lambda: gate.policy,
-        state=state,
-        top=shown.top.report,
-        hosts=hosts_for(listener.getsockname()[0]),
-        console=Console(shown.recorder, shown.file, shown.operator, shown.tokens),
-        history=lambda: shown.recorder.history,
-    )
-    return serve_admin(app, listener)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NEEDING_NO_TASK = frozenset({"memory", "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"})
 
 
-class Gate:
+class LimiterJudge:
     """The proxy's judge, which renders the proxy's own errors, too.
 
     Args:

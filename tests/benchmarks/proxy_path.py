@@ -25,7 +25,7 @@ from ratelimiter.proxy.pool import Target
 from ratelimiter.proxy.proxy import Proxy
 from ratelimiter.proxy.settings import ProxySettings
 from ratelimiter.proxy.upstream_connection import UpstreamConnection
-from ratelimiter.sidecar.judge import Gate
+from ratelimiter.sidecar.judge import LimiterJudge
 from ratelimiter.stores.memory import MemoryStore
 
 HEAD = (
@@ -91,7 +91,7 @@ async def compare(*, watched: bool, profile: bool) -> None:
     gc.freeze()
     for limit in ("1000000000/minute", "1/hour"):
         policy = loader.build(limit=limit, principal="header:X-API-Key", environ={})
-        gate = Gate(policy, MemoryStore(), observer=observer)
+        gate = LimiterJudge(policy, MemoryStore(), observer=observer)
         service = Proxy(Target("127.0.0.1", 1), gate, gate, ProxySettings(), loop, observer=observer)
         upstream = UpstreamConnection(service.pool)
         answering = Wire(upstream)

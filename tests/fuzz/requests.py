@@ -13,7 +13,7 @@ from tests.proxy.inputs import ROWS, chunked, get, post
 from tests.proxy.memory import Bench, new_gate
 
 if TYPE_CHECKING:
-    from ratelimiter.sidecar.judge import Gate
+    from ratelimiter.sidecar.judge import LimiterJudge
 
 SEEDS = seeds(
     [
@@ -25,7 +25,7 @@ SEEDS = seeds(
 ) + [b"\x00\x00" + row.raw for row in ROWS if len(row.raw) < 1000]
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 VISIBLE = b"\t\r\n" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
-GATES: list[Gate] = []  # made when the first one is needed
+GATES: list[LimiterJudge] = []  # made when the first one is needed
 
 
 _LATER = re.compile(rb"(?m)^([A-Z-]+ [!-~]+ HTTP/1\.)[2-9]\r")

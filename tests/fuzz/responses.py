@@ -12,7 +12,7 @@ from tests.proxy.inputs import get
 from tests.proxy.memory import Bench, new_gate
 
 if TYPE_CHECKING:
-    from ratelimiter.sidecar.judge import Gate
+    from ratelimiter.sidecar.judge import LimiterJudge
 
 ASKED = [  # the first byte of the input says which; and whether the upstream closes in the end
     get(),
@@ -31,7 +31,7 @@ ANSWERS = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 ]
 SEEDS = [b"%c%s" % (asked, seed) for asked in range(8) for seed in seeds(ANSWERS)[asked % 2 :: 2]]
-GATES: list[Gate] = []  # made when the first one is needed
+GATES: list[LimiterJudge] = []  # made when the first one is needed
 KNOWN = HOP_BY_HOP | {b"content-length"}
 
 

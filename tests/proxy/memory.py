@@ -11,7 +11,7 @@ from ratelimiter.proxy.pool import Target
 from ratelimiter.proxy.proxy import Proxy
 from ratelimiter.proxy.settings import ProxySettings
 from ratelimiter.proxy.upstream_connection import UpstreamConnection
-from ratelimiter.sidecar.judge import Gate
+from ratelimiter.sidecar.judge import LimiterJudge
 from ratelimiter.stores.memory import MemoryStore
 
 
@@ -54,15 +54,15 @@ class MemoryTransport(asyncio.Transport):
     resume_reading = pause_reading
 
 
-def new_gate() -> Gate:
+def new_gate() -> LimiterJudge:
     """One that lets everybody in. Making it takes milliseconds, so who needs many benches makes one."""
-    return Gate(loader.build(limit="1000000000/minute", environ={}), MemoryStore())
+    return LimiterJudge(loader.build(limit="1000000000/minute", environ={}), MemoryStore())
 
 
 class Bench:
     """One client's connection and one connection to the upstream, each with its bytes."""
 
-    def __init__(self, *, bounds: ProxySettings | None = None, gate: Gate | None = None) -> None:
+    def __init__(self, *, bounds: ProxySettings | None = None, gate: LimiterJudge | None = None) -> None:
         gate = gate or new_gate()
         loop = asyncio.get_running_loop()
         bounds = replace(bounds or ProxySettings(), upstream_connections_max=1)  # which any request then takes

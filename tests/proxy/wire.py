@@ -15,7 +15,7 @@ from ratelimiter.proxy.listener import bind
 from ratelimiter.proxy.pool import Target
 from ratelimiter.proxy.proxy import Proxy
 from ratelimiter.proxy.settings import ProxySettings
-from ratelimiter.sidecar.judge import Gate
+from ratelimiter.sidecar.judge import LimiterJudge
 from ratelimiter.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Client:
 class Sidecar:
     """A sidecar in this process."""
 
-    def __init__(self, port: int, service: Proxy, server: Server, gate: Gate) -> None:
+    def __init__(self, port: int, service: Proxy, server: Server, gate: LimiterJudge) -> None:
         self.port = port
         self.service = service
         self.server = server
@@ -244,7 +244,7 @@ async def sidecar(
 ) -> AsyncIterator[Sidecar]:
     """A sidecar in front of *target*; *judge* instead of a limiter if there is one."""
     policy = loader.build(limit=limit, environ={}, **settings)
-    gate = Gate(policy, MemoryStore() if store is None else store)
+    gate = LimiterJudge(policy, MemoryStore() if store is None else store)
     if isinstance(target, Upstream):
         target = Target("127.0.0.1", target.port)
     loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from ratelimiter.config import loader
 from ratelimiter.core.request import Request
 from ratelimiter.errors import ConfigError
 from ratelimiter.proxy.eager import run
-from ratelimiter.sidecar.judge import NEEDING_NO_TASK, Gate
+from ratelimiter.sidecar.judge import NEEDING_NO_TASK, LimiterJudge
 from ratelimiter.stores.base import Store
 from ratelimiter.stores.factory import OPENERS, store_for
 from ratelimiter.stores.memory import MemoryStore
@@ -34,7 +34,7 @@ def request(peer: str = "203.0.113.7", method: str = "GET") -> Request:
     return Request(method, b"/x", [(b"host", b"api.example")], peer)
 
 
-async def asked(gate: Gate, *requests: Request) -> list[Verdict]:
+async def asked(gate: LimiterJudge, *requests: Request) -> list[Verdict]:
     """The verdicts, as the proxy gets them: without tasks."""
     verdicts: list[Verdict | BaseException] = []
     done = asyncio.Event()
@@ -63,19 +63,19 @@ async def test_what_is_remembered_is_what_would_be_said(steps: list[tuple[str, i
     """A refusal from memory has the figures of this moment and this principal, to the byte."""
     policy = loader.build(limit="2 per 5 seconds", dialect=dialect, principal="header:X-API-Key", environ={})
     clock, twin = FakeClock(), FakeClock()
-    gate = Gate(policy, MemoryStore(clock=clock))
+    gate = LimiterJudge(policy, MemoryStore(clock=clock))
     store = MemoryStore(clock=twin)
     for key, later_ms in steps:
         clock.advance(later_ms)
         twin.advance(later_ms)
         one = request()._replace(headers=[(b"x-api-key", key.encode())])
-        assert await asked(Gate(policy, store), one) == await asked(gate, one)
+        assert await asked(LimiterJudge(policy, store), one) == await asked(gate, one)
 
 
 async def test_a_swap_forgets_the_words_and_keeps_the_counts() -> None:
     """The next refusal is in the new dialect, and is one."""
     first = loader.build(limit="1/hour", dialect="problem", environ={})
-    gate = Gate(first, MemoryStore())
+    gate = LimiterJudge(first, MemoryStore())
     await asked(gate, request(), request())
     gate.swap(loader.build(limit="1/hour", dialect="plain", environ={}))
     (verdict,) = await asked(gate, request())
@@ -87,7 +87,7 @@ async def test_a_swap_forgets_the_words_and_keeps_the_counts() -> None:
 
 async def test_a_swap_that_cannot_be_changes_nothing() -> None:
     """The old policy stays in force, whole."""
-    gate = Gate(loader.build(limit="1/hour", environ={}), MemoryStore())
+    gate = LimiterJudge(loader.build(limit="1/hour", environ={}), MemoryStore())
     with pytest.raises(ConfigError):
         gate.swap(loader.build(limit="2/hour", store="redis://127.0.0.1:1", dialect="plain", environ={}))
 
@@ -113,7 +113,7 @@ class Hasty(Store):
 async def test_stores_that_need_a_task_get_one() -> None:
     """Whatever is not known to do without."""
     policy = loader.build(limit="1/hour", store="redis+cluster://127.0.0.1:7000", environ={})
-    verdicts = await asked(Gate(policy, Hasty()), request(), request())
+    verdicts = await asked(LimiterJudge(policy, Hasty()), request(), request())
 
     assert [None, 429] == [verdict.reply and verdict.reply.status for verdict in verdicts]
     assert set(OPENERS) > NEEDING_NO_TASK
@@ -124,7 +124,7 @@ async def test_through_redis() -> None:
     with RedisServer() as redis:
         policy = loader.build(limit="30/hour", store=redis.url, decision_timeout="5s", environ={})
         store = store_for(policy)
-        verdicts = await asked(Gate(policy, store), *[request() for _ in range(100)])
+        verdicts = await asked(LimiterJudge(policy, store), *[request() for _ in range(100)])
         await store.close()
 
     assert 30 == sum(verdict.reply is None for verdict in verdicts)
@@ -146,4 +146,4 @@ def test_who_may_speak_for_others(settings: dict[str, str], peer: str | None, tr
     """The same peers whose word is taken for a principal's address."""
     policy = loader.build(limit="1/hour", environ={}, **settings)
 
-    assert trusted == Gate(policy, MemoryStore()).trusts(peer)
+    assert trusted == LimiterJudge(policy, MemoryStore()).trusts(peer)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ratelimiter.config import loader
 from ratelimiter.logs.access_log import AccessLog
 from ratelimiter.proxy.exchange_record import JUDGE, ExchangeRecord
-from ratelimiter.sidecar.judge import Gate
+from ratelimiter.sidecar.judge import LimiterJudge
 from ratelimiter.stores.memory import MemoryStore
 from tests.requesting import request
 
@@ -28,7 +28,7 @@ def written(folder: Path, verdict: Verdict) -> dict[str, object]:
 
 async def test_a_refusal_is_explained_by_its_line(tmp_path: Path) -> None:
     """Reason, rule, limit, what remained, and when to come back; an admission has none of it."""
-    gate = Gate(loader.build(limit=["1/hour", "100/day"], environ={}), MemoryStore())
+    gate = LimiterJudge(loader.build(limit=["1/hour", "100/day"], environ={}), MemoryStore())
     admitted, refused = await gate.judge(request()), await gate.judge(request())
 
     line = written(tmp_path, refused)
