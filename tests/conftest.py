@@ -24,7 +24,7 @@ settings.register_profile("quick", parent=settings.get_profile("default"), max_e
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
-ATTEMPTS = 2  # of a test of the wall clock
+ATTEMPTS = 3  # of a test that waits for a real server or for real time
 ATTEMPTS_STARVED = 4  # if, each time, the machine had no processor to spare
 REPEATED: list[str] = []
 
@@ -43,8 +43,8 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Try a failed test again if it is marked `wall_clock`; the summary names each repeat."""
-    if item.get_closest_marker("wall_clock") is None:
+    """Try a failed test again if it waits for real servers or real time; the summary names each repeat."""
+    if item.get_closest_marker("wall_clock") is None and item.get_closest_marker("server") is None:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     attempts = 0
@@ -72,4 +72,4 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which tests were tried again."""
     for name in REPEATED:
-        terminalreporter.write_line(f"tried again, as a test of the wall clock failed: {name}")
+        terminalreporter.write_line(f"tried again, as a test that waits for real servers or time failed: {name}")
