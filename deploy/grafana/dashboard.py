@@ -60,7 +60,7 @@ DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
 def written() -> str:
-    """The dashboard as Grafana reads it."""
+    """Return the dashboard as Grafana reads it."""
     document = json.loads(JSONEncoder().encode(_dashboard().build()))
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 

@@ -124,7 +124,7 @@ class Drawing:
         return [self._line(query.legend or view.title, series) for series in found]
 
     def _line(self, legend: str, series: Series) -> Line:
-        """A line under the name that Grafana would give it."""
+        """Return a line under the name that Grafana would give it."""
         labels = dict(series.labels)
         labels["instance"] = self._names.get(labels.get("instance", ""), "")
         name = re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), legend)
@@ -176,7 +176,7 @@ def _draw_lines(axes: Axes, view: View, lines: Sequence[Line]) -> None:
 
 
 def _broken(line: Line) -> tuple[list[float], list[float]]:
-    """The points of *line*, with a break where it has none for a while: nothing is known there, as Grafana has it."""
+    """Return the points of *line*, with a break where it has none for a while, as Grafana draws it."""
     seconds, values = line.seconds[:1], line.values[:1]
     for before, at, value in zip(line.seconds, line.seconds[1:], line.values[1:], strict=False):
         if at - before > 1.5 * SCRAPE_S:
@@ -201,7 +201,7 @@ def _stack(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _at(line: Line, moments: Sequence[float]) -> list[float]:
-    """The values of *line* at *moments*, 0 where it has none."""
+    """Return the values of *line* at *moments*, 0 where it has none."""
     known = dict(zip(line.seconds, line.values, strict=True))
     return [known.get(at, 0.0) for at in moments]
 
@@ -274,7 +274,7 @@ _DRAWN: dict[str, Callable[[Axes, View, Sequence[Line]], None]] = {
 
 
 def readable(value: float, unit: str) -> str:
-    """A value with its unit, short enough for an axis."""
+    """Return a value with its unit, short enough for an axis."""
     if unit == "percentunit":
         return f"{100 * value:.3g} %"
     if unit == "s" and 0 < abs(value) < 1:

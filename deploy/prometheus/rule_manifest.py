@@ -17,7 +17,7 @@ HEAD = "# Written by `python -m deploy.prometheus.rule_manifest` from deploy/pro
 
 
 def written() -> str:
-    """The manifest."""
+    """Return the manifest."""
     manifest: dict[str, Any] = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",

@@ -16,5 +16,5 @@ Ten invariants, cited by number in the code and in the tests:
 The way of a request: `planner` finds the rules that match (`match`, `path`, `json_body`) and, for each, the principal
 that it charges (`principal`, `client_address`, `identity`), on the tier of its plan (`tiers`, `overrides`). That makes
 hits (`policy.Hit`). A store charges them as `charge` and `algorithms` say and answers with a `receipt`, of which
-`decision` makes the decision and `headers` the header fields. What a charge turned out to cost is a `settlement`.
+`decision` makes the decision and `headers` the header fields. The final cost of a charge is a `settlement`.
 """

@@ -12,12 +12,12 @@ APPLICATION = "application"  # the source of an identity that the application ha
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, as the application says.
+    """The caller of a request, as the application identifies it.
 
     Args:
-        principal: who is charged, at most 1,024 bytes in UTF-8; never shown.
-        plan: what the caller pays for; empty where plans make no difference.
-        scopes: what the caller may do.
+        principal: the name that is charged, at most 1,024 bytes in UTF-8; never shown.
+        plan: the plan that the caller pays for; empty where plans make no difference.
+        scopes: the permissions of the caller.
 
     Raises:
         ValueError: the principal is empty or too long.

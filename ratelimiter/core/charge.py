@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class KeyState(Protocol):
-    """What a store keeps of one key: of each kind of quota a class, each method as `Window` has it."""
+    """The state that a store keeps of one key: a class for each kind of quota, each method as `Window` has it."""
 
     def forget(self, quota: Any, now_ms: int) -> None:
         """Drop what no longer counts."""
@@ -30,7 +30,7 @@ class KeyState(Protocol):
         """Count at least *used* units, as they were counted elsewhere at *at_ms*."""
 
     def settle(self, settlement: Any, now_ms: int) -> None:
-        """Take note of what a charge came to."""
+        """Replace a charge by its final cost."""
 
     def reset_ms(self, quota: Any, now_ms: int) -> int:
         """Return the time until less counts; 0 when nothing does."""

@@ -28,7 +28,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose word about another address is taken.
+    """The proxies whose word about the client's address is taken.
 
     Args:
         proxies: networks of proxies; the client is the first address from the right that is in none of them.
@@ -59,7 +59,7 @@ class Trust:
 
     @property
     def anyone(self) -> bool:
-        """Whether any header is read at all."""
+        """True if any forwarding header is read at all."""
         return bool(self.proxies or self.hops)
 
     def trusts_peer(self, peer: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Cross-origin requests: which pages of other origins may read our answers, and the answer to their preflights.
+"""Cross-origin requests: the pages of other origins that may read our answers, and the answer to their preflights.
 
 The words are those of the Fetch Standard (section 3.2, "CORS protocol").
 """

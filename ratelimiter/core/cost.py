@@ -1,4 +1,4 @@
-"""What a request costs, as its headers or those of its response say."""
+"""The cost of a request, read from its headers or from those of its response."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def requested_cost(headers: Iterable[Header], name: str) -> int | None:
 
 
 def counts(rule: Rule, status: int) -> bool:
-    """Return whether a response of *status* is one that *rule* counts."""
+    """Return True if *rule* counts a response of *status*."""
     return not rule.count or str(status) in rule.count or f"{status // 100}xx" in rule.count
 
 

@@ -1,4 +1,4 @@
-"""What the store's reply means for the request: the verdict, and every number that the answer will speak of."""
+"""The decision that the store's reply means: the verdict, and every number that the answer will hold."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from ratelimiter.core.requirement import Unmet
     from ratelimiter.core.rule import Hit, Rule
 
-# Why a decision fell as it did. A closed set: it becomes a metric label.
+# Reasons of a decision. A closed set: it becomes a metric label.
 WITHIN_LIMIT = "within_limit"
 OVER_LIMIT = "over_limit"  # come back after retry_after_ms
 OVER_CAPACITY = "over_capacity"  # the cost exceeds the limit: no wait helps
 CREDIT_EXHAUSTED = "credit_exhausted"  # credits are missing: 402
 UNMATCHED = "unmatched"  # no rule matched, so nothing was charged
 MALFORMED = "malformed"  # two readers could take the request for different ones: 400
-STORE_ERROR = "store_error"  # the store did not answer, and the policy says what then
+STORE_ERROR = "store_error"  # the store did not answer: `on_store_error` decided
 BLOCKED = "blocked"  # an operator has blocked the principal, so nothing was charged
 SUSPENDED = "suspended"  # would have been refused, so nothing was charged; an operator has all rules in shadow
 
@@ -35,7 +35,7 @@ SLOT_WAIT_MS_MAX = 1000
 
 
 class Outcome(NamedTuple):
-    """What one rule says. A named tuple because one is built per rule and request."""
+    """The result of one rule. A named tuple because one is built per rule and request."""
 
     rule: Rule
     remaining: int  # admissions left now, this one already counted; never negative; a burst is not shown
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 
     @property
     def refuses(self) -> bool:
-        """Whether this rule has no room for the request; a shadow rule says so, and is not obeyed."""
+        """True if this rule has no room for the request; that of a shadow rule is only reported."""
         return self.retry_after_ms != 0
 
 
@@ -56,14 +56,14 @@ class Decision(NamedTuple):
     now_ms: int  # the store's clock, Unix time
     outcomes: Sequence[Outcome]  # one per rule that matched, in the order of the policy
     binding: Outcome | None  # the enforced rule that clients are told of; None when there is none
-    source: str = STORE  # who answered
+    source: str = STORE  # of the answer
     # Of a malformed request the field and what is wrong with it; of one that lacks something what that is.
     fault: tuple[str, str] | Unmet | None = None
     missing: tuple[int, int] | None = None  # of exhausted credits: units requested, and how many there were not
 
     @property
     def retry_after_ms(self) -> int | None:
-        """When to come back: 0 when admitted, None when no wait is known to help."""
+        """The wait before a retry: 0 when admitted, None when no wait is known to help."""
         if self.allowed:
             return 0
         return None if self.binding is None else self.binding.retry_after_ms
@@ -146,7 +146,7 @@ def refused_for(decision: Decision, lacking: Unmet) -> Decision:
 
 
 def unmatched(now_ms: int) -> Decision:
-    """No rule matched: admitted, and counted as such."""
+    """Return the decision on a request that no rule matched: it is admitted, and counted as such."""
     return Decision(True, UNMATCHED, now_ms, (), None)
 
 

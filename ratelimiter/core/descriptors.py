@@ -74,8 +74,8 @@ def _translated(pattern: str) -> str:
 
 @dataclass(frozen=True)
 class DescriptorMatch:
-    """Which descriptors a rule applies to: those that have exactly its keys. Entries of different keys may come in any
-    order; entries of one key are compared in theirs.
+    """The descriptors that a rule applies to: those that have exactly its keys. Entries of different keys may come in
+    any order; entries of one key are compared in theirs.
 
     Args:
         entries: at least one.
@@ -127,7 +127,7 @@ class Override(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """What one descriptor meets, for one unit."""
+    """The charges and rules of one descriptor, for one unit."""
 
     hits: tuple[Hit, ...] = ()
     answers: tuple[Rule, ...] = ()  # rules that count nothing

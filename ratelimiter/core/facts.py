@@ -29,7 +29,7 @@ class Facts:
         bytes_max: of a body that is looked into.
         client: resolves the client's address.
         plan: resolves the plan.
-        identified: whether the caller's identity is known.
+        identified: True if the caller's identity is known.
     """
 
     def __init__(

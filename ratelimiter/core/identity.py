@@ -1,4 +1,4 @@
-"""Who a request says it is from, as far as that was verified; and what a policy says of how it is verified."""
+"""The verified identity of a request's caller, and the part of a policy about its verification."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratelimiter.core.principal import ORG, Source
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What is wrong with a request's credentials. A closed set, and part of that of a decision's reasons.
+# Faults of a request's credentials. A closed set, and part of that of a decision's reasons.
 MISSING = "credentials_missing"
 TOKEN_EXPIRED = "token_expired"  # noqa: S105  # a word, as are the next
 TOKEN_INVALID = "token_invalid"  # noqa: S105
@@ -24,9 +24,9 @@ USER = "user"  # the kind of a token's credential, where no claim says another
 
 
 class Identity(NamedTuple):
-    """Whom the credentials of one request name. Of a request whose credentials have a fault nothing but that is known.
+    """The caller that the credentials of one request name; only their fault, if they have one.
 
-    With two credentials, all is said of the one whose source stands first in the policy; both are among *verified*.
+    Of two credentials, the fields are of the one whose source stands first in the policy; both are among *verified*.
     """
 
     source: str = ""  # where the credential was: "header:x-api-key" or "bearer"; "" when there was none
@@ -51,7 +51,7 @@ def named(source: str, principal: str, org: str) -> tuple[tuple[str, str], ...]:
 
 
 class KeyEntry(NamedTuple):
-    """What the key file says of one key."""
+    """The entry of one key in the key file."""
 
     digest: bytes  # of the key: `ratelimiter.identity.api_keys.hash_key`
     identity: Identity  # that it proves
@@ -76,7 +76,7 @@ class ApiKeys:
 
 @dataclass(frozen=True, slots=True)
 class JwtPolicy:
-    """How bearer tokens are verified (RFC 7519, RFC 8725).
+    """The terms on which bearer tokens are verified (RFC 7519, RFC 8725).
 
     Args:
         issuer: that `iss` must be.
@@ -84,7 +84,7 @@ class JwtPolicy:
         keys: URL or file of the issuer's public keys (RFC 7517), or file of the secret shared with it.
         key_set: content of that file; empty for a URL.
         algorithms: that a signature may have; the token has no say in this (RFC 8725 section 3.1).
-        principal: the claim that names who is charged. All claims may be paths: `realm_access.roles`.
+        principal: the claim with the principal that is charged. All claims may be paths: `realm_access.roles`.
         plan: the claim that names the plan; empty for none, as are the next.
         scopes: text of words, or a list.
         kind: of the credential; where it is empty, every token is a user's.
@@ -116,7 +116,7 @@ class JwtPolicy:
 
     @property
     def fetched(self) -> bool:
-        """Whether the keys come from a URL."""
+        """True if the keys come from a URL."""
         return self.keys.startswith(("https://", "http://"))
 
     @property
@@ -130,10 +130,10 @@ BEARER = Source("bearer")
 
 @dataclass(frozen=True, slots=True)
 class IdentityPolicy:
-    """How callers are identified, and what of it the upstream is told.
+    """The terms on which callers are identified, and the parts of an identity that the upstream is told.
 
     Args:
-        tokens: how bearer tokens are verified; None for not at all.
+        tokens: the terms for bearer tokens; None if there are none.
         api_keys: the keys that are known; None for none.
         tell_upstream: for what of `TELLABLE`, the name of the header that tells it.
     """

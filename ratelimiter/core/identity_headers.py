@@ -17,7 +17,7 @@ SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
 
 class UpstreamIdentityHeaders:
-    """Tells the upstream whom a request is from, in headers that a client cannot send.
+    """Tells the upstream the identity of the caller, in headers that a client cannot send.
 
     Args:
         tell_upstream: for what of `TELLABLE`, the name of the header that tells it.

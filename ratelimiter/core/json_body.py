@@ -1,9 +1,8 @@
-"""What a JSON body says at its top level, to a reader who must not be told one thing while the application is told
-another.
+"""The fields of a JSON body, read so that no application can find another value in it than the limiter.
 
-Parsers differ in what they make of duplicate keys, of keys in another case, of characters that end a string in C, of
-other encodings and of what is no JSON at all (RFC 8259 sections 4, 7 and 8). A client that is limited by what a body
-says would use such a difference, so here every reading counts.
+Parsers differ about duplicate keys, keys in another case, characters that end a string in C, other encodings and text
+that is no JSON at all (RFC 8259 sections 4, 7 and 8). A client that is limited by a field could use such a difference,
+so here every reading counts.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _UNCERTAIN = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class JsonField(NamedTuple):
-    """What a rule wants of one field: that it equals one of *values*."""
+    """The condition on one field: it equals one of *values*."""
 
     name: str  # as the operator wrote it; compared without regard to case
     values: tuple[str, ...]  # as `spelled` spells them
@@ -68,7 +67,7 @@ def read_fields(body: bytes, *, deep: bool = False) -> JsonFields | None:
 
     Args:
         body: a whole body.
-        deep: whether to return the fields of objects within objects, too, under their dotted paths.
+        deep: True to return the fields of objects within objects, too, under their dotted paths.
 
     Returns:
         None if it is unknown what an application makes of it: no JSON in UTF-8, nested too deeply, or with a key that

@@ -1,4 +1,4 @@
-"""The condition of a rule: methods, paths, and what the head, the caller and the body of a request say."""
+"""The condition of a rule: on the method, the path, the head, the caller and the body of a request."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Match:
         conditions: on the host, headers, query parameters and cookies; all must hold.
         networks: of the client's address, in one of which it must be; empty for any.
         plans: one of which the request must be on; empty for any.
-        identified: whether the caller must be identified, or must not be; None for either.
+        identified: True if the caller must be identified, False if it must not be; None for either.
 
     Raises:
         ValueError: a path is no template that a canonical path could fit.
@@ -72,17 +72,17 @@ class Match:
 
     @property
     def looks_at_paths(self) -> bool:
-        """Whether the path of a request makes a difference."""
+        """True if the path of a request makes a difference."""
         return bool(self._unwanted) or not any(not each.segments and each.below for each in self._wanted)
 
     @property
     def everything(self) -> bool:
-        """Whether no request escapes it."""
+        """True if every request meets it."""
         return not (self.methods or self.excepted_methods or self.looks_at_paths or self.undecided)
 
     @property
     def undecided(self) -> bool:
-        """Whether method and path do not decide it alone."""
+        """True if method and path alone do not decide it."""
         return bool(self.json or self.conditions or self.networks or self.plans or self.identified is not None)
 
     @property
@@ -92,7 +92,7 @@ class Match:
         return frozenset(set.intersection(*named)) if named else frozenset()
 
     def matches(self, method: str, path: str) -> bool:
-        """Return whether *method* on canonical *path* meets the condition, as far as it is not about the body."""
+        """Return True if *method* on canonical *path* meets the condition, as far as it is not about the body."""
         if (self._methods and method.upper() not in self._methods) or method.upper() in self._not_methods:
             return False
         segments = self._segments(path)
@@ -111,7 +111,7 @@ class Match:
         return (unquote(path).casefold() if self.ignore_case else path).strip("/").split("/")
 
     def meets(self, facts: Facts) -> bool | None:
-        """Return whether the rest of the condition holds; None if the body may say anything, which counts as yes."""
+        """Return True if the rest of the condition holds; None if the body is unknown, which counts as met."""
         if self.identified not in (None, facts.identified):
             return False
         if not all(each.holds(facts.values(each.kind, each.name)) for each in self.conditions):
@@ -129,7 +129,7 @@ class Match:
 
 
 class Condition(NamedTuple):
-    """What a header, a query parameter, a cookie or the host must be: one of several values or patterns."""
+    """A condition on a header, a query parameter, a cookie or the host: one of several values or patterns."""
 
     kind: str  # host, header, query or cookie
     name: str  # of a header in lower case; empty for the host
@@ -137,7 +137,7 @@ class Condition(NamedTuple):
     patterns: tuple[Pattern, ...] = ()
 
     def holds(self, found: Sequence[bytes]) -> bool:
-        """Return whether one of the values that were *found* will do: whichever the application reads, rules apply."""
+        """Return True if any of the values *found* fits: whichever the application reads, rules apply."""
         return any(value in self.values or any(each.fits(value) for each in self.patterns) for value in found)
 
 

@@ -24,7 +24,7 @@ class Pattern(NamedTuple):
     parts: tuple[bytes, ...]  # what stands between the wildcards; two at least
 
     def fits(self, value: bytes) -> bool:
-        """Return whether *value* is such a text, in time proportional to its length for each wildcard."""
+        """Return True if *value* fits, in time proportional to its length for each wildcard."""
         first, *middle, last = self.parts
         if len(value) < len(first) + len(last) or not value.startswith(first) or not value.endswith(last):
             return False
@@ -56,10 +56,10 @@ class Override:
     """Another limit, or another plan, for some principals.
 
     Args:
-        digests: whom it is for, one for each source that may name them; of a pattern the digest of its text, for those
-            who may not see that.
-        pattern: whom it is for instead; None for those of *digests* alone.
-        network: of the clients it is for instead; *digests* is the digest of its text then.
+        digests: of the principal, one for each source that may name it; of a pattern the digest of its text, for
+            readers that may not see the text.
+        pattern: of the principals instead; None for those of *digests* alone.
+        network: of the clients instead; *digests* is the digest of its text then.
         source: where the value that *pattern* fits was found, like `header:x-api-key`; empty for anywhere.
         rule: the name of the rule that it is about; empty for all: with a limit for those of its kind and window.
         quota: the limit; None for another plan, or for none.
@@ -104,7 +104,7 @@ class RuntimeOverrides:
     Args:
         version: another one whenever something has changed, if only that counters were reset.
         overrides: beside those of the policy; these prevail where both speak of the same principal equally exactly.
-        blocks: who is refused.
+        blocks: the principals that are refused.
         shadow: no rule refuses a request, and all is counted and reported as if they did.
         shadow_until_ms: when that ends, Unix time; `FOR_EVER`.
     """
@@ -114,7 +114,7 @@ class RuntimeOverrides:
     blocks: tuple[Block, ...] = ()
     shadow: bool = False
     shadow_until_ms: int = FOR_EVER
-    # Of all overrides and blocks, ended ones included, if whoever made this has made an index, too.
+    # Of all overrides and blocks, ended ones included, if the maker of this object made an index, too.
     index: OverrideIndex | None = field(default=None, compare=False, repr=False)
     moments: tuple[int, ...] | None = field(default=None, compare=False, repr=False)  # `ends_ms`, if it is known
 
@@ -166,7 +166,7 @@ class BlockedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PlanChoice:
-    """Which plan a request is on, where neither an override nor its credentials say.
+    """The place of a request's plan, where neither an override nor its credentials say it.
 
     Args:
         default: the plan of principals that have no other.

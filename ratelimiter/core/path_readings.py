@@ -54,7 +54,7 @@ class Readings(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """What one server does with a path."""
+    """One server's way to read a path."""
 
     cut: bool  # it stops at a control character or a broken escape
     slash: bool  # an encoded slash separates segments

@@ -39,7 +39,7 @@ class Planner:
         noted: is told of an unknown plan, once.
 
     Attributes:
-        looks_at_bodies: whether the body of some request makes a difference.
+        looks_at_bodies: True if the body of some request makes a difference.
         tiers: what is not the same for all principals; None if all is.
     """
 
@@ -117,8 +117,9 @@ class Planner:
         )
 
     def body_wanted(self, request: Request) -> int:
-        """How many bytes of the body of *request* make a difference: that many, or all if there are fewer, are to be
-        its `body` when its hits are asked for. 0 if none do; the body may then be left unread.
+        """Return the number of body bytes to read before `hits` is called; 0 if the body is irrelevant.
+
+        *request* then has that many bytes of its body, or all if there are fewer.
         """
         try:
             rule_set = self._rule_set_of_head(request)

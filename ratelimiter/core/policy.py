@@ -1,4 +1,4 @@
-"""The whole document: which requests are charged to whom, how much, and what happens when they may not be."""
+"""The policy as a value: its rules, and everything else that a policy file says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNITS_MS = {"hour": HOUR_MS, "day": 24 * HOUR_MS, "week": 7 * 24 * HOUR_MS}  # o
 
 
 class AmbiguousPaths(StrEnum):
-    """What to do with a path that two readers could take for different ones."""
+    """Treatments of a path that two readers could take for different ones."""
 
     REFUSE = "refuse"
     MATCH = "match"
@@ -44,18 +44,18 @@ class Policy:
         headers: header families on every response: `x-ratelimit`, `draft-11`, `draft-06`, `openai`,
             `anthropic`.
         expose_headers: let browsers read those headers (`Access-Control-Expose-Headers`).
-        trust: who may speak for another address.
+        trust: the proxies that may name another client address.
         decision_timeout_ms: a decision comes within this time, whatever the store does.
         local_share: how much of a limit one process admits while the store is out and a rule says local; above
             0 to 1, rounded up to whole units.
         ambiguous_paths: refuse a path that two readers could read differently with 400 (only asked if a rule looks at
             paths), or match whatever the application was given.
         method_override: also apply the rules of the method that an `X-HTTP-Method-Override` header asks for.
-        show_principals: whether the admin listener shows who the heaviest principals are, and not only their digests.
+        show_principals: True if the admin listener shows the names of the heaviest principals, not only digests.
         json_bytes_max: bytes of a body that a rule looks into, 1,024 to 1,048,576; a longer one meets every rule that
             would.
         secret: key of the principals' digests, at most 64 bytes; the same wherever a store is shared.
-        identity: how callers prove who they are; None for not at all.
+        identity: the terms on which callers are identified; None if they are not.
         requirements: what requests must bring beside room within their limits; asked in this order.
         plan: where to find which plan a request is on; None if there are no plans.
         overrides: what is different for some principals; of two that are equally exact the first prevails.
@@ -130,18 +130,18 @@ class Policy:
 
     @property
     def looks_at_paths(self) -> bool:
-        """Whether the path of some request makes a difference."""
+        """True if the path of some request makes a difference."""
         return any(match.looks_at_paths for match in self._matches) or any(rule.keyed_by_path for rule in self.rules)
 
     @property
     def looks_at_bodies(self) -> bool:
-        """Whether the body of some request makes a difference."""
+        """True if the body of some request makes a difference."""
         of_rules = any(rule.tokens is not None or rule.keyed_by_body for rule in self.rules)
         return of_rules or any(match.json for match in self._matches)
 
     @property
     def catch_all(self) -> bool:
-        """Whether every request meets at least one rule."""
+        """True if every request meets at least one rule."""
         return any(rule.match.everything and rule.descriptors is None for rule in self.rules)
 
 
@@ -225,7 +225,7 @@ def adapted(rule: Rule, quota: AnyQuota, *, named: bool) -> AnyQuota | None:
     Args:
         rule: any rule.
         quota: the limit of an override.
-        named: whether the override is for this rule by name, and not for all.
+        named: True if the override is for this rule by name, and not for all.
     """
     own = rule.quota
     if not isinstance(quota, Quota):

@@ -1,4 +1,4 @@
-"""Who is charged: the first source that a request has, reduced to a keyed digest."""
+"""The principal that is charged: the first source that a request has, reduced to a keyed digest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME_CHARACTERS_MAX = 64  # of what people are shown of a principal
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is charged, without saying who it is (invariant 8)."""
+    """The principal that is charged, without its value (invariant 8)."""
 
     source: str  # where it was found: "header:x-api-key", "bearer", "org", "client" or "everyone"
     digest: str  # 32 hexadecimal digits, keyed: equal values, and only they, have equal digests
@@ -41,7 +41,7 @@ class Source:
     Args:
         kind: one of `NAMED_KINDS` or `PLAIN_KINDS`; `all` for a combination.
         name: of the header, in any case; of the cookie, parameter or field; a dotted path into JSON.
-        lower: whether values are one principal if they are equal in lower case.
+        lower: True if values that are equal in lower case are one principal.
         parts: of a combination, at least two: a request has it if it has all.
     """
 
@@ -97,7 +97,7 @@ class PrincipalReader:
 
     Args:
         sources: every source that any rule names.
-        trust: who may speak for another address.
+        trust: the proxies that may name another client address.
         secret: key of the digests, at most 64 bytes; the same in every process that shares a store.
         verified: of them those that name a principal only when what they hold is verified. Their headers are
             not looked at here.

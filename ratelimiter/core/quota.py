@@ -1,4 +1,4 @@
-"""How much in how long: the numbers that everything else is about, one class for each kind of limit."""
+"""Quotas: the units that a limit admits in a length of time, one class for each kind of limit."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ new = tuple.__new__
 
 NEVER = -1  # instead of a wait: the cost exceeds the limit, or a balance does not cover it
 
-# Who answered. A closed set: it becomes a metric label.
+# Sources of an answer. A closed set: it becomes a metric label.
 STORE = "store"
 REMEMBERED = "remembered"  # the store refused these hits a moment ago, and the refusal still holds
 LOCAL = "local"  # the store is out: windows of this process
@@ -22,7 +22,7 @@ FAIL_CLOSED = "fail_closed"  # the store is out, and a rule says deny
 
 
 class Tally(NamedTuple):
-    """What the store saw of one hit, after the decision was carried out."""
+    """The store's count for one hit, after the decision was carried out."""
 
     used: int  # units that count now, this hit's included if it was charged
     reset_ms: int  # until the oldest counted entry leaves: the next moment `used` falls; 0 when nothing counts
@@ -35,4 +35,4 @@ class Receipt(NamedTuple):
     now_ms: int  # the store's clock, Unix time
     admitted: bool  # every enforced hit fitted, and all were charged
     tallies: Sequence[Tally]  # one per hit, in order
-    source: str = STORE  # who answered
+    source: str = STORE  # of the answer

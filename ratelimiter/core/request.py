@@ -16,7 +16,7 @@ class MalformedRequest(ValueError):  # noqa: N818  # the answer is 400, and it i
 
     Attributes:
         field: what is at fault: `path`, or the name of a header. Never its value.
-        issue: what is wrong with it, in words fit for the client.
+        issue: the fault, in words fit for the client.
     """
 
     def __init__(self, field: str, issue: str) -> None:

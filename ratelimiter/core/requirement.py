@@ -1,4 +1,4 @@
-"""What a request must bring beside room within its limits, and how it is told what is missing."""
+"""Requirements: what a request must have beside room within its limits, and the challenge for what is missing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ratelimiter.core.principal import underscore_twins
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# Why a request within its limits is refused after all. With FAULTS a closed set: they become metric labels.
+# Reasons to refuse a request within its limits. With FAULTS a closed set: they become metric labels.
 INSUFFICIENT_SCOPE = "insufficient_scope"
 CREDENTIAL_KIND = "credential_kind"  # good, but of another kind than is wanted
 ORG_MISSING = "org_missing"
@@ -51,15 +51,15 @@ class Unmet(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What the requests that match must bring.
+    """A requirement on the requests that match.
 
     Args:
         match: which requests; all by default.
-        credentials: whether they must prove who they are; all that is asked of a credential asks for this, too.
+        credentials: True if they must be identified; every other condition on a credential implies this.
         scopes: all of which the credential must have.
         kinds: one of which the credential must be; empty for any.
-        org: whether it must belong to an organisation.
-        email_verified: whether its owner's address must be verified.
+        org: True if it must belong to an organisation.
+        email_verified: True if its owner's address must be verified.
         header: a header that must be there, once, and not empty; empty for none.
         format: of that header's value: `uuid`, or empty for any.
 

@@ -23,7 +23,7 @@ NAME_CHARACTERS_MAX = 64
 
 
 class OnStoreError(StrEnum):
-    """What becomes of a request when the store gives no answer in time."""
+    """Treatments of a request when the store gives no answer in time."""
 
     ALLOW = "allow"
     DENY = "deny"
@@ -31,7 +31,7 @@ class OnStoreError(StrEnum):
 
 
 class Mode(StrEnum):
-    """Whether a rule's refusal is carried out."""
+    """Modes of a rule: its refusals are carried out, or only reported."""
 
     ENFORCE = "enforce"
     SHADOW = "shadow"
@@ -60,7 +60,7 @@ class Rule:
         burst: units above the limit that one window may hold; over ten windows they are granted once. Only of windows:
             what a bucket grants at once is its own limit.
         match: which requests; all by default.
-        principal: where to look for who is charged, in order; the client's address when none is found.
+        principal: sources of the principal that is charged, in order; the client's address when none is found.
         cost: units that one request is charged; 0 counts nothing and never refuses.
         mode: enforce, or shadow: count and report, never refuse.
         on_store_error: what to do without the store. Of credits `local` means `deny`: an outage must not hand any out.
@@ -69,23 +69,23 @@ class Rule:
         cost_from: where the cost of a request is told; if by its response, *cost* is the most, reserved before.
         plans: the quota of each plan that has another one; None for a plan without a limit. All of *quota*'s kind.
         warn_at: the share of the limit, above 0 to 1, from which on it is reported as nearly used up.
-        quiet: whether clients are not told of it in header fields until it refuses; its limit then is not told either,
+        quiet: True if header fields do not mention it until it refuses; its limit then is not told either,
             if a rule that is not quiet applies, too.
         announce: True to tell clients of a rule in shadow mode beside enforced rules, as if it were enforced.
         tokens: units are tokens of a language model, reserved by an estimate and settled by the answer; None if not.
-        instead: whether the rules before it that match the same request do not apply to it, unless they are *always*.
-        always: whether no later rule stands in for it.
+        instead: True if the rules before it that match the same request do not apply to it, unless they are *always*.
+        always: True if no later rule stands in for it.
         descriptors: of calls to the decision service; such a rule applies to these and to no request. None for a rule
             that applies to requests.
         lease: units that one process may take in advance, 0 to 10^9; 0 asks the store for each request.
 
     Attributes:
         quotas: what a request is charged to: one, or two with a burst.
-        shadow: whether it is in shadow mode.
+        shadow: True if it is in shadow mode.
         silent: True if admitted clients are told nothing of it while an enforced rule applies, too.
-        settles: whether something of its requests is only known after the decision, and settled then.
-        leased: whether its hits are leases.
-        metered: whether the body of a response settles its hits.
+        settles: True if its hits are settled after the decision (`count`, `cost_from`, slots).
+        leased: True if its hits are leases.
+        metered: True if the body of a response settles its hits.
         near: with so few units remaining, or fewer, the limit is nearly used up.
 
     Raises:
@@ -166,12 +166,12 @@ class Rule:
 
     @property
     def keyed_by_body(self) -> bool:
-        """Whether its principal may be in the body."""
+        """True if its principal may be in the body."""
         return any(source.kind in OF_BODY for source in self.keyed_by)
 
     @property
     def keyed_by_path(self) -> bool:
-        """Whether its principal may be in the path."""
+        """True if its principal may be in the path."""
         return any(source.kind == "path" for source in self.keyed_by)
 
     def _check_what_is_settled(self) -> None:

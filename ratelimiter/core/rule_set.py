@@ -31,10 +31,10 @@ class RuleSet:
     Attributes:
         rules: those rules, in the order of the file.
         requirements: those requirements, likewise.
-        undecided: whether some of the rules are met only if more than method and path says so.
-        reads_bodies: whether the body makes a difference to some of the rules.
+        undecided: True if some of the rules depend on more than method and path.
+        reads_bodies: True if the body makes a difference to some of the rules.
         unsure: those of the rules that some reader of the request would see not match.
-        estimates: whether some of the rules reserve what the body asks for.
+        estimates: True if some of the rules reserve units by an estimate from the body.
     """
 
     __slots__ = (

@@ -1,4 +1,4 @@
-"""What a charge turned out to be: known after the decision, and told to the store that made it."""
+"""The final cost of a charge: known after the decision, and sent to the store that charged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RENEW = -1  # instead of what is due: it is not known yet, so the lease is to ho
 
 
 class Settlement(NamedTuple):
-    """What one charged hit turned out to cost.
+    """The final cost of one charged hit.
 
     With less due than was charged, the rest is given back; with more, the rest is charged: to a window or a bucket even
     beyond the limit, which is paid off by waiting, to a period or a balance only what is there, so that it is never

@@ -26,12 +26,12 @@ UNKNOWN_MAX = 32  # unknown plans that were logged
 
 
 def tiers_needed(policy: Policy, orders: RuntimeOverrides) -> bool:
-    """Return whether one principal may meet other rules than the next; the hot path of others knows nothing of this."""
+    """Return True if one principal may meet other rules than the next; other policies pay nothing for this."""
     return bool(policy.plan or policy.overrides or policy.override_table or orders.overrides or orders.blocks)
 
 
 class Tiers:
-    """What each principal's rules are under one policy and the orders in force.
+    """The rules of each principal under one policy and the overrides in force.
 
     Args:
         policy: whose rules.
@@ -73,7 +73,7 @@ class Tiers:
         keys: Iterable[Mapping[Source, bytes]] = (),
     ) -> None:
         """Refuse the request if any principal that some rule could charge for it is blocked, its address always among
-        them: who is blocked gets in by no other name, either.
+        them: a blocked caller is not admitted under another name, either.
 
         Raises:
             BlockedError: one is.
@@ -84,7 +84,7 @@ class Tiers:
             try:
                 read = [self._reader.find((source,), headers, peer, names, found) for found in (*keys, None)]
             except MalformedRequest:
-                continue  # whether that matters is for the rules to say that look there
+                continue  # the rules that look there decide if that matters
             for kind, value in read:
                 principal = self._reader.principal(kind, value)
                 until_ms = self._blocks.until_ms(principal.digest, kind, value, self._now_ms)

@@ -1,4 +1,4 @@
-"""The part of a rule that speaks of language models: whose API, the worth of a token, and how much to reserve."""
+"""The part of a rule about language models: the API, the weight of a token, and the units to reserve."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OnDisconnect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EstimateTerms:
-    """What a policy says of estimates.
+    """The terms on which a policy estimates tokens.
 
     Args:
         bytes_per_token: of requests, to begin with.
@@ -54,7 +54,7 @@ class EstimateTerms:
 
 @dataclass(frozen=True, slots=True)
 class TokenTerms:
-    """What a rule says of tokens.
+    """The terms on which a rule counts tokens.
 
     Args:
         preset: name or path of the preset of the API.

@@ -1,4 +1,4 @@
-"""What one call of a language model used, in one meaning for every provider."""
+"""The tokens that one call of a language model used, in one meaning for every provider."""
 
 from __future__ import annotations
 

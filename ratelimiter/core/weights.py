@@ -1,4 +1,4 @@
-"""How many units of a limit a token costs, by its kind. Exact, in millionths, and rounded up once."""
+"""The units that a token costs, by its kind. Exact, in millionths, and rounded up once."""
 
 from __future__ import annotations
 

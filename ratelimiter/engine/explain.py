@@ -94,7 +94,7 @@ def _lines(policy: Policy, request: Request, now_ms: int) -> Iterator[str]:
     count = sum(rule.descriptors is None for rule in policy.rules)
     yield _line(
         "rules",
-        f"{len(rules)} of {count} match" if rules else "none matches: admitted, and charged to nobody",
+        f"{len(rules)} of {count} match" if rules else "none matches: admitted, and not charged",
     )
     if plan:
         yield _line("plan", plan)

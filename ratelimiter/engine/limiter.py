@@ -57,9 +57,9 @@ class Judgement(NamedTuple):
 
     decision: Decision
     hits: Sequence[Hit]  # that the decision was about; none where an operator's order kept them from being charged
-    identity: Identity  # of the caller, with the plan that applies once it is admitted; NOBODY if none is looked for
-    # Told what becomes of the request, as some of its charge is only settled then; None if nothing is. Of a refusal
-    # tell it `refused`, of an admission `responded` and `ended`.
+    identity: Identity  # of the caller, with the plan that applies once it is admitted; NOBODY if it was not asked for
+    # The request, if the response settles some of its charge; else None. Call `refused` of it after a refusal,
+    # `responded` and `ended` after an admission.
     pending: PendingRequest | None
 
 
@@ -317,7 +317,7 @@ class Limiter:
         return identity._replace(plan=tiers.plan_of(headers, request.peer, identity.verified, identity.plan))
 
     def _blocked(self, block: BlockedError, rule: Rule | None = None) -> tuple[Decision, Sequence[Hit]]:
-        """Return the refusal of a blocked principal, and a hit by which observers tell who it is; it is not charged."""
+        """Return the refusal of a blocked principal, and a hit that names it to observers; it is not charged."""
         rule = self.policy.rules[0] if rule is None else rule
         hit = Hit(key_of(self.policy, rule, block.principal, 0), rule.quota, 0, rule)
         return blocked(self._clock(), block.until_ms, rule), (hit,)
@@ -349,7 +349,7 @@ class Limiter:
         return receipt
 
     async def settled(self) -> None:
-        """Wait until the store was told what is settled by now, no longer than for a decision."""
+        """Wait until the store has every settlement so far, no longer than for a decision."""
         await self._settlements.settled(self.policy.decision_timeout_ms / 1000)
 
     def refused(self, decision: Decision, request_id: str, method: str) -> None:
@@ -374,7 +374,7 @@ def _as_planned(hit: Hit) -> Hit:
 
 
 def _leased(hits: Sequence[Hit]) -> Sequence[Hit]:
-    """*hits*, those that are leases with a name of their own. From the system: no two processes may make the same."""
+    """Return *hits*, each lease with a name of its own: random, as two processes must not choose the same."""
     if not any(hit.rule.leased for hit in hits):
         return hits
     lease = secrets.randbits(LEASE_BITS) or 1

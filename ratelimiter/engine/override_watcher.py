@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5  # an override is applied everywhere within a second
 READ_AGAIN_MS = 60_000  # the store's clock, against which ours may have moved
-DRIFT_MS = 100  # of a clock, which is of no account
+DRIFT_MS = 100  # of a clock, which is ignored
 NOTED_MAX = 100  # overrides that mean nothing here, each logged once
 STEP = 200  # overrides that are built before others go on, about a millisecond's work
 
@@ -253,7 +253,7 @@ class OverrideWatcher:
             try:
                 await self._look(self._store)
             except StoreError as error:
-                if limiter.store.state != DEGRADED:  # else the outage is told already
+                if limiter.store.state != DEGRADED:  # else the outage is logged already
                     self._note_failure(error)
             else:
                 self._note_success()
@@ -271,7 +271,7 @@ class OverrideWatcher:
     async def _run(self) -> None:
         limiter = self._limiter()
         if limiter is not None:
-            await limiter.store.ask()  # first, so that an outage is told as what it is
+            await limiter.store.ask()  # first, so that an outage is logged as one
             del limiter
         while self._limiter() is not None:
             try:

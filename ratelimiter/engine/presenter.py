@@ -33,7 +33,7 @@ class Presenter:
         headers: renders the rate limit headers of a decision.
         id_header: name of the header with the request's id; None if the dialect has none.
         identity_headers: tells the upstream the caller's identity.
-        tells_identity: whether it tells anything.
+        tells_identity: True if any identity header is configured.
         reserved_request: lower-case names of the request headers that a client cannot set, as they are ours to set.
         reserved_response: lower-case names of the response headers that are ours to set.
         cors: the pages of other origins that may read our answers; None: nothing is said of them.

@@ -1,8 +1,7 @@
-"""What becomes of a request after it was admitted: its response settles what it was charged, and its leases are renewed
-until it ends.
+"""Admitted requests until they end: the response settles the charge, and leases are renewed meanwhile.
 
-No request waits for any of it. Settlements leave in the order in which they came about, before what the same process
-charges afterwards: a client that has its answer and comes back finds what was given back.
+No request waits for any of it. Settlements are sent in their order, before any later charge of the same process: a
+client that has its answer and sends the next request finds the units that were given back.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class PendingRequest:
         settlements: sends what there is to settle.
         hits: those of the request that are settled later, as they were charged.
         charged_at_ms: the store's clock then.
-        source: who charged them.
+        source: of the decision that charged them.
         metered: reads out of the answer what some of them come to; None if none of them wants it.
     """
 
@@ -209,7 +208,7 @@ class Settlements:
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """Leases that are open now."""
+        """Return the number of open leases."""
         return sum(map(len, self._leases.values()))
 
     def release(self, hits: Sequence[Hit], now_ms: int) -> None:
@@ -219,7 +218,7 @@ class Settlements:
     def pending(
         self, decision: Decision, hits: Sequence[Hit], metered: MeteredRequest | None = None
     ) -> PendingRequest | None:
-        """Return the request that *decision* was about, to be told what becomes of it; None if nothing is settled.
+        """Return the request that *decision* was about, to follow its response; None if nothing is settled.
 
         Args:
             decision: on the request.
@@ -311,7 +310,7 @@ class Settlements:
             log.warning("a settlement failed (%s): %s; leases lapse by themselves", kind, told, exc_info=error)
 
     async def sent(self) -> None:
-        """Wait, a moment, until all settlements are on their way, in front of whatever is sent after them."""
+        """Flush queued settlements, so that they reach the store before any later charge."""
         self._flush()
         while self.unsent:  # noqa: ASYNC110 - they leave with the next turns of the loop, so that is the event
             await asyncio.sleep(0)

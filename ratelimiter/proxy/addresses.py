@@ -1,4 +1,4 @@
-"""Where a proxy listens and where its upstream is, as people write it."""
+"""Addresses of listeners and upstreams, as an operator writes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PORTS = {"http": 80, "https": 443}
 
 
 class Listen(NamedTuple):
-    """Where to listen: a host and a port, or the path of a unix socket."""
+    """The address of a listener: a host and a port, or the path of a unix socket."""
 
     host: str = ""
     port: int = 0  # 0: any that is free

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-LINE_MAX = 256  # bytes of a line that tells a chunk's size: extensions are dropped, so nobody needs long ones
+LINE_MAX = 256  # bytes of a line with a chunk's size: extensions are dropped, so long ones are of no use
 TRAILER_MAX = 8192  # bytes of a trailer section
 
 # RFC 9112 sections 7.1 and 7.1.1. Fifteen digits, zeros before them not counted, are more than any counter needs. White
@@ -30,7 +30,7 @@ class SizedBody:
     """A body of a number of bytes said before.
 
     Attributes:
-        done: whether all of it has come.
+        done: True once all of it has come.
         rest: what came behind its end.
     """
 
@@ -42,7 +42,7 @@ class SizedBody:
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """The part of *data* that belongs to the body."""
+        """Return the part of *data* that belongs to the body."""
         left = self._left - len(data)
         if left > 0:
             self._left = left
@@ -71,7 +71,7 @@ class OpenBody:
         self.trailers: list[bytes] = []
 
     def feed(self, data: bytes) -> bytes:
-        """All of *data*."""
+        """Return all of *data*."""
         return data
 
 
@@ -79,7 +79,7 @@ class ChunkedBody:
     """A body in chunks (RFC 9112 section 7.1).
 
     Attributes:
-        done: whether its end, the trailer section included, has come.
+        done: True once its end, the trailer section included, has come.
         rest: what came behind that.
         trailers: the field lines of the trailer section.
     """
@@ -96,7 +96,7 @@ class ChunkedBody:
         self.trailers: list[bytes] = []
 
     def feed(self, data: bytes) -> bytes:
-        """The part of *data* that is content, in one piece.
+        """Return the part of *data* that is content, in one piece.
 
         Raises:
             BodyError: the framing is broken; nothing behind that can be trusted.
@@ -165,10 +165,10 @@ def has_body(method: str, status: int) -> bool:
 
 
 def chunk(data: bytes) -> bytes:
-    """*data*, which is not empty, as a chunk."""
+    """Return *data*, which is not empty, as a chunk."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 def last_chunk(trailers: list[bytes]) -> bytes:
-    """The end of a chunked body, with the field lines *trailers*."""
+    """Return the end of a chunked body, with the field lines *trailers*."""
     return b"0\r\n%s\r\n" % b"".join([line + b"\r\n" for line in trailers])

@@ -138,7 +138,7 @@ class Credentials:
             self.reload()
 
     def reload(self) -> None:
-        """Load the files; if they cannot be used, keep what was loaded last and say so."""
+        """Load the files; if they cannot be used, keep what was loaded last and log the reason."""
         self._state = self._seen = self._look()
         try:
             self.current = self._make()

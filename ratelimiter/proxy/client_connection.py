@@ -58,7 +58,7 @@ class ClientConnection(asyncio.Protocol):
         peer: the client's address; None on a unix socket.
         buffer: what has come and is not read yet.
         paused: why nothing is read at present.
-        half_closed: whether the client has closed its side.
+        half_closed: True if the client has closed its side.
     """
 
     __slots__ = (
@@ -110,10 +110,10 @@ class ClientConnection(asyncio.Protocol):
         self._poll: select.poll | None = None  # asks the kernel if the client is there
         self._lingering: Lingering | None = None  # in the end, if the client may still be sending
         self._empty_lines = 0  # that came before the head that is waited for
-        self._begun = True  # whether the deadline of a head is running: the first one's is from the beginning
+        self._begun = True  # True if the deadline of a head is running: the first one's is from the beginning
         self._serving = False
         self._due_s = NEVER_S
-        self._full = False  # whether the client takes in nothing more at present
+        self._full = False  # True if the client takes in nothing more at present
         self._stalled_s = 0.0  # for how long
 
     # --- Of asyncio
@@ -192,7 +192,7 @@ class ClientConnection(asyncio.Protocol):
             exchange.abandon()
 
     def pause_writing(self) -> None:
-        """The client takes in less than comes: let the upstream wait."""
+        """Pause the upstream: the client reads more slowly than data comes."""
         self._full = True
         self._stalled_s = 0.0
         if self._exchange is not None:
@@ -229,11 +229,11 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way."""
+        """True if no request is in flight."""
         return self._state is HEAD and not self.buffer
 
     def abort(self) -> None:
-        """Close at once, whatever is under way: who follows it is told before this returns."""
+        """Close at once, whatever is in flight; its follower is notified before this returns."""
         self.transport.abort()
         self.connection_lost(None)
 
@@ -341,7 +341,7 @@ class ClientConnection(asyncio.Protocol):
         self.buffer = data
 
     def forwarded(self, fields: Fields) -> bytes:
-        """The lines that the upstream gets of a request's *fields*."""
+        """Return the field lines that the upstream gets for a request's *fields*."""
         if fields is not self._fields:
             self._fields_forwarded = self._lines(fields)
             self._fields = fields if len(fields.raw) <= REMEMBERED_MAX else None
@@ -363,7 +363,7 @@ class ClientConnection(asyncio.Protocol):
         return b"\r\n".join(lines) + b"\r\n" + via
 
     def finished(self, *, keep: bool, unread: bool) -> None:
-        """The exchange is over: on to the next request if the connection is kept, or to the end."""
+        """End the exchange: go on to the next request if the connection is kept, else close."""
         self._exchange = None
         if not keep or (self.half_closed and not self.buffer):
             self.close(unread=unread)

@@ -65,7 +65,7 @@ class Drains:
 
 
 class Drain:
-    """One response on its way to nowhere: a ResponseReceiver.
+    """One response that is read and thrown away: a ResponseReceiver.
 
     Args:
         drains: all of them.
@@ -115,7 +115,7 @@ class Drain:
                 log.exception("an observer of a response's body failed")
                 self._observer = None
 
-    def ended(self, trailers: list[bytes]) -> None:  # noqa: ARG002  # nobody reads them
+    def ended(self, trailers: list[bytes]) -> None:  # noqa: ARG002  # no client is left to get them
         """End: the response is complete."""
         self._end(complete=True)
 

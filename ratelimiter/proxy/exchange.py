@@ -119,15 +119,15 @@ class Exchange:
         fields = request.fields
         self._upload = RequestBody(fields, proxy.settings) if fields.has_body else None
         self._upstream: UpstreamConnection | None = None
-        self._started = False  # whether the final response has begun
-        self._chunking = False  # whether it leaves in chunks
-        self._open_ended = False  # whether it ends with the connection
-        self._complete = False  # whether the response came to its proper end
-        self._left = False  # whether it did not because the client left
-        self._keep = False  # whether the connection is kept after it
+        self._started = False  # True if the final response has begun
+        self._chunking = False  # True if it leaves in chunks
+        self._open_ended = False  # True if it ends with the connection
+        self._complete = False  # True if the response came to its proper end
+        self._left = False  # True if it did not because the client left
+        self._keep = False  # True if the connection is kept after it
         self._body_observer: BodyObserver | None = None  # gets the response's content, too
         self._client_asked_s = -NEVER_S  # when it was asked if it is still there
-        self._sent_again = False  # whether the request went out twice
+        self._sent_again = False  # True if the request went out twice
         self._tunnelled = 0  # bytes that came for the tunnel
         self._sent = 0  # bytes of the response's content
         self._upstream_s = 0.0  # that the upstream took
@@ -204,7 +204,7 @@ class Exchange:
             self._client.write(CONTINUE)
 
     def pause_writing(self) -> None:
-        """The client takes in less than comes: let the upstream wait."""
+        """Pause the upstream: the client reads more slowly than data comes."""
         if self._upstream is not None:
             self._upstream.pause()
 
@@ -249,7 +249,7 @@ class Exchange:
 
     @property
     def unread(self) -> bool:
-        """Whether the client may still be sending what belongs to the request."""
+        """True if the client may still be sending a part of the request."""
         return self._request is UNREADABLE or (self._upload is not None and not self._upload.done)
 
     # --- Judging
@@ -400,8 +400,8 @@ class Exchange:
         self._upstream.send(framed, complete=upload.done)  # type: ignore[union-attr]  # nothing is read on without one
 
     def _read_body(self, data: bytes) -> bytes | None:
-        """What *data* holds of the body's content; None if it cannot be forwarded, which has been said then."""
-        upload: RequestBody = self._upload  # type: ignore[assignment]  # else nobody asks
+        """Return the content of the body in *data*; None if it cannot be forwarded, after the error was sent."""
+        upload: RequestBody = self._upload  # type: ignore[assignment]  # only called with a body
         try:
             content = upload.feed(data)
         except RequestBodyError as fault:
@@ -501,7 +501,7 @@ class Exchange:
         self._begin_connecting()
 
     def upstream_failed(self, status: int, issue: str) -> None:
-        """Say so, or, when the response has begun, make sure that nobody takes it for complete."""
+        """Answer with an error; if the response has begun, cut it so that no client takes it for complete."""
         self._upstream = None
         self._note_fault(issue, status)
         self._fail(status, issue)
@@ -572,7 +572,7 @@ class Exchange:
         self._finish()
 
     def _keeps(self) -> bool:
-        """Whether the connection stays open after the response."""
+        """Return True if the connection stays open after the response."""
         request, upload = self._request, self._upload
         return (
             request.fields.keep_alive
@@ -583,7 +583,7 @@ class Exchange:
         )
 
     def _finish(self) -> None:
-        """The response is complete."""
+        """End the exchange: the response is complete."""
         self._upstream = None
         self.state = OVER
         self._complete = True
@@ -633,7 +633,7 @@ class Exchange:
 
 
 def _explained(fault: Exception) -> tuple[int, object]:
-    """The status and the words for what kept a request from the upstream."""
+    """Return the status and the words for the fault that kept a request from the upstream."""
     if isinstance(fault, CrowdedError):
         return 503, "all connections that there may be are in use (proxy: upstream_connections_max)"
     if isinstance(fault, TimeoutError):

@@ -14,7 +14,7 @@ class ExchangeRecord(NamedTuple):
     method: str  # as sent, so no metric label; empty when the head could not be read
     target: bytes  # canonical path and query; empty likewise
     status: int  # what the client was told; 0 when it was told nothing
-    source: str  # who gave that answer: one of the constants below
+    source: str  # the source of that answer: one of the constants below
     received: int  # bytes of the request's body that came
     sent: int  # bytes of the response's body that left
     duration_ms: float  # from the end of the request's head to the end of the response
@@ -25,7 +25,7 @@ class ExchangeRecord(NamedTuple):
     decision: Any = None  # of the judge, if it refused; the proxy does not look into it
 
 
-# Who gave an answer. A closed set: it becomes a metric label.
+# Sources of an answer. A closed set: it becomes a metric label.
 UPSTREAM = "upstream"
 JUDGE = "judge"
 PROXY = "proxy"

@@ -1,4 +1,7 @@
-"""How many connections a process has file descriptors for: with none left, those whom it serves already would fail."""
+"""The limit on file descriptors: a process takes no more connections than it has descriptors for.
+
+With none left, the requests in flight would fail, too.
+"""
 
 from __future__ import annotations
 

@@ -20,15 +20,15 @@ def via_line(name: bytes, *, http_1_0: bool) -> bytes:
 
 
 class Provenance(NamedTuple):
-    """How a request's way here is told to the upstream, for one client connection."""
+    """The provenance of a client connection, as the upstream is told of it."""
 
     peer: str | None  # address of the socket's other end; None on a unix socket
     scheme: bytes  # http or https
-    trusted: bool  # whether the peer may speak for others
+    trusted: bool  # True if the peer may speak for others
     families: Sequence[str] = (X_FORWARDED,)  # of X_FORWARDED and RFC_7239
 
     def lines(self, headers: Sequence[Header], host: bytes) -> list[bytes]:
-        """The field lines about provenance that the upstream gets, in place of those among *headers*.
+        """Return the field lines about provenance that the upstream gets, in place of those among *headers*.
 
         An untrusted peer's are replaced. A trusted peer's are kept, and the peer appended to the list of addresses.
         """

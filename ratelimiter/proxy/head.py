@@ -265,7 +265,7 @@ def _read_fields(raw: bytes, settings: ProxySettings, policy: HeaderPolicy) -> F
 
 
 def _read_request_fields(fields: Fields, special: list[Header]) -> None:
-    """What the fields say of framing and connection."""
+    """Read from the fields how the body is framed and what the connection is to become."""
     coding: bytes | None = None
     length: bytes | None = None
     options: list[bytes] = []
@@ -362,7 +362,7 @@ def _with_target(method: str, target: bytes, fields: Fields, settings: ProxySett
 
 
 def _without_authority(target: bytes, fields: Fields) -> tuple[bytes, Fields]:
-    """A target in absolute form as one in origin form, and the fields with its authority as Host, which it replaces
+    """Return a target in absolute form as one in origin form, and the fields with its authority as their Host
     (RFC 9112 section 3.2.2).
     """
     match = _ABSOLUTE.fullmatch(target)
@@ -406,7 +406,7 @@ def parse_response(head: bytes, settings: ProxySettings, policy: HeaderPolicy) -
 
 
 def _read_response_fields(response: ResponseHead, pieces: list[bytes]) -> None:
-    """What the fields say of framing and connection (RFC 9112 section 6.3)."""
+    """Read from the fields how the body is framed and what becomes of the connection (RFC 9112 section 6.3)."""
     options: list[bytes] = []
     for at in range(1, len(pieces), 3):
         name, value = pieces[at].lower(), pieces[at + 1].strip(b" \t")

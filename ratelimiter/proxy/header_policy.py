@@ -1,4 +1,4 @@
-"""Which header fields of a message are passed on, which are dropped, and which the proxy writes anew."""
+"""The header fields of a message that are passed on, those that are dropped, and those that the proxy writes anew."""
 
 from __future__ import annotations
 

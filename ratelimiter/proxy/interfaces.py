@@ -203,7 +203,7 @@ class ClientSet(Protocol):
         """Connections that were closed at once, as there were too many."""
 
     def __len__(self) -> int:
-        """Connections that are open."""
+        """Return the number of open connections."""
 
 
 class ResponseReceiver(Protocol):

@@ -46,7 +46,7 @@ class Server:
         tls: of all of them; None for plain HTTP.
 
     Attributes:
-        ready: whether others should send requests here.
+        ready: True if load balancers should send requests here.
     """
 
     def __init__(self, proxy: Proxy, sockets: list[socket.socket], tls: ssl.SSLContext | None = None) -> None:
@@ -73,8 +73,10 @@ class Server:
         self.ready = True
 
     async def drain(self, at_once: asyncio.Event | None = None, *, lame_duck: bool = True) -> None:
-        """Stop without failing anybody: first say so and go on, as whoever sends requests here learns it only later;
-        then take in nobody new, and finish what is under way.
+        """Stop without failing a request.
+
+        First report not ready and go on serving, because load balancers learn it only later. Then accept no new
+        connection, and finish what is in flight.
 
         Args:
             at_once: cuts all of that short when it is set.

@@ -30,12 +30,12 @@ NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 def bind(listen: Listen, flag: str = "--listen", *, shared: bool = False) -> socket.socket:
-    """A socket that listens there; of a host name's addresses at the first.
+    """Return a socket that listens there; of a host name's addresses, at the first.
 
     Args:
         listen: where.
         flag: by which it was given.
-        shared: whether other processes bind the same port, each to get a share of the connections.
+        shared: True if other processes bind the same port, each to get a share of the connections.
 
     Raises:
         ConfigError: it cannot be bound.
@@ -84,7 +84,7 @@ def bind_all(listen: Listen, count: int, flag: str = "--listen") -> list[list[so
 
 
 def _bound(listen: Listen, flag: str, bind_there: Callable[[], Result]) -> Result:
-    """What *bind_there* makes, its faults in our words."""
+    """Return the result of *bind_there*; raise its OSError as a ConfigError."""
     try:
         return bind_there()
     except OSError as fault:
@@ -94,7 +94,7 @@ def _bound(listen: Listen, flag: str, bind_there: Callable[[], Result]) -> Resul
 
 
 def name_of(bound: socket.socket) -> str:
-    """Where a socket listens, as people write it."""
+    """Return the address of a listening socket, as an operator writes it."""
     name = bound.getsockname()
     if isinstance(name, str):
         return f"{UNIX}{name}"

@@ -31,7 +31,7 @@ class CrowdedError(Exception):
 
 
 class Target(NamedTuple):
-    """Where requests go."""
+    """The address of the upstream."""
 
     host: str = ""
     port: int = 0
@@ -40,7 +40,7 @@ class Target(NamedTuple):
 
     @property
     def authority(self) -> bytes:
-        """What a request without a Host is given as one."""
+        """The Host of a request that has none."""
         if self.path:
             return b"localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -64,7 +64,7 @@ class Pool:
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
         self._opening = 0  # that are not among these yet
-        self._line: deque[asyncio.Future[UpstreamConnection | None]] = deque()  # who waits for one, or for room
+        self._line: deque[asyncio.Future[UpstreamConnection | None]] = deque()  # waiting for one, or for room
         self._dialer = None if target.path or _is_address(target.host) else Dialer(target.host, target.port, loop)
         self._sweep = Sweep(loop, min(1.0, settings.upstream_idle_ms / 4000))
         self._swept = False
@@ -72,7 +72,7 @@ class Pool:
         self._closed_at_s = float("-inf")
 
     def __len__(self) -> int:
-        """Connections open now."""
+        """Return the number of open connections."""
         return len(self._all)
 
     @property
@@ -155,7 +155,7 @@ class Pool:
         except asyncio.CancelledError:
             if turn.cancelled():
                 with contextlib.suppress(ValueError):
-                    self._line.remove(turn)  # near its head: who came first gives up first
+                    self._line.remove(turn)  # near its head: the first to come is the first to give up
             elif (connection := turn.result()) is not None:  # it has come, but too late
                 self.keep(connection)
             else:
@@ -171,14 +171,14 @@ class Pool:
         return None
 
     def _let_open(self) -> None:
-        """There may be one more connection: the first in line opens it."""
+        """Let the first request in line open one more connection."""
         turn = self._next_in_line()
         if turn is not None:
             self._opening += 1
             turn.set_result(None)
 
     async def _open(self) -> UpstreamConnection:
-        """A new connection, which was counted as opening."""
+        """Return a new connection, which was counted as opening."""
         target, loop = self.target, self._loop
         made = False
         try:

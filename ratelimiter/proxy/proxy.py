@@ -1,4 +1,4 @@
-"""What all client connections of a proxy have in common, and how many there may be."""
+"""The state that all client connections of a proxy share, and the bounds on their number."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def _nobody(_: str | None) -> bool:
 
 
 class Proxy:
-    """One upstream, and whoever stands between it and its clients.
+    """One upstream, its clients' connections, and the judge between them.
 
     Args:
         target: where the upstream is.
         judge: asked once for every request.
         errors: words the answers that the proxy gives by itself.
-        settings: what nobody may exceed.
+        settings: bounds on times, sizes and counts.
         loop: the event loop.
         observer: is told every exchange.
-        trusts: whether a peer, None on a unix socket, may speak for others and be many clients at once.
-        families: how the upstream is told who is behind us: `x-forwarded`, `forwarded` or both.
+        trusts: returns True if a peer, None on a unix socket, may speak for others and be many clients at once.
+        families: fields that tell the upstream the client's address: `x-forwarded`, `forwarded` or both.
         via: what this proxy calls itself in Via; empty for no such field.
 
     Attributes:
-        draining: whether every response is its connection's last; set it to let clients go.
+        draining: True if every response is its connection's last; set it to let clients go.
         turned_away: connections that were closed at once because there were too many.
     """
 
@@ -101,7 +101,7 @@ class Proxy:
         return policy
 
     def head_of(self, reply: Reply, headers: Sequence[Header]) -> bytes:
-        """The head of a reply of our own, up to what differs between connections."""
+        """Return the head of a reply of our own, up to the part that differs between connections."""
         key = (id(reply), id(headers))
         kept = self._heads.get(key)
         if kept is not None:
@@ -131,7 +131,7 @@ class Proxy:
         return True
 
     def _tell_crowded(self) -> None:
-        """Say what to do about it, in case that it is no attack; not where it is, as that may be a principal."""
+        """Log what to do about it, in case it is no attack; without the address, which may be a principal."""
         now_s = stopwatch_s()
         if now_s - self._told_s < CROWDED_TOLD_S:
             return
@@ -143,7 +143,7 @@ class Proxy:
         )
 
     def leave(self, client: Client) -> None:
-        """The client's connection is closed."""
+        """Forget a connection that is closed."""
         self._clients.discard(client)
         self._sweep.discard(client)
         peer = client.peer

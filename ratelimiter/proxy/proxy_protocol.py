@@ -27,11 +27,11 @@ V2_MAX = 4096  # of version 2, of which TLVs may take most
 LOCAL, PROXIED = 0x20, 0x21
 SIZES = {0x11: 4, 0x21: 16}  # of an address of TCP over IPv4 and over IPv6
 AGAIN_S = 0.01  # until the rest of a header is looked for
-PENDING_MAX = 1024  # connections that have not said whose they are
+PENDING_MAX = 1024  # connections whose header has not come
 
 
 class Header(NamedTuple):
-    """What stands in front of a connection."""
+    """The header in front of a connection."""
 
     size: int  # in bytes
     client: str | None  # address of the client; None if the connection is the balancer's own, or of no such family

@@ -48,16 +48,16 @@ class RequestBody:
 
     @property
     def done(self) -> bool:
-        """Whether all of it has come."""
+        """True once all of it has come."""
         return self._body.done
 
     @property
     def rest(self) -> bytes:
-        """What came behind its end."""
+        """The bytes that came behind its end."""
         return self._body.rest
 
     def feed(self, data: bytes) -> bytes:
-        """The content that *data* holds.
+        """Return the content that *data* holds.
 
         Raises:
             RequestBodyError: its framing is broken, or it is too long.
@@ -72,7 +72,7 @@ class RequestBody:
         return content
 
     def drop(self, data: bytes) -> bytes:
-        """Take in *data*, of a body that is not forwarded, as far as it can be; what came behind its end."""
+        """Read *data* of a body that is not forwarded, as far as it can be; return the bytes behind its end."""
         try:
             self._body.feed(data)
         except BodyError:
@@ -85,13 +85,13 @@ class RequestBody:
         self._wanted = wanted
 
     def seen(self, content: bytes) -> bytes | None:
-        """What the judge gets to see, *content* being the latest part; None if more of it must come first."""
+        """Return the preview for the judge, *content* being the latest part; None if more of it must come first."""
         preview: bytearray = self.preview  # type: ignore[assignment]  # it has begun
         preview += content
         return bytes(preview[: self._wanted]) if self._body.done or len(preview) >= self._wanted else None
 
     def framed(self, content: bytes, dropped: frozenset[bytes]) -> bytes:
-        """*content*, the latest part, as it is sent on.
+        """Return *content*, the latest part, as it is sent on.
 
         Args:
             content: as `feed` gave it.
@@ -105,7 +105,7 @@ class RequestBody:
         return content
 
     def too_slow(self, passed_s: float) -> bool:
-        """Whether it comes too slowly, *passed_s* more having been spent on reading it."""
+        """Return True if the body comes too slowly, after *passed_s* more seconds of reading."""
         self._read_s += passed_s
         counted_s = self._read_s - self._settings.body_grace_ms / 1000
         return counted_s > 0 and self.received < counted_s * self._settings.body_rate_min

@@ -49,7 +49,7 @@ def forwarded_head(
         framing: the line about its framing, if it has no Content-Length.
         fields: of the request.
         via: the name of this proxy; empty for no Via.
-        keep: whether the connection stays open.
+        keep: True if the connection stays open.
     """
     if via:
         framing += via_line(via, http_1_0=head.http_1_0)

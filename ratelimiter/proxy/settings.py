@@ -1,4 +1,4 @@
-"""What nobody may exceed: times, sizes and counts."""
+"""Bounds of the proxy: times, sizes and counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MAY_BE_NOTHING = frozenset({"body_max", "body_rate_min", "drains_max", "lame_duck_ms", "linger_max"})
 
 
-# Meanings of a client's FIN while its request is under way: it is asked if it is still there, it has left, it stays.
+# Meanings of a client's FIN while its request is in flight: the proxy probes the client, it has left, or it stays.
 ASK, LEAVE, STAY = "ask", "leave", "stay"
 DROP, PASS, REFUSE = "drop", "pass", "refuse"
 CHOICES = {"half_closed": (ASK, LEAVE, STAY), "underscore_headers": (DROP, PASS, REFUSE)}
@@ -92,7 +92,7 @@ class ProxySettings:
 
     @property
     def tick_s(self) -> float:
-        """How often deadlines are looked at."""
+        """Seconds between two looks at the deadlines."""
         shortest_ms: int = min(
             getattr(self, f.name) for f in fields(self) if f.name.endswith(("timeout_ms", "close_ms"))
         )

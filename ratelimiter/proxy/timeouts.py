@@ -23,7 +23,7 @@ class Watched(Protocol):
 
 
 class Sweep:
-    """Ticks whatever is watched, as long as anything is.
+    """Calls `tick` on everything that is watched.
 
     Args:
         loop: the event loop.

@@ -95,12 +95,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether it is no more, or not yet, a connection."""
+        """True if the connection is closed, or was never made."""
         return self._transport is None
 
     def untouched(self) -> bool:
-        """Whether the other side has neither sent nor closed, as the kernel knows it: asked before a request leaves,
-        because after that it could not be sent again.
+        """Return True if the upstream has neither sent nor closed, as the kernel knows it. Called before a request is
+        sent, because afterwards it could not be sent again.
         """
         return self._poll is None or not self._poll.poll(0)
 
@@ -117,11 +117,11 @@ class UpstreamConnection(asyncio.Protocol):
         """Begin a request.
 
         Args:
-            receiver: who gets the response.
+            receiver: gets the response.
             head: as it is sent; a body that has come already may follow.
             request: what was asked: on its method depends whether the response has a body, on its fields what of the
                 response is passed on.
-            complete: whether no more of the request follows.
+            complete: True if no more of the request follows.
         """
         self._receiver = receiver
         self._method = request.method
@@ -170,7 +170,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Read a part of a response."""
         receiver = self._receiver
         if receiver is None:
-            self.close()  # nobody has asked: whatever this is, it must not be taken for the next answer
+            self.close()  # no request is in flight: these bytes must not be taken for the next answer
             return
         if self._tunnel:
             receiver.content(data)
@@ -250,8 +250,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._begin_content(receiver, head, data)
 
     def _parsed(self, text: bytes) -> ResponseHead:
-        """The head that is written so. Within a second, what an upstream says over and over is the same to the byte, so
-        one that was read last is known again: a fifth of what a request costs (tests/benchmarks/proxy_path.py).
+        """Return the response head of *text*. An upstream repeats the same head to the byte within a second, so
+        the last one is remembered: a fifth of what a request costs (tests/benchmarks/proxy_path.py).
 
         Raises:
             HeadError: it is none.
@@ -291,7 +291,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _switch(self, receiver: ResponseReceiver, head: ResponseHead, data: bytes) -> None:
         # RFC 9110 section 7.8: only to what was asked for.
         if not self._upgrade or head.upgrade != self._upgrade:
-            self._fail("is answered by the upstream with an upgrade that nobody asked for")
+            self._fail("is answered by the upstream with an upgrade that the request did not ask for")
             return
         self._tunnel = True
         receiver.switched(head, data)
@@ -310,7 +310,7 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.ended(body.trailers)
 
     def _release(self, *, surplus: bool) -> None:
-        """The response is complete: keep the connection if nothing at all speaks against it."""
+        """End a complete response: keep the connection if nothing at all speaks against it."""
         self._receiver = None
         self._used = True
         head = self._head

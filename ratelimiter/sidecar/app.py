@@ -55,7 +55,7 @@ class _Plan(NamedTuple):
     operator: socket.socket | None
     tokens: Tokens | None  # of operators; None without a listener for them
     access_log: AccessLog | None
-    logged_caller: str = NONE  # how the log names callers
+    logged_caller: str = NONE  # the name of a caller in the log
 
 
 def run(

@@ -33,7 +33,7 @@ class LoggedCaller:
         self._reader: PrincipalReader | None = None
 
     def __call__(self, exchange: ExchangeRecord) -> tuple[str, str] | None:
-        """Return the name of a field and its value; None if the request names nobody without doubt."""
+        """Return the name of a field and its value; None if the request names no caller without doubt."""
         policy = self._policy()
         if self._reader is None or policy is not self._known:
             self._known, self._reader = policy, reader_for(policy)

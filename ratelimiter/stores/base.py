@@ -50,8 +50,8 @@ class Store(ABC):
     A store that stands in front of another one (the fallback, the refusal cache) delegates what it does not do itself.
 
     Attributes:
-        embedded: whether the tallies are in this process, so that no call fails and no other process sees them.
-        leases: whether units of windows can be taken in advance and given back.
+        embedded: True if the tallies are in this process, so that no call fails and no other process sees them.
+        leases: True if units of windows can be taken in advance and given back.
     """
 
     embedded: ClassVar[bool] = False
@@ -65,7 +65,7 @@ class Store(ABC):
             hits: at least one, no two with the same key.
 
         Raises:
-            StoreError: the store gave no answer. It may be unknown whether the hits were charged.
+            StoreError: the store gave no answer. The hits may have been charged.
         """
 
     def spend(self, hits: Sequence[Hit]) -> Receipt | None:  # noqa: ARG002  # for those that have leases
@@ -94,7 +94,7 @@ class Store(ABC):
         return OK
 
     async def ask(self) -> None:  # noqa: B027
-        """Find out whether the store behind answers, if there is one and it was never asked. Never raises."""
+        """Probe the store behind, if there is one and it was never asked. Never raises."""
 
     def forget_refusals(self) -> None:  # noqa: B027
         """Drop cached refusals, because an operator may have changed the tallies. A store without a cache has none."""

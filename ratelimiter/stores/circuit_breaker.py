@@ -24,7 +24,7 @@ class CircuitBreaker:
         clock: milliseconds, monotonic.
 
     Attributes:
-        open: whether only probes may ask the store.
+        open: True if only probes may ask the store.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ def store_for(policy: Policy, observer: StoreObserver = SILENT) -> Store:
 
     Args:
         policy: which store, and what of it.
-        observer: is told how the store fares; of the embedded one there is nothing to tell.
+        observer: is notified of the store's health; the embedded store has none to report.
 
     Raises:
         ConfigError: there is no such store, or it cannot keep a rule.
@@ -56,7 +56,7 @@ def open_store(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
         timeout_ms: within this time a charge is answered or fails, at least 1.
 
     Raises:
-        ConfigError: the scheme is not known, or the rest is not what it wants.
+        ConfigError: the scheme is not known, or the rest does not fit it.
     """
     try:
         return opened(url, timeout_ms=timeout_ms)
@@ -69,7 +69,7 @@ def opened(url: str, *, timeout_ms: int = TIMEOUT_MS) -> Store:
     """Return the store that *url* names, as `open_store` does; the caller names the place of the URL in errors.
 
     Raises:
-        ValueError: the scheme is not known, or the rest is not what it wants. Never repeats a password.
+        ValueError: the scheme is not known, or the rest does not fit it. Never repeats a password.
     """
     opener = OPENERS.get(url.partition("://")[0].lower()) if "://" in url else None
     if opener is None:

@@ -1,4 +1,4 @@
-"""A store that always answers: behind it another one, and in its absence what each rule says should happen then."""
+"""A store that always answers: while the store behind it is out, each rule's `on_store_error` decides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.settlement import Settlement
     from ratelimiter.stores.overrides import OverrideStore
 
-WARM_EVERY = 64  # one healthy decision in so many is also made locally, so that the way in need is never cold code
+WARM_EVERY = 64  # one healthy decision in so many is also made locally, so that the code of an outage stays warm
 COME_BACK_MS = 1000  # to a request that the local share can never fit: by then the store may be back
 TOLD_MAX = 200  # characters of an error that a log line repeats
 
@@ -46,13 +46,13 @@ class FallbackStore(Store):
     Args:
         store: the store that is guarded.
         local: where local windows are kept.
-        local_share: how much of a limit this process admits by itself, above 0 to 1; rounded up to whole units.
-        breaker: when not even to ask.
-        observer: is told of every error, and when the store is no longer asked or is again.
+        local_share: share of a limit that this process admits by itself, above 0 to 1; rounded up to whole units.
+        breaker: the circuit breaker; while it is open, only probes reach the store.
+        observer: is notified of every error, and when the circuit breaker opens or closes.
         outages: the log of outages.
 
     Attributes:
-        faults: how often each kind of error has come from the store.
+        faults: the store's errors, counted by kind.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class FallbackStore(Store):
         self._seen = LastSeen()
         self._ahead_ms = 0  # how much the store's clock is ahead of ours
         self._outages = OutageLog() if outages is None else outages
-        self._known = False  # whether the store has answered, or failed, at all
+        self._known = False  # True once the store has answered, or failed
         self._recovery: asyncio.Task[None] | None = None  # probes while the breaker is open
         self.faults: Counter[str] = Counter()
 
@@ -97,7 +97,7 @@ class FallbackStore(Store):
         return OK if self._known else UNKNOWN
 
     async def ask(self) -> None:
-        """Ask the store once, unless it has been asked: the state is known then, and told in the log if it is bad."""
+        """Ask the store once, unless it has been asked; log its state if it is bad."""
         if not self._known:
             await self._probe()
 
@@ -149,7 +149,7 @@ class FallbackStore(Store):
         return receipt
 
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:
-        """Pass *settlements* on to who keeps the hits; while the store is not asked, its leases lapse by themselves."""
+        """Pass *settlements* on to the source of the charge; while the circuit is open, leases lapse."""
         if source == LOCAL:
             ours = [each for each in settlements if each.rule.on_store_error is OnStoreError.LOCAL]
             self._local.settle_now([each._replace(quota=self._share_of(each.quota)) for each in ours])
@@ -158,7 +158,7 @@ class FallbackStore(Store):
                 await self._store.settle(settlements)
             except asyncio.CancelledError:
                 raise
-            except Exception as error:  # nobody is there who could do anything about it
+            except Exception as error:  # no caller is left to handle it
                 self._note(error, probing=False)
 
     async def close(self) -> None:
@@ -221,10 +221,10 @@ class FallbackStore(Store):
             elif self._breaker.open:
                 self._recover()  # on this event loop, if it began on another one
             return
-        if probing:  # neither our own load nor a mistake says whether the store is back
+        if probing:  # our own overload and logic errors do not show that the store is back
             self._breaker.spared()
         if self.faults[kind] == 1 and not isinstance(error, StoreOverloaded):
-            # A mistake of somebody's: it comes back with every request, so once is enough. Ours has a traceback.
+            # A programming error comes back with every request, so one line is enough. Ours has a traceback.
             ours = None if isinstance(error, StoreError) else error
             log.error("the store's answer makes no sense (%s): %s", kind, told, exc_info=ours)
 
@@ -232,7 +232,10 @@ class FallbackStore(Store):
         self._observer.degraded(degraded=self.degraded)
 
     def _warm_up(self, hits: Sequence[Hit]) -> None:
-        """Decide what the store has decided; but for what will be settled, as that would stay here as charged."""
+        """Replay an admitted decision in the local store to keep that code warm.
+
+        Skip hits that are settled later: nothing would release them here.
+        """
         lasting = [hit for hit in hits if not hit.rule.settles]
         if lasting:
             self._without_store(lasting, warming=True)
@@ -240,7 +243,7 @@ class FallbackStore(Store):
     def _without_store(self, hits: Sequence[Hit], *, warming: bool = False) -> Receipt:
         modes = {hit.rule.on_store_error for hit in hits if not hit.rule.shadow}
         now_ms = self._local.now_ms()
-        if OnStoreError.DENY in modes or any(hit.cost < 0 for hit in hits):  # nobody else can keep a top-up
+        if OnStoreError.DENY in modes or any(hit.cost < 0 for hit in hits):  # only the store can keep a top-up
             return Receipt(now_ms, False, [Tally(0, 0, 0)] * len(hits), FAIL_CLOSED)
         ours = [self._local_hit(hit) for hit in hits if hit.rule.on_store_error is OnStoreError.LOCAL]
         if not ours:
@@ -277,7 +280,7 @@ class FallbackStore(Store):
         return share
 
     def _as_of_the_whole(self, hit: Hit, ours: Hit, tally: Tally) -> Tally:
-        """A tally of our share as one of the whole limit, with the same number remaining."""
+        """Return a tally of our share as one of the whole limit, with the same number remaining."""
         left = max(0, ours.quota.limit - tally.used)
         if (
             hit.rule.burst and hit.quota is hit.rule.quotas[0]

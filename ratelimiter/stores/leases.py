@@ -34,7 +34,7 @@ log = logging.getLogger("ratelimiter.stores")
 
 
 class _Lease:
-    """What one process has taken in advance for requests with the same hits, or may take next time."""
+    """The units that one process has taken in advance for requests with the same hits, or may take next time."""
 
     __slots__ = (
         "answered_ms",

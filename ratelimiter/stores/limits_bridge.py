@@ -1,4 +1,4 @@
-"""Stores that the package `limits` speaks to: memcached, MongoDB and others, for those who cannot run Redis.
+"""Stores by way of the package `limits`: memcached, MongoDB and others, for deployments without Redis.
 
 The URL is that of `limits` after `limits+`: `limits+memcached://host:11211`, `limits+mongodb://host:27017`,
 `limits+redis://host:6379`. `strategy=` in its query names what counts:
@@ -22,7 +22,7 @@ What is weaker than in the stores of our own, whatever the strategy:
 * A window is a whole number of seconds.
 * In `fixed` and `moving` a changed window length only applies to what is counted from then on.
 
-Tested against memcached and Redis. MongoDB is untested: it goes the same way, but nobody here has run it.
+Tested against memcached and Redis. MongoDB takes the same path and is untested.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ STRATEGIES = {
     "fixed": ("FixedWindowRateLimiter", "get_expiry"),
     "moving": ("MovingWindowRateLimiter", "get_moving_window"),
 }
-# What the clients' errors mean for us, by the name of their class or of one that they derive from: none of those
+# The clients' errors as ours, by the name of their class or of one that they derive from: none of those
 # packages need be there, and `limits` hides which one it uses.
 ERRORS: dict[str, tuple[type[StoreError], Kind]] = {
     "AuthenticationError": (StoreMisconfigured, Kind.AUTHENTICATION),
@@ -210,7 +210,7 @@ class LimitsBridge(Store):
                 look = looks[index]
                 looks[index] = Look(look.used + hit.cost, look.reset_ms or hit.quota.window_ms, 0)
                 continue
-            # Somebody was faster. How long to wait is for another look to say, which may find room again by now.
+            # Another request was faster. Look again for the time to wait; there may be room again by now.
             look = await self._look(hit)
             looks[index] = look._replace(retry_after_ms=look.retry_after_ms or max(1, look.reset_ms))
             if not hit.rule.shadow:
@@ -235,7 +235,7 @@ class LimitsBridge(Store):
 
 
 def open_bridge(parts: SplitResult, timeout_ms: int) -> LimitsBridge:
-    """The store of a `limits+...://` URL.
+    """Return the store of a `limits+...://` URL.
 
     Raises:
         ValueError: the URL cannot be used. Never repeats a password.
@@ -250,7 +250,7 @@ def open_bridge(parts: SplitResult, timeout_ms: int) -> LimitsBridge:
 
 
 def seconds(quota: AnyQuota) -> int:
-    """The length of the window in seconds, the smallest unit of `limits`.
+    """Return the length of the window in seconds, the smallest unit of `limits`.
 
     Raises:
         ConfigError: it is not whole.
@@ -292,7 +292,7 @@ def slid(hit: Hit, before: int, before_left_s: float, now: int, now_left_s: floa
 
 
 def _after_ms(moment_s: float) -> int:
-    """The first whole millisecond after *moment_s*, when the weight is still what it was; give or take a nanosecond."""
+    """Return the first whole millisecond after *moment_s*, with the weight of that moment, within a nanosecond."""
     return max(1, floor(moment_s * SECOND_MS + 1e-6) + 1)
 
 
@@ -343,7 +343,7 @@ def _storage(url: str) -> Any:
 
 
 def _meant(error: Exception) -> Exception:
-    """The StoreError that *error* of a client or of `limits` amounts to."""
+    """Return the StoreError that stands for *error* of a client or of `limits`."""
     if isinstance(error, (StoreError, ConfigError)):
         return error
     cause = getattr(error, "storage_error", error)

@@ -99,7 +99,7 @@ class MemoryStore(Store):
 
     def spend(self, hits: Sequence[Hit]) -> Receipt:
         """Do what `charge` does, without waiting: no other process has to be asked."""
-        if len(hits) == 1:  # the way of most requests, one hit on a key that is known: no lists, no second look-up
+        if len(hits) == 1:  # most requests take this path, one hit on a key that is known: no lists, no second look-up
             hit = hits[0]
             key, quota, cost, _, _ = hit
             shelf = self._shelves.get(quota.window_ms)
@@ -117,18 +117,18 @@ class MemoryStore(Store):
         return self.charge_now(hits)
 
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:  # noqa: ARG002 - its own
-        """Take note of what charged hits turned out to cost; see `ratelimiter.stores.base.Store`. Never raises."""
+        """Replace charges by their final cost; see `ratelimiter.stores.base.Store`. Never raises."""
         self.settle_now(settlements)
 
     async def close(self) -> None:
-        """Do nothing: there is nothing to let go of."""
+        """Do nothing: there is no connection."""
 
     def override_store(self, name: str) -> MemoryOverrideStore:
         """Return the place of the runtime overrides of policy *name*; it lives as long as the tallies."""
         return self._override_stores.setdefault(name, MemoryOverrideStore(self))
 
     def now_ms(self) -> int:
-        """The clock of the store, Unix time in milliseconds."""
+        """Return the store's time, Unix time in milliseconds."""
         return self._clock()
 
     def charge_now(self, hits: Sequence[Hit]) -> Receipt:
@@ -218,7 +218,7 @@ class MemoryStore(Store):
         self._size -= 1
 
     def _forget_other(self, ours: set[bytes], now_ms: int) -> bool:
-        """Forget a key that may go, of a sample, each time another one; whether one was found."""
+        """Forget a key that may go, of a sample, each time another one; return True if one was found."""
         for key, entry in list(islice(self._others.items(), SAMPLE)):
             self._others.move_to_end(key)
             refused = entry.refused_until_ms > now_ms
@@ -230,7 +230,7 @@ class MemoryStore(Store):
     # --- Windows
 
     def _entry(self, hit: Hit, hits: Sequence[Hit], now_ms: int) -> _Entry:
-        """The state of the hit's key; of a key not seen before, a new one that is not kept yet."""
+        """Return the state of the hit's key; of a key not seen before, a new one that is not kept yet."""
         window_ms = hit.quota.window_ms
         shelf = self._shelves.get(window_ms)
         if shelf is not None:
@@ -248,7 +248,7 @@ class MemoryStore(Store):
         return _Entry()
 
     def _taken_from_elsewhere(self, key: bytes) -> _Entry | None:
-        """The entry of *key* if it was held, or kept under a window length that the policy has since changed."""
+        """Return the entry of *key* if it was held, or kept under a window length that the policy has since changed."""
         if key in self._held:
             self._size -= 1
             return self._held.pop(key)[1]
@@ -282,7 +282,7 @@ class MemoryStore(Store):
             self._size -= 1
 
     def _make_room(self, hits: Sequence[Hit], now_ms: int) -> bool:
-        """Forget one key that is not being refused and is not of this request; whether one was found."""
+        """Forget one key that is not being refused and is not of this request; return True if one was found."""
         ours = {hit.key for hit in hits}
         for _ in range(ROUNDS):
             for window_ms, shelf in sorted(self._shelves.items(), key=lambda item: -len(item[1])):

@@ -1,4 +1,4 @@
-"""The log of outages: one line at the beginning of one and one at its end, however often the store comes and goes."""
+"""The log of outages: one line at the start and one at the end, however often the store fails and recovers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OutageLog:
     def __init__(self, *, clock: Clock = monotonic_ms) -> None:
         self._clock = clock
         self._began_ms: int | None = None  # when the minute began whose first outage was written
-        self._ended = False  # whether the end of that outage was written
+        self._ended = False  # True once the end of that outage was written
         self._out = False
         self._reason = ""
         self._outages = 0  # not written yet

@@ -39,7 +39,7 @@ class OverridesFullError(Exception):
 class OverrideStore(ABC):
     """Keeps runtime overrides and their audit lines."""
 
-    shared: ClassVar[bool]  # whether other processes write to it
+    shared: ClassVar[bool]  # True if other processes write to it
 
     @abstractmethod
     async def version(self) -> str:

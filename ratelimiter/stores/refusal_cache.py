@@ -141,7 +141,7 @@ class RefusalCache(Store):
 
     def _remember(self, hits: tuple[Hit, ...], asked_ms: int, receipt: Receipt) -> None:
         if not any(tally.retry_after_ms > 0 for tally in receipt.tallies):
-            return  # what can never fit is refused at any time, and whether it still can never is the store's to say
+            return  # a hit that can never fit is refused at any time, and only the store knows if it still cannot
         if any(hit.lease or hit.quota.kind in _ANY_MOMENT for hit in hits):
             return
         first_ms = min(ms for _, *waits in receipt.tallies for ms in waits if ms > 0)
@@ -152,8 +152,8 @@ class RefusalCache(Store):
         self._forget(keys)
         if len(self._refusals) >= self._remembered_max:
             self._forget(next(iter(self._refusals)))
-        # Its numbers count from when the answer was here, as they do for the caller who got it: so that whoever comes
-        # back when he is told to is not too early.
+        # Its numbers count from when the answer arrived, as they do for the first caller: a client that comes back
+        # after its Retry-After is then not too early.
         self._refusals[keys] = _Refusal(hits, self._clock(), until_ms, receipt)
         for key in keys:
             self._concerned.setdefault(key, set()).add(keys)

@@ -328,7 +328,7 @@ def test_explain_of_what_no_rule_matches(tmp_path: Path, capsys: pytest.CaptureF
         "client     local, a unix socket",
         "method     GET",
         "path       /v2",
-        "rules      none matches: admitted, and charged to nobody",
+        "rules      none matches: admitted, and not charged",
     ] == explained(str(path), "GET", "/v2", "--peer", "none", capsys=capsys)
 
 

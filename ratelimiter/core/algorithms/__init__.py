@@ -1,4 +1,4 @@
-"""Which state belongs to which kind of quota, and how a settlement meets it."""
+"""The class of state for each kind of quota, and the settlement of a charge in it."""
 
 from __future__ import annotations
 

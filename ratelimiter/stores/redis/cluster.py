@@ -34,10 +34,10 @@ Answer = TypeVar("Answer")
 
 SLOTS = 16384
 TIMEOUT_MS = 50
-MAP_TIMEOUT_MS = 500  # for one node to tell who serves what
+MAP_TIMEOUT_MS = 500  # for one node to return the slot map
 FLIGHTS_MAX = 64  # a call serves one slot, so calls are many and small, and pipelined instead
 PAUSE_S = 0.005  # while a slot moves
-MAP_PAUSE_S = 0.1  # between two questions about who serves what
+MAP_PAUSE_S = 0.1  # between two requests for the slot map
 REDIRECTS_MAX = 3  # without a pause
 
 # The server was not reached, or would not serve: nothing was charged, so the node that has the slot now may be asked.
@@ -46,7 +46,7 @@ _REDIRECT = re.compile(r"(MOVED|ASK) \d+ (.*):(\d+)$")
 
 
 def slot_of(key: bytes) -> int:
-    """The slot of *key*: of what is between its first braces, if anything is, else of all of it."""
+    """Return the slot of *key*: of the text between its first braces, if there is any, else of all of it."""
     start = key.find(b"{")
     if start >= 0:
         end = key.find(b"}", start + 1)
@@ -56,11 +56,12 @@ def slot_of(key: bytes) -> int:
 
 
 class ClusterStore(Store):
-    """Tallies in a Redis Cluster, shared by all who use it.
+    """Tallies in a Redis Cluster, shared by all processes that use it.
 
     Keys of one principal share a slot, and a request that has only such is charged in one call, all or none. If its
     keys are in several slots, all are charged at the same time, and when one of them refuses, the others give back what
-    they charged. For that moment, a round trip, others may be refused who would have been admitted; never the contrary.
+    they charged. For that moment, a round trip, other requests may be refused that would have been admitted; never the
+    contrary.
     Should a node be lost in that moment, what it has charged stays charged. The clock of such a request is that of each
     node for its own keys.
 
@@ -86,12 +87,12 @@ class ClusterStore(Store):
         self._observer: StoreObserver = SILENT
         self._loop: asyncio.AbstractEventLoop | None = None
         self._nodes: dict[Host, Server] = {}
-        self._served: dict[int, Host] = {}  # slot: by whom
+        self._served: dict[int, Host] = {}  # slot: its node
         self._mapping: asyncio.Task[None] | None = None
         self._map_again_s = 0.0  # not earlier
         self._unknown: StoreError = StoreUnavailable(
             "no node has been asked yet"
-        )  # why we do not know who serves a slot
+        )  # the reason for which a slot has no known node
         self._spread: set[asyncio.Task[Receipt]] = set()  # requests over several slots under way
 
     async def charge(self, hits: Sequence[Hit]) -> Receipt:
@@ -112,8 +113,7 @@ class ClusterStore(Store):
             return await asyncio.shield(spread)
 
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:  # noqa: ARG002 - its own
-        """Take note of what charged hits turned out to cost, each where its key is; see
-        `ratelimiter.stores.base.Store`.
+        """Replace charges by their final cost, each where its key is; see `ratelimiter.stores.base.Store`.
 
         Raises:
             StoreError: of one slot; the others may have taken note.
@@ -189,7 +189,7 @@ class ClusterStore(Store):
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._timeout_ms / 1000
         redirects = 0
-        ask: Host | None = None  # who is about to take the slot over
+        ask: Host | None = None  # the node that is about to take the slot over
         while True:
             host = ask or self._served.get(slot) or await self._mapped(slot)
             try:
@@ -240,7 +240,7 @@ class ClusterStore(Store):
         return Receipt(max(receipt.now_ms for receipt in receipts), not refused, seen)
 
     async def _give_back(self, slot: int, hits: Sequence[Hit], receipt: Receipt) -> Receipt:
-        """Undo what *receipt* says was charged; the receipt as if it had never been."""
+        """Undo the charges of *receipt*; return the receipt as if they had never been."""
         withheld = {hit.rule.name for hit, tally in zip(hits, receipt.tallies, strict=True) if tally.retry_after_ms}
         charged = {
             index: settlement_of(hit, 0, receipt.now_ms)
@@ -280,7 +280,7 @@ class ClusterStore(Store):
         """Ask for the slot map again and return the node that serves *slot*."""
         self._remap()
         if self._mapping is not None:
-            await asyncio.wait([self._mapping])  # which outlives a caller who gives up
+            await asyncio.wait([self._mapping])  # which outlives a caller that gives up
         if slot not in self._served:
             raise type(self._unknown)(str(self._unknown), self._unknown.kind)
         return self._served[slot]
@@ -319,7 +319,9 @@ async def _slots(address: Address) -> dict[int, Host]:
 
 
 def open_cluster(parts: SplitResult, timeout_ms: int = TIMEOUT_MS) -> ClusterStore:
-    """The store of a `redis+cluster://` or `rediss+cluster://` (TLS) URL: `redis+cluster://user:password@host:7000,host2`.
+    """Return the store of a `redis+cluster://` or `rediss+cluster://` (TLS) URL.
+
+    For example `redis+cluster://user:password@host:7000,host2`.
 
     Raises:
         ValueError: the URL cannot be used.

@@ -88,8 +88,8 @@ def error_of(text: str) -> StoreError:
 class Connection(asyncio.Protocol):
     """One connection. Calls may be pipelined: each reply goes to the oldest that waits.
 
-    Whatever goes wrong ends the connection and is told to all that wait; there is no way back. Whether what they sent
-    was carried out is unknown then.
+    Any error ends the connection for good and is raised in every call that waits. The server may have carried these
+    calls out.
     """
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
         return future
 
     def abort(self, error: StoreError) -> None:
-        """Close the connection now. Whether the server carries out what was sent is unknown."""
+        """Close the connection now. The server may carry out the calls that were sent."""
         self._end(error)
 
     # asyncio's side
@@ -252,7 +252,7 @@ async def _connected(address: Address) -> Connection:
 
 
 async def resolved(host: str, port: int) -> list[str]:
-    """The addresses of *host*, in the order of preference.
+    """Return the addresses of *host*, in the order of preference.
 
     A resolver that hangs holds a thread of a pool that others need, too: it is not asked again before it has answered,
     however many attempts to connect have given up on it.
@@ -273,7 +273,7 @@ _resolving: WeakKeyDictionary[asyncio.AbstractEventLoop, _Resolving] = WeakKeyDi
 def _forget(asked: _Resolving, name: tuple[str, int], answer: asyncio.Future[list[Any]]) -> None:
     del asked[name]
     if not answer.cancelled():
-        answer.exception()  # those who wait have it; if all have given up, nobody needs it
+        answer.exception()  # mark it as retrieved: the callers that wait have it, if any is left
 
 
 async def _enter(connection: Connection, address: Address, role: str) -> None:

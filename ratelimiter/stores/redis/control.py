@@ -28,7 +28,7 @@ class ControlConnection:
         address: the server and the credentials.
         timeout_ms: for one reply.
         connect_timeout_ms: for name, connection, TLS and password.
-        brief: whether it is for one question, so that it needs no name.
+        brief: True if it serves one call only, so that it needs no name.
     """
 
     def __init__(self, address: Address, *, timeout_ms: int, connect_timeout_ms: int, brief: bool = False) -> None:
@@ -47,8 +47,8 @@ class ControlConnection:
             asking: for a slot that this server is about to take over.
 
         Raises:
-            StoreError: no connection, no reply in time, or an error reply. After a timeout it is unknown whether the
-                server carried the command out.
+            StoreError: no connection, no reply in time, or an error reply. After a timeout the server may have
+                carried the command out.
         """
         async with self._turn:
             library = _library()

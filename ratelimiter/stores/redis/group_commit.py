@@ -100,7 +100,7 @@ class GroupCommit:
         self._alarm: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """Requests that wait for a batch."""
+        """Return the number of requests that wait for a batch."""
         return len(self._queue)
 
     def join(self, hits: Sequence[Hit] | Settling, group: int = 0) -> asyncio.Future[Receipt]:

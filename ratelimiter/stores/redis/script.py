@@ -38,7 +38,7 @@ SHA = hashlib.sha1(TEXT, usedforsecurity=False).hexdigest().encode()  # what EVA
 
 REQUESTS_MAX = 255  # of one batch: each may have a form of its own, and a form's number is one byte
 
-FOREIGN = -1  # the script's verdict on a request that has a key with somebody else's value
+FOREIGN = -1  # the script's verdict on a request with a key that holds a foreign value
 
 
 class Settling(tuple[Settlement, ...]):

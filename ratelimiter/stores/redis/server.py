@@ -55,7 +55,7 @@ class _Call(NamedTuple):
     requests: script.Requests
     nonce: bytes
     attempt: int  # from 1
-    text: bool  # whether the script's text went with it
+    text: bool  # True if the script's text went with it
 
 
 class Server:
@@ -265,7 +265,7 @@ class Server:
         try:
             answers = script.receipts(call.requests, call.nonce, reply)
         except StoreFault as fault:
-            # It is unknown whose reply this is, so no request may get another one from there.
+            # This reply may belong to any call, so no request may get another one from this connection.
             self._drop(call.connection, fault)
             self._batcher.settle(call.batch, fault)
             return
@@ -276,7 +276,7 @@ class Server:
         connection, batch = call.connection, call.batch
         if isinstance(error, ScriptMissing) and connection.error is None:
             if call.attempt < ATTEMPTS_MAX and not all(waiting.future.done() for waiting in batch):
-                self._send(connection, batch, call.attempt + 1)  # nothing has been run: this charges nobody twice
+                self._send(connection, batch, call.attempt + 1)  # nothing has been run: this charges nothing twice
                 return
         elif connection.error is not None or error.kind in MOVED_AWAY:
             self._drop(connection, error)
@@ -319,7 +319,7 @@ class Server:
         except StoreError as error:
             self._failed(error)
             self._batcher.dismiss(error)
-        except Exception as error:  # whatever it is, those who wait must hear of it
+        except Exception as error:  # whatever it is, the callers that wait must get it
             fault = StoreFault(f"connecting failed: {error!r}", Kind.PROTOCOL)
             self._failed(fault)
             self._batcher.dismiss(fault)

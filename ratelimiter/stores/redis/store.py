@@ -39,7 +39,7 @@ class Place(Protocol):
 
 
 class RedisStore(Store):
-    """Tallies in one Redis server (6.2 or later), or in the master of several, shared by all who use it.
+    """Tallies in one Redis server (6.2 or later), or in the master of several, shared by all processes that use it.
 
     Every decision is made by the server's clock. Requests that arrive while a script call is under way share the next
     one. No connection is made before the first charge, and a broken one is replaced on the next.
@@ -52,7 +52,7 @@ class RedisStore(Store):
         place: the address of the server, or the Sentinels that know it.
         timeout_ms: within this time `charge` returns or raises, at least 1.
         clock: Unix time in milliseconds, instead of the server's: for tests, and for servers whose scripts may not ask
-            for the time. All who share the server must then agree on it.
+            for the time. All processes that share the server must then agree on it.
         batching: settings of `ratelimiter.stores.redis.group_commit.GroupCommit`.
     """
 
@@ -82,7 +82,7 @@ class RedisStore(Store):
         return await self._here().charge(hits)
 
     async def settle(self, settlements: Sequence[Settlement], source: str = STORE) -> None:  # noqa: ARG002 - its own
-        """Take note of what charged hits turned out to cost, with the next batch; see `ratelimiter.stores.base.Store`.
+        """Replace charges by their final cost, with the next batch; see `ratelimiter.stores.base.Store`.
 
         Raises:
             StoreError: as `charge`.

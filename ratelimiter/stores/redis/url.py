@@ -29,8 +29,8 @@ TLS_OPTIONS = {
     "ssl_ca_certs": "file with the CA certificates; default: the system's",
     "ssl_certfile": "file with our own certificate",
     "ssl_keyfile": "file with its key",
-    "ssl_check_hostname": "true (default) or false: whether the certificate must name the host",
-    "ssl_cert_reqs": "required (default) or none: whether the certificate of the server is verified",
+    "ssl_check_hostname": "true (default): the certificate must name the host; or false",
+    "ssl_cert_reqs": "required (default): verify the certificate of the server; or none",
 }
 
 
