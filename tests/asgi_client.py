@@ -19,7 +19,8 @@ class Answer:
 
     @property
     def status(self) -> int:
-        return self.start["status"]
+        status: int = self.start["status"]
+        return status
 
     @property
     def body(self) -> bytes:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import sys
-from re import _constants as op  # type: ignore[attr-defined]
-from re import _parser  # type: ignore[attr-defined]
+from re import _constants as op
+from re import _parser
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -101,8 +101,9 @@ class Backtracking:
         least, most, inner = argument
         body = list(inner)
         if len(body) == 1 and _is_character(body[0][0]):
+            ((one, of),) = body
             end = at
-            while end < len(text) and end - at < most and self._fits(*body[0], text[end]):
+            while end < len(text) and end - at < most and self._fits(one, of, text[end]):
                 end += 1
                 self.steps += 1
             if end - at < least:

@@ -102,6 +102,12 @@ def hits_of(*rules: Rule, cost: int | None = None, principal: str = "p") -> list
     ]
 
 
+def window_of(limited: Rule | Hit) -> Quota:
+    """The quota of a rule or a hit of which the test knows that it is a window."""
+    assert isinstance(limited.quota, Quota)
+    return limited.quota
+
+
 def quotas(limits: Sequence[int] = LIMITS) -> st.SearchStrategy[Quota]:
     return st.builds(Quota, st.sampled_from(limits), st.sampled_from(WINDOWS_MS))
 
@@ -115,7 +121,7 @@ def gaps_ms(quota: Quota) -> st.SearchStrategy[int]:
     return st.sampled_from(sorted(gap for gap in edges if gap >= 0)) | st.integers(0, 2 * window_ms)
 
 
-def costs(quota: Quota) -> st.SearchStrategy[int]:
+def costs(quota: AnyQuota) -> st.SearchStrategy[int]:
     """Costs that aim at the edges of the limit; most of them fit."""
     limit = quota.limit
     return st.sampled_from(sorted({0, 1, 2, limit // 2, limit // 2 + 1, limit - 1, limit, limit + 1})) | st.just(1)

@@ -116,7 +116,7 @@ def calls(work: Callable[[], object]) -> int:
     return counted["call"] + counted["c_call"]
 
 
-TEXTS = {
+TEXTS: dict[str, Callable[[int], str]] = {
     "digits": lambda n: "limit: " + "9" * n + "/minute",
     "digits alone": lambda n: "limit: " + "9" * n,
     "underscores": lambda n: "a: 1" + "_" * n + "x",
@@ -135,7 +135,11 @@ TEXTS = {
 @pytest.mark.parametrize("name", TEXTS)
 def test_reading_yaml_grows_linearly(name: str) -> None:
     """A file of twice the length takes at most about twice the calls, whatever it repeats."""
-    short, long = (calls(lambda n=n: examine(TEXTS[name](n).encode(), "f")) for n in (1500, 3000))
+
+    def calls_of(n: int) -> int:
+        return calls(lambda: examine(TEXTS[name](n).encode(), "f"))
+
+    short, long = map(calls_of, (1500, 3000))
 
     assert long <= GROWTH_MAX * short + 1000
 
@@ -147,7 +151,7 @@ def policy_of(text: str, tmp_path: Path) -> None:
         warnings(build(config=path, environ={}))
 
 
-POLICIES = {
+POLICIES: dict[str, Callable[[int], str]] = {
     "rules": lambda n: "rules:\n" + "".join(f"  - {{name: r{i}, limit: {i + 1}/minute}}\n" for i in range(n)),
     "paths": lambda n: "rules:\n" + "".join(f"  - {{limit: 9/minute, match: {{path: /p{i}}}}}\n" for i in range(n)),
     "bad rules": lambda n: "rules:\n" + "  - {limit: 1/parsec, burst: x, cost: -1}\n" * n,
@@ -163,7 +167,11 @@ POLICIES = {
 def test_reading_a_policy_grows_linearly(name: str, tmp_path: Path) -> None:
     """So do a policy's checks and warnings, for a policy that loads and for one of faults."""
     policy_of(POLICIES[name](2), tmp_path)
-    short, long = (calls(lambda n=n: policy_of(POLICIES[name](n), tmp_path)) for n in (40, 80))
+
+    def calls_of(n: int) -> int:
+        return calls(lambda: policy_of(POLICIES[name](n), tmp_path))
+
+    short, long = map(calls_of, (40, 80))
 
     assert long <= GROWTH_MAX * short + 2000
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,9 @@ class Place:
     def status(self, key: str = "alice") -> int:
         return self.ask(key)[0]
 
+    def says(self, status: int, key: str = "alice") -> bool:
+        return self.status(key) == status
+
 
 class Scene:
     """A sidecar with an operator listener, an application, and the policy that both obey."""
@@ -94,7 +98,7 @@ class Scene:
         stack.enter_context(process("-c", APP, str(self.policy), str(port)))
         self.app = Place(f"127.0.0.1:{port}")
         for place in self.places:
-            wait_until(lambda place=place: place.status("nobody") == 200, "it is there")
+            wait_until(partial(place.says, 200, "nobody"), "it is there")
 
     @property
     def places(self) -> tuple[Place, Place]:
@@ -132,7 +136,7 @@ class Scene:
         begun_s = time.monotonic()
         for place in self.places:
             wait_until(
-                lambda place=place: condition(place),
+                partial(condition, place),
                 "it is applied",
                 max(0.01, begun_s + WITHIN_S - time.monotonic()),
             )
@@ -193,7 +197,7 @@ def test_block_and_unblock(scene: Scene) -> None:
 def test_reset_drops_what_is_remembered(scene: Scene) -> None:
     """A refusal that processes remember ends within a second of the reset."""
     for place in scene.places:
-        wait_until(lambda place=place: place.status() == 429, "the limit is spent")
+        wait_until(partial(place.says, 429), "the limit is spent")
     assert scene.said("reset", ALICE).endswith(": reset per-minute, credits\n")
     scene.everywhere(lambda place: place.status() == 200)
 
@@ -366,4 +370,8 @@ def test_whichever_process_is_asked(tmp_path: Path, flags: list[str]) -> None:
 
         for path, status in (("/v1/block", 429), ("/v1/unblock", 200)):
             assert 200 == order(path)
-            wait_until(lambda status=status: {sidecar.status() for _ in range(20)} == {status}, path, WITHIN_S)
+
+            def always(status: int = status) -> bool:
+                return {sidecar.status() for _ in range(20)} == {status}
+
+            wait_until(always, path, WITHIN_S)

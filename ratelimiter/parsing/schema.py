@@ -81,7 +81,7 @@ def suggestion(word: str, known: Sequence[str]) -> str:
 
 def _validator(schema: Mapping[str, Any]) -> Any:
     # Imported here because a limiter without a file needs none of it, and it takes long.
-    from jsonschema import Draft202012Validator, validators  # type: ignore[import-untyped]  # noqa: PLC0415
+    from jsonschema import Draft202012Validator, validators  # noqa: PLC0415
 
     # JSON Schema calls 10.0 an integer; for a count it is a mistake.
     checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)

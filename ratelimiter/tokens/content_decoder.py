@@ -87,7 +87,7 @@ class _Brotli:
 
     def __init__(self) -> None:
         try:
-            import brotli  # type: ignore[import-untyped]  # noqa: PLC0415  # of the extra `tokens`
+            import brotli  # noqa: PLC0415  # of the extra `tokens`
         except ImportError:
             msg = "br: install brotli (the extra tokens)"
             raise EncodingError(msg) from None

@@ -56,7 +56,7 @@ class Around:
         )
 
     async def get(self, path: str, *, method: str = "GET", **headers: str) -> httpx.Response:
-        transport = httpx.ASGITransport(self.app)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(self.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://admin:9090") as client:
             return await client.request(method, path, headers=headers)
 

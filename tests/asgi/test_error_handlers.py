@@ -5,7 +5,7 @@ import json
 import re
 import uuid
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import fastapi
 import pytest
@@ -189,7 +189,7 @@ def test_an_error_of_the_limiter_itself_has_its_id_too() -> None:
     """Where no decision fell there are no numbers to tell, and still an id to quote."""
 
     class BrokenStore(Store):
-        async def charge(self, hits: object) -> object:
+        async def charge(self, hits: object) -> NoReturn:
             raise RuntimeError(SECRET)
 
     client = client_of(HTTPException(404), "intrace", limit="60/minute", store=BrokenStore())

@@ -232,6 +232,7 @@ class TestUvicorn:
             async with websockets.connect(f"ws://{address}/") as connection:
                 await connection.send("hello")
                 assert "hello" == await connection.recv()
+                assert connection.response is not None
                 assert "0" == connection.response.headers["x-ratelimit-remaining"]
             with pytest.raises(websockets.InvalidStatus) as refusal:
                 await websockets.connect(f"ws://{address}/")

@@ -63,7 +63,7 @@ class Client:
         self._loop = loop
         self._protocols = [HttpToolsProtocol(config, ServerState(), {}, loop) for _ in range(connections)]
         for protocol in self._protocols:
-            protocol.connection_made(Counting(self._answered))  # type: ignore[arg-type]
+            protocol.connection_made(Counting(self._answered))
         self._missing = 0
         self._all: asyncio.Future[None]
         self._asked = 0

@@ -187,7 +187,7 @@ def drill() -> Drilled:
             for port, path in zip(ports, files, strict=True):
                 serving.enter_context(served(watched.url, path, port))
             moments, said = _loaded(watched, ports)
-        seen = [Seen(*json.loads(line), number) for number, path in enumerate(files) for line in path.open()]
+        seen = [Seen._make([*json.loads(line), number]) for number, path in enumerate(files) for line in path.open()]
         statuses: Counter[str] = Counter()
         pauses: list[tuple[int, int]] = []
         for path in files:

@@ -140,7 +140,7 @@ def one_evalsha(framework: str) -> Any:
         try:
             reply = await client.evalsha(sha, len(keys), *keys, *argv)
         except redis.exceptions.NoScriptError:
-            reply = await client.eval(script.TEXT, len(keys), *keys, *argv)
+            reply = await client.eval(script.TEXT.decode(), len(keys), *keys, *argv)
         (receipt,) = script.receipts([hits], b"nonce", reply)
         return bool(receipt.admitted)  # type: ignore[union-attr]
 
@@ -189,7 +189,7 @@ def slowapi_decorated(framework: str) -> Any:
     else:
         app = FastAPI()
 
-        @app.get("/")
+        @app.get("/")  # type: ignore[untyped-decorator]  # `app` is Any
         @limiter.limit(LIMIT)
         async def endpoint(request: FastAPIRequest) -> dict[str, str]:
             return {"hello": "world"}
@@ -207,11 +207,12 @@ def asgi_ratelimit(framework: str) -> Any:
         return next(value.decode() for name, value in scope["headers"] if name == b"x-api-key"), "default"
 
     app = _app(framework)
+    amount: dict[str, Any] = {UNIT: int(AMOUNT)}
     app.add_middleware(
         RateLimitMiddleware,
         authenticate=authenticate,
         backend=RedisBackend(redis.asyncio.StrictRedis.from_url(REDIS)),
-        config={r"^/": [Rule(**{UNIT: int(AMOUNT)})]},
+        config={r"^/": [Rule(**amount)]},
     )
     return app
 
@@ -228,7 +229,7 @@ def throttled(_: str) -> Any:
 
     limiter = Limiter(f"{AMOUNT}/{UNIT[0]}", store=RedisStore(server=REDIS), using="sliding_window", key_func=api_key)
     app = FastAPI()
-    app.add_exception_handler(RateLimitExceededError, rate_limit_exceeded_handler)  # type: ignore[arg-type]
+    app.add_exception_handler(RateLimitExceededError, rate_limit_exceeded_handler)
     app.add_middleware(RateLimitMiddleware)
 
     @app.get("/")

@@ -20,6 +20,7 @@ from typing import Any
 import uvloop
 
 from ratelimiter.config import loader
+from ratelimiter.engine.observer import NULL_OBSERVER, Observer
 from ratelimiter.proxy.client_connection import ClientConnection
 from ratelimiter.proxy.pool import Target
 from ratelimiter.proxy.proxy import Proxy
@@ -76,7 +77,7 @@ class Wire(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
 
-class Quiet:
+class Quiet(Observer):
     """An observer, so that exchanges and decisions are told."""
 
     def exchanged(self, exchange: object) -> None: ...
@@ -91,7 +92,7 @@ async def compare(*, watched: bool, profile: bool) -> None:
     gc.freeze()
     for limit in ("1000000000/minute", "1/hour"):
         policy = loader.build(limit=limit, principal="header:X-API-Key", environ={})
-        gate = LimiterJudge(policy, MemoryStore(), observer=observer)
+        gate = LimiterJudge(policy, MemoryStore(), observer=observer or NULL_OBSERVER)
         service = Proxy(Target("127.0.0.1", 1), gate, gate, ProxySettings(), loop, observer=observer)
         upstream = UpstreamConnection(service.pool)
         answering = Wire(upstream)

@@ -193,6 +193,7 @@ def _listens(port: int) -> bool:
 def contestant(name: str, upstream: int, folder: Path) -> Iterator[int]:
     """One proxy in front of *upstream*, by its name in the table."""
     port = free_port()
+    words: tuple[str, ...]
     if name == HELD:
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, upstream=upstream))
         words = ("nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder))

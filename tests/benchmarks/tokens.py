@@ -55,7 +55,8 @@ def openai(*, running: bool, escaped: bool = False) -> list[bytes]:
 def anthropic() -> list[bytes]:
     """Return a messages stream."""
     start, *_, delta, stop = anthropic_events({"output_tokens": 120})
-    middle = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "and so on "}}
+    piece = {"type": "text_delta", "text": "and so on "}
+    middle: dict[str, Any] = {"type": "content_block_delta", "index": 0, "delta": piece}
     written = [b"event: %s\ndata: %s\n\n" % (item["type"].encode(), text(item).encode()) for item in (start, middle)]
     count = STREAM_BYTES // len(written[1])
     ends = [b"event: %s\ndata: %s\n\n" % (item["type"].encode(), text(item).encode()) for item in (delta, stop)]
@@ -72,6 +73,7 @@ class Relay(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way back to the sender."""
+        assert isinstance(transport, asyncio.Transport)
         self.back = transport
 
     def data_received(self, data: bytes) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -67,7 +67,7 @@ def test_what_is_wrong_comes_with_what_would_do(  # noqa: PLR0917 - a row of the
 def test_eviction_and_permissions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A server that evicts counters fails; the ACL user of the documentation is enough for decisions."""
     with RedisServer() as server:
-        client = server.client()
+        client: Any = server.client()
         client.execute_command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         client.execute_command(
             "ACL", "SETUSER", "lim", "on", ">pw", "~rl1:*", "+evalsha", "+eval", "+get", "+set", "+time"

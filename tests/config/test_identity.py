@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.policy import Policy
 
-KEYS = {
+KEYS: dict[str, dict[str, Any]] = {
     "user-key": {"principal": "ulla", "plan": "gold", "scopes": ["lookup"], "kind": "user", "org": "acme"},
     "org-key": {"principal": "acme", "kind": "org"},
     "second-key": {"principal": "ulla"},
@@ -673,7 +673,7 @@ async def test_websockets_are_asked_too(tmp_path: Path) -> None:
         await send({"type": "websocket.accept", "headers": []})
 
     limited = RateLimitMiddleware(app, config=write_policy(tmp_path, require=[{"credentials": True}]))
-    scope = {"type": "websocket", "extensions": {"websocket.http.response": {}}}
+    scope: dict[str, Any] = {"type": "websocket", "extensions": {"websocket.http.response": {}}}
     connect = [{"type": "websocket.connect"}]
     without = await send_request(limited, http_scope(**scope), list(connect))
     good = await send_request(limited, http_scope(headers={"X-API-Key": "user-key"}, **scope), list(connect))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from ipaddress import ip_network
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,9 @@ from ratelimiter.core.rule import Mode, OnStoreError, Rule
 from ratelimiter.errors import ConfigError
 from ratelimiter.stores.factory import OPENERS, open_store
 from ratelimiter.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BAD = Path(__file__).parents[1] / "data" / "policies" / "bad"
 SHIPPED = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
@@ -428,7 +432,9 @@ def test_no_policy_raises_anything_but_a_config_error(
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_text(json.dumps(document | ({"rules": rules} if rules else {})), encoding="utf-8")
     problems: list[str] = []
-    for attempt in (lambda: load(path), lambda: build(**{"environ": {}} | document)):  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {"environ": {}} | document
+    attempts: tuple[Callable[[], Policy], ...] = (lambda: load(path), lambda: build(**arguments))
+    for attempt in attempts:
         try:
             warnings(attempt())
         except ConfigError as fault:

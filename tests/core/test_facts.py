@@ -25,7 +25,10 @@ from ratelimiter.core.rule_set import applying
 from tests.requesting import per_minute, request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from ratelimiter.core.form import FormFields
 
 FORM = [("content-type", "application/x-www-form-urlencoded")]
 MULTIPART = [("content-type", "multipart/form-data; boundary=xYz")]
@@ -391,10 +394,11 @@ def test_hosts(sent: bytes, host: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_no_form_makes_a_reader_fail(text: bytes) -> None:
     """Whatever is sent, there is an answer or a refusal."""
-    for read in (
+    readers: tuple[Callable[[], FormFields], ...] = (
         lambda: read_urlencoded(text, "body"),
         lambda: read_multipart(text, b"multipart/form-data;boundary=a"),
         lambda: read_cookies([text]),
-    ):
+    )
+    for read in readers:
         with suppress(MalformedRequest):
             assert all(isinstance(value, bytes) for values in read().values() for value in values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import http_sf
 import pytest
@@ -18,7 +19,10 @@ from ratelimiter.core.receipt import NEVER, Receipt, Tally
 from ratelimiter.core.rule import Hit, Rule
 from ratelimiter.core.token_terms import TokenTerms
 from ratelimiter.core.weights import Weights
-from tests.reference_store import START_MS, ReferenceStore, gaps_ms, hits_of, rule_of
+from tests.reference_store import START_MS, ReferenceStore, gaps_ms, hits_of, rule_of, window_of
+
+if TYPE_CHECKING:
+    from ratelimiter.core.quota import AnyQuota
 
 NOW_S = START_MS // 1000
 MINUTE = rule_of(60, 60_000, name="per-minute")
@@ -265,7 +269,9 @@ def exchanges(draw: st.DrawFn) -> list[tuple[int, Decision]]:
     ]
     store, now_ms, answers = ReferenceStore(), START_MS + draw(st.integers(0, 999)), []
     for gap_ms, cost in draw(
-        st.lists(st.tuples(gaps_ms(rules[0].quota), st.sampled_from([0, 1, 1, 2, 3, 1001])), min_size=1, max_size=12)
+        st.lists(
+            st.tuples(gaps_ms(window_of(rules[0])), st.sampled_from([0, 1, 1, 2, 3, 1001])), min_size=1, max_size=12
+        )
     ):
         now_ms += gap_ms
         hits = hits_of(*rules, cost=cost)
@@ -299,7 +305,7 @@ def test_numbers_are_sane(answers: list[tuple[int, Decision]]) -> None:
 def test_draft_11_is_a_structured_field(answers: list[tuple[int, Decision]]) -> None:
     """A strict parser (RFC 9651) reads both: lists of strings with integer parameters, the same names in both."""
     for _, decision in answers:
-        fields = {
+        fields: dict[str, Any] = {  # of an http_sf list the types say no more than that it is a structured value
             name: http_sf.parse(value.encode(), tltype="list") for name, value in lines("draft-11", decision).items()
         }
         if not fields:
@@ -341,7 +347,7 @@ def test_equal_decisions_are_equal_bytes() -> None:
 
 def test_what_has_no_window_does_not_speak_of_one() -> None:
     """Only a window has a length: not a month, a bucket, a balance or slots, which say what they count (3.1.2)."""
-    quotas = [Quota(60, 60_000), Bucket(50, 10, 1000), Period(9, "month"), Slots(20), Balance(100)]
+    quotas: list[AnyQuota] = [Quota(60, 60_000), Bucket(50, 10, 1000), Period(9, "month"), Slots(20), Balance(100)]
     rules = [Rule(quota.kind, quota) for quota in quotas]
     hits = [Hit(rule.name.encode(), rule.quota, 1, rule) for rule in rules]
     decision = decide(hits, Receipt(START_MS, True, [Tally(1, 5000, 0)] * 5))

@@ -50,14 +50,18 @@ TOKENS = JwtPolicy("https://id.example/", ("api",), "https://id.example/jwks.jso
 @pytest.mark.parametrize(
     ("policy", "verified", "files"),
     [
-        (IdentityPolicy(), set(), ()),
-        (IdentityPolicy(TOKENS), {BEARER}, ()),
-        (IdentityPolicy(api_keys=ApiKeys(KEY, "k", {})), {KEY}, ("k",)),
-        (IdentityPolicy(JwtPolicy("i", ("a",), "/j.json"), ApiKeys(BEARER, "k", {})), {BEARER}, ("k", "/j.json")),
+        (IdentityPolicy(), frozenset(), ()),
+        (IdentityPolicy(TOKENS), frozenset({BEARER}), ()),
+        (IdentityPolicy(api_keys=ApiKeys(KEY, "k", {})), frozenset({KEY}), ("k",)),
+        (
+            IdentityPolicy(JwtPolicy("i", ("a",), "/j.json"), ApiKeys(BEARER, "k", {})),
+            frozenset({BEARER}),
+            ("k", "/j.json"),
+        ),
     ],
 )
 def test_what_a_policy_verifies_and_reads(
-    policy: IdentityPolicy, verified: set[Source], files: tuple[str, ...]
+    policy: IdentityPolicy, verified: frozenset[Source], files: tuple[str, ...]
 ) -> None:
     """A URL is no file to watch; an organisation is only ever what credentials say."""
     assert (policy.verified, policy.files) == (verified | {ORG}, files)

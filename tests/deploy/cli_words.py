@@ -21,7 +21,8 @@ def commands() -> list[str]:
 def flags_of(words: Sequence[str]) -> dict[str, Any]:
     """The flags that our parser makes of *words*, which follow `ratelimiter`; an error if it takes them not."""
     try:
-        return vars(_parser().parse_args(list(words)))
+        flags: dict[str, Any] = vars(_parser().parse_args(list(words)))
     except SystemExit as fault:
         msg = f"ratelimiter {' '.join(words)}: not a command line of ours"
         raise AssertionError(msg) from fault
+    return flags

@@ -109,7 +109,7 @@ def build_venv(root: Path, folder: Path) -> Path:
     locked = ["--require-hashes", "--only-binary", ":all:", "-r"]
     subprocess.run([*into, *locked, image / "requirements.txt"], check=True)
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder / "dist", root], check=True)
-    ours = ["--no-deps", "--no-index", "--find-links", folder / "dist", "ratelimiter-service"]
+    ours: list[str | Path] = ["--no-deps", "--no-index", "--find-links", folder / "dist", "ratelimiter-service"]
     subprocess.run([*into, *ours], check=True)
     for script in (venv / "bin").iterdir():
         if not script.is_symlink():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ruamel.yaml import YAML
 
-from deploy.grafana.dashboard import FILE, JSONEncoder, written
+from deploy.grafana.dashboard import FILE, written
 from deploy.grafana.panels import ROWS, VARIABLES, views
 from ratelimiter.core.requirement import REASONS
 from ratelimiter.core.usage import KINDS as TOKEN_KINDS
@@ -102,6 +102,7 @@ def test_the_dashboard_is_what_its_code_writes() -> None:
 
 def test_the_dashboard_is_of_grafanas_model() -> None:
     """Read into the SDK's types and written again it is the same: no field has a name or a shape that Grafana lacks."""
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
     from grafana_foundation_sdk.cog.plugins import register_default_plugins
     from grafana_foundation_sdk.models.dashboard import Dashboard
 

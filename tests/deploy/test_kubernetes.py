@@ -379,7 +379,11 @@ async def test_redis_starts_and_fails_over(members: tuple[Members, ExitStack]) -
     wait_until(lambda: "master" == three.role(0), "the first member makes itself the master")
     for index in (1, 2):
         three.start(index, stack)
-        wait_until(lambda i=index: f"slave {first} up" == three.role(i), "the next one follows", 20)
+
+        def follows(index: int = index) -> bool:
+            return f"slave {first} up" == three.role(index)
+
+        wait_until(follows, "the next one follows", 20)
     wait_until(lambda: all((first, 2, 2) == three.seen(i) for i in range(3)), "the Sentinels meet", 30)
 
     url = base64.b64decode(STORE["data"]["url"]).decode()

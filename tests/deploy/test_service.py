@@ -86,7 +86,7 @@ def test_the_filter_of_istio_is_one_that_envoy_takes(tmp_path: Path) -> None:
             cluster["name"] = service["envoy_grpc"]["cluster_name"]
     with (tmp_path / "envoy.yaml").open("w") as out:
         YAML().dump(config, out)
-    command = [ENVOY, "--mode", "validate", "-c", tmp_path / "envoy.yaml"]
+    command: list[str | Path] = [ENVOY, "--mode", "validate", "-c", tmp_path / "envoy.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert 0 == done.returncode, done.stderr

@@ -51,7 +51,7 @@ class Api:
         asked = json.loads((await receive())["body"])
         self._turn += 1
         usage = {"prompt_tokens": len(str(asked["messages"])) // 3, "completion_tokens": asked["max_tokens"] // 2}
-        told = {"choices": [], "usage": None if self._turn % 5 == 0 else usage}
+        told: dict[str, Any] = {"choices": [], "usage": None if self._turn % 5 == 0 else usage}
         await _answer(send, json.dumps(told).encode(), b"application/json")
 
 

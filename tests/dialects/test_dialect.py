@@ -302,8 +302,9 @@ def test_missing_fact_is_named() -> None:
 @pytest.mark.parametrize("word", ["shortfal", "principal", "code", "request_ids"])
 def test_unknown_fact_is_refused(word: str) -> None:
     """A fact that no answer could speak of is a slip."""
+    unknown: dict[str, Any] = {word: 1}
     with pytest.raises(ValueError, match=f"'{word}' is not a word"):
-        TRACE.reply("credit_exhausted", requested=50, shortfall=12, **{word: 1})
+        TRACE.reply("credit_exhausted", requested=50, shortfall=12, **unknown)
 
 
 def test_message_and_details_of_an_answer_can_be_replaced() -> None:

@@ -13,9 +13,10 @@ from ratelimiter.core.receipt import FAIL_OPEN, LOCAL, REMEMBERED, STORE
 from ratelimiter.core.requirement import Unmet
 from ratelimiter.core.rule import RESPONSE_HEADER, CostFrom, Hit, Mode, Rule
 from ratelimiter.core.settlement import RENEW
+from ratelimiter.engine.observer import Observer
 from ratelimiter.engine.settlements import TOGETHER_MAX, UNDER_WAY_MAX, Settlements
 from ratelimiter.errors import StoreTimeout
-from ratelimiter.stores.base import Store, StoreObserver
+from ratelimiter.stores.base import Store
 from tests.turning_loop import turn
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class Notebook(Store):
         return [(each.rule.name, each.due) for _, settlements, _ in self.calls for each in settlements]
 
 
-class Failures(StoreObserver):
-    """An observer of a store that keeps what failed."""
+class Failures(Observer):
+    """An observer that keeps what failed."""
 
     def __init__(self) -> None:
         self.kinds: list[str] = []

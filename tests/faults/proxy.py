@@ -125,7 +125,7 @@ class Link(asyncio.Protocol):
         except OSError:
             self.end(RST)
             return
-        self.upstream = cast("asyncio.Transport", transport)
+        self.upstream = transport
         for data in self.unsent:
             self.upstream.write(data)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.stores.redis_server import RedisServer
 
 PASSWORD = "p4ssw0rd-of-the-store"  # noqa: S105 - of a server that lives for one test
@@ -11,7 +13,8 @@ class Server(RedisServer):
     """A server with a password, which must never be seen anywhere."""
 
     def __init__(self, **options: str) -> None:
-        super().__init__(**{"requirepass": PASSWORD, **options})
+        settings: dict[str, Any] = {"requirepass": PASSWORD, **options}
+        super().__init__(**settings)
 
     @property
     def url(self) -> str:

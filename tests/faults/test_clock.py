@@ -32,7 +32,9 @@ class Clocked(Server):
 
     @property
     def offset_s(self) -> int:
-        return struct.unpack("q", self._offset.read_bytes())[0]
+        offset_s: int
+        (offset_s,) = struct.unpack("q", self._offset.read_bytes())
+        return offset_s
 
     @offset_s.setter
     def offset_s(self, seconds: int) -> None:

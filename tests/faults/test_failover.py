@@ -82,7 +82,7 @@ async def test_f39_lost_writes(server: Server) -> None:
 
             def linked() -> bool:
                 with replica.client() as client:
-                    return client.info("replication")["master_link_status"] == "up"
+                    return bool(client.info("replication")["master_link_status"] == "up")
 
             server.set(repl_diskless_sync_delay="0")
             await asyncio.to_thread(wait_until, linked, "the replica is in step")

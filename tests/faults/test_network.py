@@ -7,7 +7,7 @@ import contextlib
 import socket
 import subprocess
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -299,9 +299,9 @@ async def test_f47_resolver_that_hangs(unhurt: Server, monkeypatch: pytest.Monke
     """A resolver that does not answer holds up no decision, and few threads."""
     real, hang = socket.getaddrinfo, threading.Event()
 
-    def hanging(_: object, *args: object, **more: object) -> object:
+    def hanging(_: object, *args: Any, **more: Any) -> object:
         hang.wait(10)
-        return real("127.0.0.1", *args, **more)  # type: ignore[call-overload]
+        return real("127.0.0.1", *args, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
     before = threading.active_count()

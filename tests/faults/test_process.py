@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -64,7 +65,7 @@ async def test_f07_no_request_counts_twice(server: Server) -> None:
             await asyncio.sleep(0.01)  # the breaker is closed, so each of these asks the store
         before = (await looking.charge([hit._replace(cost=0) for hit in hits])).tallies[0].used
         with server.client() as client:
-            sleeping = in_thread(lambda client=client: client.execute_command("DEBUG", "SLEEP", 0.2))
+            sleeping = in_thread(partial(client.execute_command, "DEBUG", "SLEEP", 0.2))
             await asyncio.sleep(0.05)
             samples.append(await service.ask(f"/wide/{cost}", principal, cost))
             await asyncio.to_thread(sleeping.join)

@@ -82,11 +82,19 @@ def test_what_a_token_says() -> None:
 
 def test_claims_are_where_the_policy_says() -> None:
     """Names with dots are tried whole, then as paths; lists are scopes, too."""
-    sent = token(
-        **{"https://x.example/plan": "gold", "realm": {"roles": ["a", "b", 7]}, "client": {"id": "c1"}, "ten": "org1"},
-        kind="service",
-    )
-    named = {"plan": "https://x.example/plan", "scopes": "realm.roles", "principal": "client.id", "org": "ten"}
+    said: dict[str, Any] = {
+        "https://x.example/plan": "gold",
+        "realm": {"roles": ["a", "b", 7]},
+        "client": {"id": "c1"},
+        "ten": "org1",
+    }
+    sent = token(**said, kind="service")
+    named: dict[str, Any] = {
+        "plan": "https://x.example/plan",
+        "scopes": "realm.roles",
+        "principal": "client.id",
+        "org": "ten",
+    }
     identity = verified(sent, **named, kind="kind")
 
     assert (identity.principal, identity.plan, identity.kind, identity.org) == ("c1", "gold", "service", "org1")

@@ -75,7 +75,8 @@ def test_a_line_that_was_cut_damages_no_other(tmp_path: Path, monkeypatch: pytes
     """A disk that fills in the middle of a line: that line is lost, and the next one begins on a line of its own."""
     path = tmp_path / "log"
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    write, answers = os.write, [7, OSError(28, "No space left on device")]
+    write = os.write
+    answers: list[int | OSError] = [7, OSError(28, "No space left on device")]
 
     def cut(fd: int, data: bytes) -> int:
         answer = answers.pop(0) if answers else None

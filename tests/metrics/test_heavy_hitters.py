@@ -39,8 +39,8 @@ def test_no_count_is_too_small_and_none_much_too_large(events: list[tuple[int, i
     for weight in held.values():
         assert weight.total - weight.surplus <= truth[weight.key] <= weight.total
         assert weight.surplus <= sum(truth.values()) / keys_max
-    for name, count in truth.items():
-        assert count <= sum(truth.values()) / keys_max or name in held
+    for key, count in truth.items():
+        assert count <= sum(truth.values()) / keys_max or key in held
 
 
 def test_a_flood_of_names_hides_nobody() -> None:

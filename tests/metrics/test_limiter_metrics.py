@@ -74,7 +74,8 @@ class Observed:
     def __init__(self, *rules: Rule, store: Any = None, clock: FakeClock | None = None) -> None:
         self.seconds = 0.0
         self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, stopwatch=lambda: self.seconds, **({"clock": clock} if clock else {}))
+        told: dict[str, Any] = {"clock": clock} if clock else {}
+        self.metrics = Metrics(self.registry, stopwatch=lambda: self.seconds, **told)
         self.policy = Policy(rules)
         self.limiter = Limiter(self.policy, store or MemoryStore(), observer=self.metrics)
 
@@ -105,7 +106,7 @@ def samples(exposition: bytes) -> dict[str, float]:
     return found
 
 
-def exposed(instruments: Instruments) -> dict[str, tuple[str, tuple[str, ...]]]:
+def exposed(instruments: Instruments) -> dict[str, tuple[str | None, tuple[str, ...]]]:
     """Every metric, with its type and its labels."""
     return {
         metric._name + ("_total" if metric._type == "counter" else ""): (metric._type, tuple(metric._labelnames))
@@ -425,7 +426,7 @@ class TestPolicy:
         half = (room[0], none[1]), (none[0], room[1])
         refusing = list(product((OVER_LIMIT, CREDIT_EXHAUSTED, SUSPENDED), (none, *half)))
         admitting = [(reason, room) for reason in (WITHIN_LIMIT, *REASONS)]
-        happens = {
+        happens: dict[str, list[tuple[str, tuple[Outcome, ...]]]] = {
             STORE: [*refusing, *admitting, *((reason, ()) for reason in REASONS)],
             REMEMBERED: [*refusing, *admitting[1:]],
             LOCAL: [*refusing, *admitting],

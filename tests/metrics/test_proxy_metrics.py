@@ -30,7 +30,7 @@ class Proxy:
 
     def exchange(self, status: int, source: str = UPSTREAM, upstream_ms: float = 0.0, path: str = "/") -> None:
         observer: ExchangeObserver = self.metrics
-        observer.exchanged(ExchangeRecord("GET", path, status, source, 10, 100, 5.0, upstream_ms, "id"))
+        observer.exchanged(ExchangeRecord("GET", path.encode(), status, source, 10, 100, 5.0, upstream_ms, "id"))
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"ratelimiter_proxy_{name}", labels)

@@ -154,11 +154,16 @@ def test_the_end_of_a_certificate_is_read(authority: Authority) -> None:
         not_after_s(b"")
 
 
+def listener_with(authority: Authority, client_ca: str) -> ssl.SSLContext:
+    cert, key = authority.issue("x")
+    return listener_context(cert, key, client_ca)
+
+
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
         (lambda a: listener_context("/none", None), "--tls-cert: '/none' cannot be used"),
-        (lambda a: listener_context(*a.issue("x"), "/none"), "--tls-client-ca: '/none' cannot be used"),
+        (lambda a: listener_with(a, "/none"), "--tls-client-ca: '/none' cannot be used"),
         (lambda a: upstream_context("/none"), "--upstream-ca: '/none' cannot be used"),
         (lambda a: upstream_context(a.file, "/none"), "--upstream-cert: '/none' cannot be used"),
     ],

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.proxy.wire import OK, Upstream, answering, read_body, sidecar, until
 if TYPE_CHECKING:
     from tests.proxy.wire import Seen
 
-SOON = {"lame_duck_ms": 0, "grace_ms": 200, "linger_ms": 100}
+SOON: dict[str, Any] = {"lame_duck_ms": 0, "grace_ms": 200, "linger_ms": 100}
 MEGABYTE = b"x" * 2**20
 
 
@@ -107,7 +107,7 @@ async def test_an_idle_connection_is_closed() -> None:
 
 
 @pytest.mark.parametrize("bounds", [{"body_timeout_ms": 100}, {"body_grace_ms": 50, "body_rate_min": 10_000}])
-async def test_a_body_that_drips_is_cut_off(bounds: dict[str, int]) -> None:
+async def test_a_body_that_drips_is_cut_off(bounds: dict[str, Any]) -> None:
     """Row 98: by the pause between two bytes, or by the average rate, so that a drip is no way around the first."""
     wait_s = 0.2 if "body_timeout_ms" in bounds else 0.01
     made = ProxySettings(head_timeout_ms=400, **bounds, **SOON)
@@ -158,7 +158,12 @@ async def test_who_reads_nothing_is_cut_off_and_the_upstream_paused() -> None:
         await loop.sock_sendall(reader, get())
         await until(lambda: len(proxy.service), "the client is there")
         unsent = [0]
-        await until(lambda: unsent.append(unsent_to_clients(proxy.port)) or not len(proxy.service), "it is cut off")
+
+        def cut_off() -> bool:
+            unsent.append(unsent_to_clients(proxy.port))
+            return not len(proxy.service)
+
+        await until(cut_off, "it is cut off")
 
         assert 4096 < max(unsent) < 2**19  # of which the kernel would take in megabytes
         assert 0 == unsent_to_clients(proxy.port), "the kernel has let go of it, too"

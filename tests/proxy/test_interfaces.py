@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Header = tuple[bytes, bytes]
 
-SOON = {"lame_duck_ms": 0, "grace_ms": 200, "linger_ms": 100}
+SOON: dict[str, Any] = {"lame_duck_ms": 0, "grace_ms": 200, "linger_ms": 100}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 REPLY = Reply(403, [(b"content-type", b"text/plain"), (b"content-length", b"2")], b"no")
 
@@ -228,7 +228,7 @@ async def test_too_long_a_body_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize("bounds", [{"body_timeout_ms": 100}, {"body_grace_ms": 50, "body_rate_min": 10_000}])
-async def test_a_body_that_drips_is_cut_off_before_the_verdict(bounds: dict[str, int]) -> None:
+async def test_a_body_that_drips_is_cut_off_before_the_verdict(bounds: dict[str, Any]) -> None:
     """The deadlines of a body hold while the judge waits for it."""
     judge, made = Judge(1000), ProxySettings(head_timeout_ms=400, **bounds, **SOON)
     async with (

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
     from tests.proxy.wire import Client, Handler, Seen, Sidecar
 
-MINUTES = {"upstream_timeout_ms": 600_000, "body_timeout_ms": 600_000, "write_timeout_ms": 600_000, "lame_duck_ms": 0}
+MINUTES: dict[str, Any] = {
+    "upstream_timeout_ms": 600_000,
+    "body_timeout_ms": 600_000,
+    "write_timeout_ms": 600_000,
+    "lame_duck_ms": 0,
+}
 POST = b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100000000\r\n\r\n"
 UPGRADE = b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n%s\r\n"

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
 
-SOON = {"lame_duck_ms": 0, "grace_ms": 5000, "linger_ms": 100}
+SOON: dict[str, Any] = {"lame_duck_ms": 0, "grace_ms": 5000, "linger_ms": 100}
 
 
 class Held(Upstream):

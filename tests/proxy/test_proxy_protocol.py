@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import ssl
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SETTINGS = ProxySettings(lame_duck_ms=0, proxy_protocol=True)
-TRUSTING = {"trusted_proxies": "127.0.0.0/8"}
+TRUSTING: dict[str, Any] = {"trusted_proxies": "127.0.0.0/8"}
 
 
 def v2(client: str, command: int = 0x21, tlvs: bytes = b"") -> bytes:

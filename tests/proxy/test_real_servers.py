@@ -214,14 +214,15 @@ async def test_h11(tmp_path: Path) -> None:
             for event in (head, *(h11.Data(data=part) for part in body), h11.EndOfMessage()):
                 wire.send(connection.send(event) or b"")
             answer: Any = None
+            heard: Any
             content = b""
-            while not isinstance(event := connection.next_event(), h11.EndOfMessage):
-                if event is h11.NEED_DATA:
+            while not isinstance(heard := connection.next_event(), h11.EndOfMessage):
+                if heard is h11.NEED_DATA:
                     connection.receive_data(await wire.reader.read(2**16))
-                elif isinstance(event, h11.Data):
-                    content += event.data
+                elif isinstance(heard, h11.Data):
+                    content += heard.data
                 else:
-                    answer = event
+                    answer = heard
             connection.start_next_cycle()
             return answer.status_code, dict(answer.headers), content
 

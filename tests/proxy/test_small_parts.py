@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
@@ -68,9 +69,10 @@ NO_NUMBERS = {"proxy_protocol", "upstream_timeouts"}
 @pytest.mark.parametrize("name", [f.name for f in fields(ProxySettings) if f.name not in NO_NUMBERS])
 def test_bounds(name: str) -> None:
     """Each number has a least value, and each choice its words."""
+    values: dict[str, Any] = {name: -1}
     told = "must be one of" if name in CHOICES else "must be at least [01]"
     with pytest.raises(ValueError, match=f"{name} {told}.*, not -1"):
-        ProxySettings(**{name: -1})
+        ProxySettings(**values)
 
 
 async def test_a_coroutine_that_waits_for_nothing() -> None:
@@ -87,7 +89,7 @@ async def test_a_coroutine_that_waits_for_nothing() -> None:
 
 async def test_a_coroutine_that_waits() -> None:
     """For futures, tasks, other coroutines and the next turn of the loop."""
-    future = asyncio.get_running_loop().create_future()
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     done = asyncio.Event()
     settled: list[object] = []
 

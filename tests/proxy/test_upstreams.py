@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
 
-SOON = {"lame_duck_ms": 0, "grace_ms": 200, "linger_ms": 100}
+SOON: dict[str, Any] = {"lame_duck_ms": 0, "grace_ms": 200, "linger_ms": 100}
 LINE = b"HTTP/1.1 200 OK\r\n"
 
 BROKEN = {

@@ -172,7 +172,7 @@ class Client:
         Args:
             head: whether it answers a HEAD.
         """
-        interim = []
+        interim: list[int] = []
         while True:
             async with asyncio.timeout(PATIENCE_S):
                 raw = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")

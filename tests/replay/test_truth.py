@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -195,7 +195,12 @@ def test_tokens_are_reserved_and_settled(tmp_path: Path, steps: list[tuple[int, 
     for gap_ms, client, read, made, took_ms in steps:
         at_ms += gap_ms
         calls.append((at_ms, client, read, made, took_ms))
-        told = {"prompt_tokens": read, "completion_tokens": made, "max_tokens": 10, "request_time": took_ms / 1000}
+        told: dict[str, Any] = {
+            "prompt_tokens": read,
+            "completion_tokens": made,
+            "max_tokens": 10,
+            "request_time": took_ms / 1000,
+        }
         lines.append(as_json(at_ms + took_ms, client, **told))
     held: dict[str, list[list[int]]] = defaultdict(list)  # when, units
     ends: list[tuple[int, list[int], int]] = []

@@ -61,9 +61,9 @@ def _made() -> dict[str, Any]:
         ("dynamic_metadata", 6, F.TYPE_BYTES, False),
     )
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     return {
-        each.name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"t.{each.name}"))  # type: ignore[no-untyped-call]
+        each.name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"t.{each.name}"))
         for each in file.message_type
     }
 

@@ -29,7 +29,7 @@ class MemoryTransport(asyncio.Transport):
         self.written = bytearray()
         self.closed = self.aborted = self.paused = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.closed
         self.written += data
 
@@ -81,7 +81,7 @@ class Peer:
         await asyncio.sleep(0)
         return call.message
 
-    async def _break(self, _: Call) -> bytes:
+    async def _break(self, call: Call) -> bytes:
         raise KeyError
 
     async def _wait(self, call: Call) -> bytes:
@@ -97,7 +97,7 @@ class Peer:
         """Let the server read."""
         self.connection.data_received(b"".join(parts))
 
-    def open(self, *settings: tuple[int, int]) -> None:
+    def open(self, *settings: tuple[frames.Setting, int]) -> None:
         """Send preface and SETTINGS."""
         self.feed(frames.PREFACE, frames.settings(dict(settings)))
 

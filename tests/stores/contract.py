@@ -37,6 +37,7 @@ from tests.reference_store import (
     rule_with,
     settlements,
     starts_ms,
+    window_of,
 )
 
 if TYPE_CHECKING:
@@ -105,10 +106,10 @@ class StoreContract:
         """
         reference, principal = ReferenceStore(), fresh()
         rules = data.draw(rule_sets())
-        clock.now_ms = data.draw(starts_ms(rules[0].quota))
+        clock.now_ms = data.draw(starts_ms(window_of(rules[0])))
         for _ in range(data.draw(st.integers(1, 12))):
             rule = data.draw(st.sampled_from(rules))
-            clock.advance(data.draw(gaps_ms(rule.quota)))
+            clock.advance(data.draw(gaps_ms(window_of(rule))))
             if data.draw(st.integers(0, 9)) == 0:
                 clock.advance(-data.draw(st.integers(0, rule.quota.window_ms)))
             applied = rules[: data.draw(st.integers(1, len(rules)))]
@@ -130,7 +131,7 @@ class StoreContract:
             rule = rule_of(
                 limit, data.draw(st.sampled_from([128, 129, 1000])), burst=data.draw(st.sampled_from([0, 2]))
             )
-            clock.advance(data.draw(gaps_ms(rule.quota)))
+            clock.advance(data.draw(gaps_ms(window_of(rule))))
             hits = hits_of(rule, principal=principal, cost=data.draw(costs(rule.quota)))
             expected = reference.charge_at(hits, clock.now_ms)
 
@@ -268,9 +269,9 @@ class StoreContract:
             await store.charge(hits_of(rule, principal=principal, cost=limit))
             clock.advance(step_ms)
             given_away = (await store.charge(hits_of(rule, principal=principal, cost=limit))).admitted
-            assert given_away == (abs(step_ms) > 1000 + rule.quota.resolution_ms)
+            assert given_away == (abs(step_ms) > 1000 + window_of(rule).resolution_ms)
             refused = await store.charge(hits_of(rule, principal=principal, cost=limit))
-            assert 0 < refused.tallies[0].retry_after_ms <= 2 * 1000 + rule.quota.resolution_ms - 1
+            assert 0 < refused.tallies[0].retry_after_ms <= 2 * 1000 + window_of(rule).resolution_ms - 1
             clock.advance(refused.tallies[0].retry_after_ms)
             assert (await store.charge(hits_of(rule, principal=principal, cost=limit))).admitted
 

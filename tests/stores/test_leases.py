@@ -101,7 +101,7 @@ class Leases(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None  # until `begin`
         self.time = Time()
         self.store = MemoryStore(clock=self.time)
         self.log = ExactLog(LIMIT, WINDOW_MS)
@@ -123,6 +123,7 @@ class Leases(RuleBasedStateMachine):
             for _ in range(5):
                 await asyncio.sleep(0)
 
+        assert self.loop is not None
         self.loop.run_until_complete(turn())
 
     async def _request(self, process: LeasingStore) -> None:
@@ -143,6 +144,7 @@ class Leases(RuleBasedStateMachine):
             if receipt is not None:
                 self.log.note(1, self.time())  # spent at this very moment of the true time
             else:
+                assert self.loop is not None
                 self.tasks.append(self.loop.create_task(self._request(process)))
         self._turn()
 
@@ -178,6 +180,7 @@ class Leases(RuleBasedStateMachine):
         async def sweep() -> None:
             self.processes[number]._sweep()
 
+        assert self.loop is not None
         self.loop.run_until_complete(sweep())
         self._turn()
 

@@ -80,7 +80,10 @@ class Deployment:
 
 _USER = {"principal": "user-{n}", "kind": "user", "org": "org-{n}", "email_verified": True}
 _LIVE = {"kind": "production"}
-_COMPANY = {"company": {"principal": "company-{n}"}, "revoked": {"principal": "former-{n}", "revoked": True}}
+_COMPANY: dict[str, dict[str, Any]] = {
+    "company": {"principal": "company-{n}"},
+    "revoked": {"principal": "former-{n}", "revoked": True},
+}
 
 SYSTEMS = {
     system.name: system

@@ -74,7 +74,13 @@ async def make_both(scene: Scene, short: Short, transcript: io.StringIO) -> tupl
 
     def batch(manner: str, out: io.StringIO | None) -> Coroutine[Any, Any, Report]:
         headers = scene.deployment.headers()
-        settings = {"headers": headers, "manner": manner, "calls": short.calls, "used": system.used, "out": out}
+        settings: dict[str, Any] = {
+            "headers": headers,
+            "manner": manner,
+            "calls": short.calls,
+            "used": system.used,
+            "out": out,
+        }
         return make_batch(scene.served.url, system.call, **settings)
 
     return await asyncio.gather(batch("polite", transcript), batch("rude", None))

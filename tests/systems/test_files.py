@@ -4,7 +4,7 @@ months pass on a clock that the test moves.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -94,7 +94,7 @@ def test_intrace_takes_its_numbers_from_the_documented_variables() -> None:
 async def test_intrace_admits_ten_deep_lookups_a_minute() -> None:
     """The eleventh is told when the first will have left; a millisecond earlier it is refused again."""
     world = World("intrace")
-    deep = {"method": "POST", "path": "/v1/lookup", "body": b'{"depth": "deep"}'}
+    deep: dict[str, Any] = {"method": "POST", "path": "/v1/lookup", "body": b'{"depth": "deep"}'}
     for _ in range(10):
         assert (await world.ask(**deep)).allowed
         world.clock.advance(1000)

@@ -207,7 +207,7 @@ def bad_credentials(scene: Scene, what: str) -> dict[str, str]:
     if what == "another-signature":
         signed, _, _ = issuer.token(sub="mallory").rpartition(".")
         return bearer(f"{signed}.{issuer.token(sub='alice').rpartition('.')[2]}")
-    return {
+    made: dict[str, Callable[[], dict[str, str]]] = {
         "none": dict,
         "another-scheme": lambda: {"Authorization": "Basic eDp5"},
         "expired": lambda: bearer(issuer.token(sub="alice", exp=1_700_000_000)),
@@ -217,7 +217,8 @@ def bad_credentials(scene: Scene, what: str) -> dict[str, str]:
         "no-token": lambda: bearer("made-up"),
         "unknown-key": lambda: {"X-API-Key": "made-up"},
         "revoked-key": lambda: scene.deployment.headers("revoked"),
-    }[what]()
+    }
+    return made[what]()
 
 
 @pytest.mark.parametrize("what", BAD_CREDENTIALS)

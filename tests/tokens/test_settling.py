@@ -238,7 +238,7 @@ async def test_drains_are_bounded_in_time(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def limited_with_settings(server: ModelServer, of: Policy, **settings: int) -> AsyncIterator[int]:
+async def limited_with_settings(server: ModelServer, of: Policy, **settings: Any) -> AsyncIterator[int]:
     async with under_uvicorn(server) as port:
         store = store_for(of)
         bounds = ProxySettings(lame_duck_ms=0, **settings)

@@ -40,7 +40,7 @@ from tests.tokens.answers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     Header = tuple[bytes, bytes]
 
@@ -56,7 +56,8 @@ def read(
 
 def cut(body: bytes, sizes: Sequence[int]) -> list[bytes]:
     """Return *body* in pieces of *sizes*, over and over."""
-    pieces, position = [], 0
+    pieces: list[bytes] = []
+    position = 0
     while position < len(body):
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(body[position : position + size])
@@ -78,7 +79,7 @@ METRICS = {"inputTokenCount": 30, "outputTokenCount": 120, "cacheReadInputTokenC
 
 
 def responses(terminal: str, usage: Any) -> bytes:
-    running = {"id": "resp_1", "status": "in_progress", "output": [], "usage": None}
+    running: dict[str, Any] = {"id": "resp_1", "status": "in_progress", "output": [], "usage": None}
     return events(
         [
             {"type": "response.created", "response": running},
@@ -483,7 +484,7 @@ def test_steps_are_linear_in_the_length() -> None:
             sys.settrace(None)
         return count
 
-    slow = {
+    slow: dict[str, tuple[Callable[[int], bytes], list[tuple[bytes, bytes]]]] = {
         "quotes": (lambda n: b'{"a":"' + b'\\"' * n + b'"}', JSON),
         "backslashes": (lambda n: b'{"a":"' + b"\\\\" * n + b'"}', JSON),
         "brackets": (lambda n: b'{"a":' + b"[{}" * n, JSON),

@@ -79,11 +79,13 @@ def test_equals_a_book_of_entries(data: st.DataObject) -> None:
     settled, renewed and left to lapse, and the ends of periods; and never is more used than the limit.
     """
     quota = data.draw(ACCOUNTS)
-    state, book, now_ms, charged = Account(), Book(quota), START_MS - 1, {}
+    state, book, now_ms = Account(), Book(quota), START_MS - 1
+    charged: dict[int, int] = {}
     gaps = st.sampled_from([0, 1, TTL_MS // 2, TTL_MS - 1, TTL_MS, TTL_MS + 1, HOUR_MS - 1, HOUR_MS, 86_400_000])
     for lease in range(1, data.draw(st.integers(1, 20)) + 1):
         now_ms += data.draw(gaps)
-        settled = data.draw(st.sampled_from(sorted(charged))) if charged and data.draw(st.booleans()) else None
+        settles = bool(charged) and data.draw(st.booleans())
+        settled = data.draw(st.sampled_from(sorted(charged))) if settles else None
         if settled is None:
             cost = data.draw(st.sampled_from([0, 1, 2, quota.limit, quota.limit + 1]))
             one = hit(quota, cost, lease if data.draw(st.booleans()) or isinstance(quota, Slots) else 0)

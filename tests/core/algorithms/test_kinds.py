@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from ratelimiter.core.decision import OVER_LIMIT, SLOT_WAIT_MS_MAX, decide
 from ratelimiter.core.policy import Policy, key_of
 from ratelimiter.core.principal import CLIENT, PrincipalReader
 from ratelimiter.core.quota import LEASE_TTL_MS_MAX, AnyQuota, Balance, Bucket, Period, Quota, Slots
-from ratelimiter.core.receipt import NEVER, Receipt
+from ratelimiter.core.receipt import NEVER, Receipt, Tally
 from ratelimiter.core.rule import CostFrom, Hit, OnStoreError, Rule
 from ratelimiter.core.settlement import RENEW, settlement_of
 from tests.reference_store import (
@@ -32,7 +33,10 @@ from tests.reference_store import (
     settlements,
 )
 
-ONE_OF_EACH = [
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ONE_OF_EACH: list[AnyQuota] = [
     Quota(3, 60_000),
     Bucket(3, 1, 60_000),
     Period(3, "month"),
@@ -109,7 +113,7 @@ def test_retry_is_when_all_have_let_go(data: st.DataObject) -> None:
 def test_what_is_settled_at_once_to_nothing_never_was(quota: AnyQuota) -> None:
     """Charged and settled in the same millisecond to nothing due, a key of whatever kind is as before."""
     hit = Hit(b"k", quota, 2, rule_with(quota), 7 if quota.lease_ttl_ms else 0)
-    state = STATES[quota.kind]()
+    state: Any = STATES[quota.kind]()
     assert charge([hit], [state], START_MS).admitted
     settle(settlement_of(hit, RENEW, START_MS), state, START_MS)
     assert 2 == state.used
@@ -122,7 +126,7 @@ def test_what_is_settled_at_once_to_nothing_never_was(quota: AnyQuota) -> None:
 def test_a_state_is_useful_exactly_as_long_as_its_ttl(quota: AnyQuota) -> None:
     """At the end of the TTL nothing counts, one ms earlier something does (6); a balance never ceases to matter."""
     hit = Hit(b"k", quota, 2, rule_with(quota), 7 if quota.kind == "slots" else 0)
-    state = STATES[quota.kind]()
+    state: Any = STATES[quota.kind]()
     charge([hit], [state], START_MS)
     ttl_ms = state.ttl_ms(quota, START_MS)
 
@@ -149,7 +153,7 @@ def test_clients_are_not_told_to_wait_for_a_lease() -> None:
     """A slot mostly returns long before its lease would lapse: a client is told a second at most."""
     (hit,) = hits_of(rule_with(Slots(1)))
     for wait_ms, told_ms in ((30_000, SLOT_WAIT_MS_MAX), (400, 400)):
-        decision = decide([hit], Receipt(START_MS, False, [(1, wait_ms, wait_ms)]))
+        decision = decide([hit], Receipt(START_MS, False, [Tally(1, wait_ms, wait_ms)]))
 
         assert (OVER_LIMIT, told_ms) == (decision.reason, decision.retry_after_ms)
 
@@ -219,16 +223,17 @@ def test_no_wait_is_longer_than_the_window_whatever_the_clock_was(quota: AnyQuot
     """A state of a server whose clock was ahead delays a client for at most one window, period or lease TTL, and the
     announced wait is kept, also if the client asked before (invariant 4).
     """
-    longest_ms = {
+    longest: dict[str, Callable[[Any], int]] = {
         "window": lambda q: q.window_ms + q.resolution_ms - 1,
         "bucket": lambda q: -(-q.limit * q.weight // q.drain),
         "period": lambda q: around(q, START_MS)[2] - START_MS,
         "slots": lambda q: q.lease_ttl_ms,
-    }[quota.kind](quota)
+    }
+    longest_ms = longest[quota.kind](quota)
     (one,) = hits_of(rule_with(quota))
     full = one._replace(cost=quota.limit, lease=7 if quota.kind == "slots" else 0)
     asked = one._replace(cost=1, lease=8 if quota.kind == "slots" else 0)
-    state = STATES[quota.kind]()
+    state: Any = STATES[quota.kind]()
     step_ms = longest_ms + 1 if quota.kind == "period" else int(longest_ms * ahead)  # into the next period
     assert charge([full], [state], START_MS + step_ms).admitted
 

@@ -31,6 +31,7 @@ from tests.reference_store import (
     quotas,
     rule_of,
     starts_ms,
+    window_of,
 )
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ def worked(draw: st.DrawFn) -> tuple[tuple[Rule, ...], ReferenceStore, int]:
     """Rules with tallies behind them, and the moment after the last request."""
     chosen = draw(rule_sets())
     store = ReferenceStore()
-    smallest = min((rule.quota for rule in chosen), key=lambda quota: quota.limit)
+    smallest = min((window_of(rule) for rule in chosen), key=lambda quota: quota.limit)
     now_ms = draw(starts_ms(smallest))
-    for gap_ms, cost in draw(st.lists(st.tuples(gaps_ms(chosen[0].quota), costs(smallest)), max_size=12)):
+    for gap_ms, cost in draw(st.lists(st.tuples(gaps_ms(window_of(chosen[0])), costs(smallest)), max_size=12)):
         now_ms += gap_ms
         ask(store, now_ms, *chosen, cost=cost)
     return chosen, store, now_ms
@@ -186,7 +187,7 @@ def test_retry_is_exact(given_: tuple[tuple[Rule, ...], ReferenceStore, int], da
     costs, bursts and coarse cells alike.
     """
     chosen, store, now_ms = given_
-    cost = data.draw(costs(min((rule.quota for rule in chosen), key=lambda quota: quota.limit)))
+    cost = data.draw(costs(min((window_of(rule) for rule in chosen), key=lambda quota: quota.limit)))
     decision = ask(store.copy(), now_ms, *chosen, cost=cost)[1]
     retry_after_ms = decision.retry_after_ms
 
@@ -237,7 +238,7 @@ def test_a_key_is_useful_exactly_as_long_as_its_ttl(given_: tuple[tuple[Rule, ..
         window.forget(hit.quota, now_ms)
         ttl_ms = window.ttl_ms(hit.quota, now_ms)
 
-        assert ttl_ms <= hit.quota.window_ms + hit.quota.resolution_ms - 1
+        assert ttl_ms <= hit.quota.window_ms + window_of(hit).resolution_ms - 1
         assert 0 == last.charge_at([hit], now_ms + ttl_ms).tallies[0].used
         if window.used:
             assert store.copy().charge_at([hit], now_ms + ttl_ms - 1).tallies[0].used > 0
@@ -263,7 +264,7 @@ def test_a_refusal_changes_nothing(given_: tuple[tuple[Rule, ...], ReferenceStor
     """A hammering client is admitted as if it had been silent (3)."""
     chosen, silent, now_ms = given_
     hammered = silent.copy()
-    full = min((rule.quota for rule in chosen), key=lambda quota: quota.limit)
+    full = min((window_of(rule) for rule in chosen), key=lambda quota: quota.limit)
     for gap_ms in data.draw(st.lists(gaps_ms(full), max_size=8)):
         now_ms += gap_ms
         assume(not ask(hammered.copy(), now_ms, *chosen, cost=full.limit)[0].admitted)
@@ -351,7 +352,7 @@ def test_a_shadow_has_the_numbers_of_its_twin(data: st.DataObject) -> None:
     shadow = rule_of(twin.quota.limit, twin.quota.window_ms, burst=twin.burst, shadow=True)
     roomy = [rule_of(10**9, 1000, name="roomy")] * data.draw(st.integers(0, 1))
     enforced_store, shadow_store = ReferenceStore(), ReferenceStore()
-    for now_ms, cost in data.draw(histories(twin.quota)):
+    for now_ms, cost in data.draw(histories(window_of(twin))):
         enforced = ask(enforced_store, now_ms, twin, *roomy, cost=cost)[1]
         shadowed = ask(shadow_store, now_ms, shadow, *roomy, cost=cost)[1]
 
@@ -370,7 +371,7 @@ def test_a_shadow_changes_no_verdict(given_: tuple[tuple[Rule, ...], ReferenceSt
     shadow = data.draw(rules(shadow=True, name="shadow"))
     place = data.draw(st.integers(0, len(chosen)))
     together = [*chosen[:place], shadow, *chosen[place:]]
-    for gap_ms, cost in data.draw(st.lists(st.tuples(gaps_ms(shadow.quota), costs(shadow.quota)), max_size=8)):
+    for gap_ms, cost in data.draw(st.lists(st.tuples(gaps_ms(window_of(shadow)), costs(shadow.quota)), max_size=8)):
         now_ms += gap_ms
         before = used(shadowed, now_ms, shadow)
         expected = ask(alone, now_ms, *chosen, cost=cost)[1]
@@ -402,7 +403,7 @@ def test_changing_the_limit_keeps_the_counters(data: st.DataObject) -> None:
     ):
         now_ms += gap_ms
         rule = rule_of(limit, window_ms)
-        longest_ms = max(longest_ms, window_ms + rule.quota.resolution_ms - 1)
+        longest_ms = max(longest_ms, window_ms + window_of(rule).resolution_ms - 1)
         exact, coarse = log.used(now_ms), ExactLog(10**9, longest_ms)
         coarse.entries = log.entries
         receipt, _ = ask(store, now_ms, rule, cost=cost)

@@ -70,7 +70,11 @@ async def test_who_does_not_wait_for_the_answer_is_counted(way: str, redis_serve
             async with connected(port) as client:
                 client.send(raw("/silent"))
                 await until(lambda: service.now.get("silent"), "it is there")
-            await until(lambda number=number: service.done.get("silent") == number, "it has gone")
+
+            def gone(number: int = number) -> bool:
+                return service.done.get("silent") == number
+
+            await until(gone, "it has gone")
         assert [429] == await statuses(port, "/login?password=right")
 
 

@@ -9,15 +9,20 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
 import requests
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 STEP = 65536
 
 
-def parts_of(body: bytes, step: int, pause_s: float):
+def parts_of(body: bytes, step: int, pause_s: float) -> Iterator[bytes]:
     """Yield *body* in pieces of *step* bytes."""
     for at in range(0, len(body), step):
         yield body[at : at + step]
@@ -57,10 +62,11 @@ def chunked(url: str, body: bytes) -> int:
 def with_urllib(url: str, body: bytes) -> int:
     try:
         context = ssl._create_unverified_context() if url.startswith("https") else None
-        return urllib.request.urlopen(url, body, timeout=60, context=context).status
+        status: int = urllib.request.urlopen(url, body, timeout=60, context=context).status
     except urllib.error.HTTPError as error:
         error.read()
         return error.code
+    return status
 
 
 def with_requests(url: str, body: bytes) -> int:
@@ -84,17 +90,17 @@ def main(url: str, sizes: list[int]) -> None:
     """Upload with each client in each size."""
     for size in sizes:
         body = bytes(size)
-        tries = {
-            "http.client keep-alive": lambda body=body: with_http_client(url, body),
-            "http.client close": lambda body=body: with_http_client(url, body, close=True),
-            "http.client chunked": lambda body=body: chunked(url, body),
-            "urllib close": lambda body=body: with_urllib(url, body),
-            "requests keep-alive": lambda body=body: with_requests(url, body),
-            "requests session": lambda body=body: with_requests_session(url, body),
-            "httpx keep-alive": lambda body=body: with_httpx(url, body),
+        tries: dict[str, Callable[[], int]] = {
+            "http.client keep-alive": partial(with_http_client, url, body),
+            "http.client close": partial(with_http_client, url, body, close=True),
+            "http.client chunked": partial(chunked, url, body),
+            "urllib close": partial(with_urllib, url, body),
+            "requests keep-alive": partial(with_requests, url, body),
+            "requests session": partial(with_requests_session, url, body),
+            "httpx keep-alive": partial(with_httpx, url, body),
         }
         if size <= 200_000:
-            tries["http.client slow"] = lambda body=body: with_http_client(url, body, step=1000, pause_s=0.008)
+            tries["http.client slow"] = partial(with_http_client, url, body, step=1000, pause_s=0.008)
         for name, upload in tries.items():
             try:
                 status: object = upload()

@@ -217,7 +217,7 @@ async def test_node_that_dies(cluster: RedisCluster) -> None:
         names = [f"name-{number}" for number in range(30)]
         dead = own.nodes[2]
         async with opened(own.url, timeout_ms=100) as store:
-            await until_admitted(store, 5)  # type: ignore[arg-type]
+            await until_admitted(store, 5)
             await asyncio.gather(*[store.charge([hit(name)]) for name in names])
             for node in own.nodes:
                 with node.client() as client:

@@ -12,6 +12,7 @@ from redis.credentials import CredentialProvider, UsernamePasswordCredentialProv
 
 from ratelimiter.errors import ConfigError, Kind, StoreMisconfigured
 from ratelimiter.stores.factory import open_store
+from ratelimiter.stores.redis.store import RedisStore
 from tests.stores.redis.test_store import PATIENT_MS, closing, hit
 from tests.stores.redis_server import RedisServer
 
@@ -73,8 +74,9 @@ async def test_a_provider_is_asked(guarded: RedisServer, providers: types.Module
     url = f"{guarded.url}?credential_provider=our_credentials:{name}"
 
     async with closing(open_store(url, timeout_ms=PATIENT_MS)) as store:
+        assert isinstance(store, RedisStore)
         assert (await store.charge([hit()])).now_ms > 0
-        assert await store.command(b"k", "HGET", "none", "version") is None  # type: ignore[attr-defined]
+        assert await store.command(b"k", "HGET", "none", "version") is None
 
 
 async def test_a_token_that_was_rotated_is_fetched_anew(guarded: RedisServer, providers: types.ModuleType) -> None:

@@ -19,7 +19,17 @@ from ratelimiter.core.rule import Hit, Mode, Rule
 from ratelimiter.core.settlement import RENEW, Settlement, settlement_of
 from ratelimiter.errors import Kind, StoreFault
 from ratelimiter.stores.redis import script
-from tests.reference_store import START_MS, costs, gaps_ms, kinds, mixed_gaps_ms, mixed_requests, rule_with, settlements
+from tests.reference_store import (
+    START_MS,
+    costs,
+    gaps_ms,
+    kinds,
+    mixed_gaps_ms,
+    mixed_requests,
+    rule_with,
+    settlements,
+    window_of,
+)
 from tests.stores.stored_reference import StoredReference
 
 if TYPE_CHECKING:
@@ -53,7 +63,7 @@ class Script:
         assert isinstance(receipt, Receipt), receipt
         return receipt
 
-    def state(self) -> dict[bytes, tuple[list[int], list[int], int]]:
+    def state(self) -> dict[bytes, tuple[Any, ...]]:
         return {key: unpacked(self.client.get(key)) for key in self.client.scan_iter()}
 
     def settle(self, settlements: Sequence[Settlement], now_ms: int) -> Receipt:
@@ -139,6 +149,7 @@ def batches(draw: st.DrawFn) -> list[tuple[int, list[list[Hit]]]]:
         for number, quota in enumerate(draw(st.lists(quotas, min_size=1, max_size=4)))
     ]
     one = rules[0].quotas[0]
+    assert isinstance(one, Quota)
     gaps = gaps_ms(one) | gaps_ms(one).map(lambda gap_ms: -gap_ms) | st.just(0) | st.integers(0, 5)
 
     def request() -> list[Hit]:
@@ -257,13 +268,14 @@ def listed(answers: Sequence[Receipt | StoreFault]) -> list[Receipt]:
 def test_any_distance_and_count_is_read_back(shared_redis: RedisServer, rows: list[tuple[int, int]]) -> None:
     """Numbers on both sides of every length that the packing knows survive being written and read."""
     one = rule(LIMIT_MAX, WINDOW_MS_MAX)
+    quota = window_of(one)
     with shared_redis.client() as client:
         client.flushall()
         subject, window, now_ms = Script(client), Window(), START_MS
         for gap_ms, cost in rows:
-            now_ms += gap_ms * one.quota.resolution_ms if gap_ms < 2**21 else gap_ms
-            window.forget(one.quota, now_ms)
-            window.add(one.quota, cost, now_ms)
+            now_ms += gap_ms * quota.resolution_ms if gap_ms < 2**21 else gap_ms
+            window.forget(quota, now_ms)
+            window.add(quota, cost, now_ms)
             subject.charge_one([hit(one, cost=cost)], now_ms)
 
             assert {b"k": (list(window.instants), list(window.counts), window.used)} == subject.state()
@@ -276,6 +288,7 @@ def test_any_distance_and_count_is_read_back(shared_redis: RedisServer, rows: li
 def test_given_back_is_as_if_never_charged(shared_redis: RedisServer, data: st.DataObject) -> None:
     """What is given back leaves exactly its own entry; before and after it all counts on, as long as it would."""
     one = rule(data.draw(st.sampled_from([20, 1000])), 1_280_000)
+    quota = window_of(one)
     steps = data.draw(
         st.lists(st.tuples(st.sampled_from([0, 1, 9999, 10_000, 400_000]), st.integers(1, 3)), min_size=1)
     )
@@ -285,14 +298,14 @@ def test_given_back_is_as_if_never_charged(shared_redis: RedisServer, data: st.D
         subject, model, now_ms, charged = Script(client), Window(), START_MS, None
         for number, (gap_ms, cost) in enumerate(steps):
             now_ms += gap_ms
-            model.forget(one.quota, now_ms)
+            model.forget(quota, now_ms)
             receipt = subject.charge_one([hit(one, cost=cost)], now_ms)
             if receipt.admitted:
-                model.add(one.quota, cost, now_ms)
+                model.add(quota, cost, now_ms)
                 if number == chosen:
-                    charged = (now_ms, last_instant(one.quota, now_ms), cost)
+                    charged = (now_ms, last_instant(quota, now_ms), cost)
         now_ms += 1
-        model.forget(one.quota, now_ms)
+        model.forget(quota, now_ms)
         if charged is None:
             return
         charged_at_ms, instant, cost = charged
@@ -306,12 +319,12 @@ def test_given_back_is_as_if_never_charged(shared_redis: RedisServer, data: st.D
         receipt = subject.settle([settlement_of(hit(one, cost=cost), 0, charged_at_ms)], now_ms)
 
         assert (True, model.used) == (receipt.admitted, receipt.tallies[0].used)
-        assert model.reset_ms(one.quota, now_ms) == receipt.tallies[0].reset_ms
+        assert model.reset_ms(quota, now_ms) == receipt.tallies[0].reset_ms
         looked = subject.charge_one([hit(one, cost=0)], now_ms)
         assert receipt.tallies == looked.tallies
         if there and model.used:  # else nothing was written, and the last charge's value and TTL stand
             assert {b"k": (list(model.instants), list(model.counts), model.used)} == subject.state()
-            assert client.pttl(b"k") <= model.ttl_ms(one.quota, now_ms)
+            assert client.pttl(b"k") <= model.ttl_ms(quota, now_ms)
 
 
 def test_nothing_is_taken_from_another_entry(client: redis.Redis) -> None:
@@ -336,7 +349,7 @@ def test_ttl_ends_when_the_newest_entry_leaves(client: redis.Redis) -> None:
     instants, _, _ = unpacked(client.get(b"own"))
 
     assert client.pexpiretime("own") == instants[-1] + 60_000
-    assert 0 <= instants[-1] - receipt.now_ms < one.quota.resolution_ms
+    assert 0 <= instants[-1] - receipt.now_ms < window_of(one).resolution_ms
 
     before_ms = time.time_ns() // 1_000_000
     subject.charge_one([hit(one, b"given")], START_MS)
@@ -353,7 +366,7 @@ def test_clock_set_back_keeps_the_ttl_below_a_window(client: redis.Redis) -> Non
     subject.charge_one([hit(one)], START_MS)
     subject.charge_one([hit(one)], START_MS - 128_000)
 
-    assert 127_000 < client.pttl(b"k") <= 128_000 + one.quota.resolution_ms
+    assert 127_000 < client.pttl(b"k") <= 128_000 + window_of(one).resolution_ms
 
 
 def test_refusals_and_looks_write_nothing(client: redis.Redis) -> None:

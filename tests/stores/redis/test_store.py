@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -43,8 +43,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ratelimiter.clock import Clock
+    from ratelimiter.stores.base import Store
 
 pytestmark = pytest.mark.wall_clock  # it waits for real servers or timers
+
+AnyStore = TypeVar("AnyStore", bound="Store")
 
 PATIENT_MS = 5000  # where the deadline is not the point
 SLACK_S = 0.5  # what a loaded machine may need on top of a deadline; tests/faults measures the deadline itself
@@ -76,7 +79,7 @@ def own_redis() -> Iterator[RedisServer]:
 
 
 @contextlib.asynccontextmanager
-async def closing(store: RedisStore) -> AsyncIterator[RedisStore]:
+async def closing(store: AnyStore) -> AsyncIterator[AnyStore]:
     try:
         yield store
     finally:
@@ -94,7 +97,7 @@ async def within(deadline_ms: int, charging: Awaitable[Receipt]) -> Receipt | St
         assert time.monotonic() - begun_s < deadline_ms / 1000 + SLACK_S
 
 
-async def until_admitted(store: RedisStore, within_s: float) -> float:
+async def until_admitted(store: Store, within_s: float) -> float:
     """How many seconds it took until a charge succeeded; callers ask all the time."""
     begun_s = time.monotonic()
     while True:
