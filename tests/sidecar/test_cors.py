@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from ratelimiter.asgi.middleware import RateLimitMiddleware
-from ratelimiter.core.cors import Cors
 from ratelimiter.errors import ConfigError
 from ratelimiter.proxy.pool import Target
 from tests.proxy.browser import browser
@@ -125,13 +124,6 @@ async def test_bad_origins_are_told(cors: dict[str, Any], problem: str, tmp_path
     """When the policy is read."""
     with pytest.raises(ConfigError, match=problem):
         RateLimitMiddleware(hello, config=policy(tmp_path, **cors))
-
-
-def test_all_origins() -> None:
-    """Without credentials; caches may share the answer."""
-    cors = Cors(("*",))
-    assert (b"access-control-allow-origin", b"*") in cors.answer_headers([(b"Origin", b"https://any.example")])
-    assert [] == cors.answer_headers([])
 
 
 READ = """

@@ -7,14 +7,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ratelimiter.core.cell_lease import GROWTH, SHARE, leasable, requests_wanted, spendable_ms
-from ratelimiter.core.quota import Bucket, Quota, Slots
-from ratelimiter.core.rule import Hit, Mode, Rule
+from ratelimiter.core.cell_lease import SHARE
+from ratelimiter.core.quota import Quota
+from ratelimiter.core.rule import Hit, Rule
 from ratelimiter.errors import StoreTimeout
 from ratelimiter.stores.base import Store
 from ratelimiter.stores.leases import LeasingStore
@@ -382,38 +381,3 @@ async def test_what_an_operator_changes_ends_all_leases() -> None:
     assert process.spend([one]) is None
     await process.flush()
     assert 200 == store.inner.charge_now([one._replace(cost=0)]).tallies[0].used
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        hit(128),  # an exact log has no cells
-        hit(1000, 1000),  # cells too short to pay
-        hit(mode=Mode.SHADOW),
-        hit(count=frozenset({"401"})),
-        hit(lease=0),
-        hit()._replace(cost=0),
-        Hit(b"key", Bucket(1000, 1000, 60_000), 1, Rule("rule", Bucket(1000, 1000, 60_000))),
-        Hit(b"key", Slots(1000), 1, Rule("rule", Slots(1000))),
-    ],
-)
-def test_what_is_not_leased(other: Hit) -> None:
-    """Neither by itself nor beside a rule that may be."""
-    assert not leasable([other])
-    assert not leasable([hit(), other])
-    assert leasable([hit()])
-
-
-def test_a_lease_ends_before_its_cell() -> None:
-    """Whatever part of a millisecond the two clocks hide, the last spending lies within the cell."""
-    one = hit(1000, 60_000)
-    cell_ms = Quota(1000, 60_000).resolution_ms
-    for now_ms in range(cell_ms * 1000, cell_ms * 1001):
-        assert now_ms + spendable_ms([one], now_ms) < cell_ms * 1001
-
-
-def test_leases_grow_by_steps() -> None:
-    """A burst of two does not take a thousand."""
-    assert GROWTH == requests_wanted(spent=2, elapsed_ms=1, ahead_ms=400, before=0)
-    assert 12 == requests_wanted(spent=30, elapsed_ms=1000, ahead_ms=400, before=14)
-    assert 0 == requests_wanted(spent=1, elapsed_ms=60_000, ahead_ms=400, before=14)

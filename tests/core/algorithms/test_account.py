@@ -351,3 +351,23 @@ def test_reservations_are_so_many_at_most() -> None:
 
     assert (False, TTL_MS + 1 - LEASES_MAX) == (refused.admitted, refused.tallies[0].retry_after_ms)
     assert charge([hit(quota, 1)], [state], START_MS + LEASES_MAX).admitted
+
+
+@pytest.mark.parametrize(
+    ("quota", "at_ms", "expected"),
+    [
+        (Period(10, "hour"), START_MS, 7),
+        (Period(10, "hour"), START_MS - HOUR_MS, 2),  # of the hour before
+        (Balance(10), START_MS - 30 * 24 * HOUR_MS, 7),
+        (Slots(10), START_MS, 0),
+    ],
+)
+def test_what_was_used_elsewhere_is_recalled(quota: AnyQuota, at_ms: int, expected: int) -> None:
+    """What a lost store had counted is spent here, too, if it was spent in this period; slots were given back since."""
+    state = Account()
+    state.forget(quota, START_MS)
+    state.spent = 0 if isinstance(quota, Slots) else 2
+
+    for used in (7, 1):  # the second one knows of less, and takes nothing away
+        state.recall(quota, used, at_ms, START_MS)
+        assert expected == state.used

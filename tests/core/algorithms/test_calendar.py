@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimiter.core.algorithms.calendar import around, known
+from ratelimiter.core.algorithms.calendar import around, known, names
 from ratelimiter.core.quota import PERIOD_UNITS, Period
 
 HOUR_MS = 3_600_000
@@ -109,3 +109,9 @@ def test_known_zones(zone: str) -> None:
 def test_unknown_zones(zone: str) -> None:
     """Anything else is not, and nothing is read outside the database."""
     assert not known(zone)
+
+
+def test_every_zone_that_is_suggested_is_known() -> None:
+    """The names that a message about an unknown zone is chosen from can all be written."""
+    assert {"Europe/Berlin", "UTC"} <= names()
+    assert [] == [zone for zone in sorted(names()) if not known(zone)]

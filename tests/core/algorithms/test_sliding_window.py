@@ -10,15 +10,16 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ratelimiter.core.algorithms.sliding_window import Window, last_instant
+from ratelimiter.core.algorithms.sliding_window import USED_MAX, Window, last_instant
 from ratelimiter.core.charge import charge
 from ratelimiter.core.decision import OVER_CAPACITY, WITHIN_LIMIT, Decision, decide
 from ratelimiter.core.quota import PRECISION, WINDOW_MS_MAX, Quota
 from ratelimiter.core.receipt import NEVER, Receipt, Tally
 from ratelimiter.core.rule import LONG_WINDOWS, Hit, Rule
+from ratelimiter.core.settlement import settlement_of
 from tests.exact_log import ExactLog
 from tests.reference_store import (
     START_MS,
@@ -267,8 +268,8 @@ def test_a_refusal_changes_nothing(given_: tuple[tuple[Rule, ...], ReferenceStor
     full = min((window_of(rule) for rule in chosen), key=lambda quota: quota.limit)
     for gap_ms in data.draw(st.lists(gaps_ms(full), max_size=8)):
         now_ms += gap_ms
-        assume(not ask(hammered.copy(), now_ms, *chosen, cost=full.limit)[0].admitted)
-        ask(hammered, now_ms, *chosen, cost=full.limit)
+        if not ask(hammered.copy(), now_ms, *chosen, cost=full.limit)[0].admitted:
+            ask(hammered, now_ms, *chosen, cost=full.limit)
     ask(silent, now_ms, *chosen, cost=0)
 
     ask(hammered, now_ms, *chosen, cost=0)
@@ -737,3 +738,42 @@ def test_no_wait_makes_room_for_more_than_the_limit() -> None:
     for _ in range(4):
         assert window.wait_ms(quota, 4, START_MS) == NEVER
         window.add(quota, 1, START_MS)
+
+
+@pytest.mark.parametrize(
+    ("used", "at_ms", "expected"),
+    [
+        (5, START_MS, [(START_MS, 5)]),
+        (5, START_MS - 999, [(START_MS - 999, 3), (START_MS, 2)]),
+        (5, START_MS + 7, [(START_MS, 2), (START_MS + 7, 3)]),
+        (5, START_MS - 1000, [(START_MS, 2)]),  # has left the window
+        (2, START_MS - 1, [(START_MS, 2)]),  # is counted already
+        (0, START_MS - 1, [(START_MS, 2)]),
+    ],
+)
+def test_what_was_used_elsewhere_is_recalled(used: int, at_ms: int, expected: list[tuple[int, int]]) -> None:
+    """Only the units that are missing count, under the moment of the other store, for as long as they would there."""
+    window, quota = Window(), Quota(10, 1000)
+    window.add(quota, 2, START_MS)
+    window.recall(quota, used, at_ms, START_MS)
+
+    assert expected == list(zip(window.instants, window.counts, strict=True))
+    assert sum(count for _, count in expected) == window.used
+
+
+def test_a_part_of_a_charge_is_given_back() -> None:
+    """With less due than was charged, the rest is free at once, and what was due counts on until its time is up."""
+    window, quota, rule = Window(), Quota(10, 1000), rule_of(10, 1000)
+    window.add(quota, 6, START_MS)
+    window.settle(settlement_of(Hit(b"key", quota, 6, rule), 2, START_MS), START_MS + 5)
+
+    assert ([START_MS], [2], 2) == (list(window.instants), list(window.counts), window.used)
+
+
+def test_settlements_fill_a_window_no_further_than_it_can_count() -> None:
+    """Calls that turn out to cost far more than they reserved are charged up to the largest number that is stored."""
+    window, quota, rule = Window(), Quota(10, 1000), rule_of(10, 1000)
+    for _ in range(6):
+        window.settle(settlement_of(Hit(b"key", quota, 0, rule), 10**9, START_MS), START_MS)
+
+    assert ([START_MS], USED_MAX) == (list(window.instants), window.used)

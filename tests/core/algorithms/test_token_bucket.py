@@ -200,3 +200,31 @@ def test_numbers_that_cannot_be_kept(numbers: Any, problem: str) -> None:
     """Nonsense is refused where it is made."""
     with pytest.raises(ValueError, match=problem):
         Bucket(*numbers)
+
+
+@pytest.mark.parametrize(
+    ("used", "at_ms", "expected"),
+    [
+        (5, START_MS, 5),
+        (5, START_MS - 2000, 3),  # two are back since
+        (5, START_MS + 700, 5),  # by a clock that is ahead nothing is back
+        (1, START_MS, 2),
+        (5, START_MS - 5000, 2),
+        (10**9, START_MS, 366 * 86_400),  # no more than a year pays off
+    ],
+)
+def test_what_was_owed_elsewhere_is_recalled(used: int, at_ms: int, expected: int) -> None:
+    """A bucket owes at least what is left now of what another store knew to be owed."""
+    bucket, state = Bucket(5, 1, 1000), BucketState()
+    charge([hit(bucket, 2)], [state], START_MS)
+    state.recall(bucket, used, at_ms, START_MS)
+
+    assert expected == state.used
+
+
+def test_a_charge_of_a_clock_that_was_ahead_is_not_given_back() -> None:
+    """It is not known how much of it has drained, so the bucket owes all of it, and lets no client in too early."""
+    bucket, state = Bucket(5, 1, 1000), BucketState()
+    charge([hit(bucket, 4)], [state], START_MS)
+
+    assert Tally(4, 1000, 0) == settle(settlement_of(hit(bucket, 4), 1, START_MS), state, START_MS - 1)
