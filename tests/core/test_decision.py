@@ -12,16 +12,20 @@ from ratelimiter.core.decision import (
     MALFORMED,
     OVER_CAPACITY,
     OVER_LIMIT,
+    STORE_ERROR,
+    SUSPENDED,
     UNMATCHED,
     WITHIN_LIMIT,
     Decision,
     Outcome,
     decide,
     malformed,
+    merge,
+    suspended,
     unmatched,
 )
 from ratelimiter.core.quota import Balance, Period
-from ratelimiter.core.receipt import NEVER, Receipt, Tally
+from ratelimiter.core.receipt import FAIL_CLOSED, FAIL_OPEN, NEVER, STORE, Receipt, Tally
 from ratelimiter.core.rule import Hit, Mode, Rule
 from tests.reference_store import START_MS, hits_of, rule_of
 
@@ -154,3 +158,48 @@ def test_credits_in_shadow_refuse_nobody() -> None:
 
     assert (WITHIN_LIMIT, None) == (alone.reason, alone.missing)
     assert (OVER_LIMIT, None, 9) == (among.reason, among.missing, among.retry_after_ms)
+
+
+@pytest.mark.parametrize("rules", [[TIGHT], [TIGHT, WIDE]])
+def test_without_a_store_a_refusal_tells_no_figures(rules: list[Rule]) -> None:
+    """Where the policy says to deny, the answer blames the store and not a limit, however many rules there are."""
+    unasked = receipt(False, *[(0, 0, 0)] * len(rules))._replace(source=FAIL_CLOSED)
+
+    assert Decision(False, STORE_ERROR, START_MS, (), None, FAIL_CLOSED) == decide(hits_of(*rules), unasked)
+
+
+def shadowed(rule: Rule) -> Rule:
+    return replace(rule, mode=Mode.SHADOW)
+
+
+@pytest.mark.parametrize(
+    ("admitted", "tallies", "source", "expected"),
+    [
+        (True, [(1, 9, 0), (8, 9, 0)], STORE, (WITHIN_LIMIT, STORE, "tight", 2)),
+        (False, [(3, 9, 9), (2, 9, 0)], STORE, (SUSPENDED, STORE, "tight", 0)),
+        (False, [(0, 0, 0), (0, 0, 0)], FAIL_CLOSED, (SUSPENDED, FAIL_OPEN, None, None)),
+    ],
+)
+def test_the_kill_switch_refuses_nothing(
+    admitted: bool, tallies: list[tuple[int, int, int]], source: str, expected: tuple[Any, ...]
+) -> None:
+    """With all rules in shadow every request is admitted, without a store, too; clients see the same figures."""
+    decision = suspended(hits_of(TIGHT, WIDE), receipt(admitted, *tallies)._replace(source=source), shadowed)
+    told = (None, None) if decision.binding is None else (decision.binding.rule.name, decision.binding.remaining)
+
+    assert decision.allowed
+    assert expected == (decision.reason, decision.source, *told)
+    assert all(outcome.rule.shadow for outcome in decision.outcomes)
+
+
+def test_several_limiters_are_one_decision() -> None:
+    """The first refusal stands; else the least room of all is told. A limiter without a matching rule says nothing."""
+    roomy = decide(hits_of(WIDE), receipt(True, (1, 9, 0)))
+    tight = decide(hits_of(TIGHT), receipt(True, (2, 9, 0)))
+    refused = decide(hits_of(TIGHT), receipt(False, (3, 9, 9)))
+
+    assert refused == merge([roomy, refused, tight])
+    both = merge([roomy, tight, unmatched(START_MS)])
+    assert (True, WITHIN_LIMIT, tight.binding) == (both.allowed, both.reason, both.binding)
+    assert [*roomy.outcomes, *tight.outcomes] == both.outcomes
+    assert (True, UNMATCHED) == merge([unmatched(START_MS)] * 2)[:2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from ratelimiter.core.descriptors import (
     BLOCKED,
+    BYTES_MAX,
     OVERRIDDEN,
+    PLANNED_MAX,
     DescriptorMatch,
     DescriptorPlanner,
     EntryMatch,
@@ -180,3 +183,32 @@ def test_rules_with_descriptors_mean_no_requests() -> None:
 
     assert () == tuple(Planner(policy).hits(Request("GET", b"/login", (), "10.0.0.1")))
     assert not policy.catch_all
+
+
+def test_rules_of_another_domain_do_not_apply() -> None:
+    """One policy may hold the rules of several domains, with the same keys."""
+    subject = planner(replace(LOGIN, domain="one"), replace(LOGIN, domain="two"), LOGIN)
+    entries = (("path", "/login"), ("remote_address", "a"))
+
+    assert ["r0", "r2"] == met(subject, *entries, domain="one")
+    assert ["r1", "r2"] == met(subject, *entries, domain="two")
+    assert ["r2"] == met(subject, *entries, domain="three")
+
+
+def test_descriptors_cannot_fill_the_memory() -> None:
+    """What is remembered of them is bounded in number and in bytes, and their answers are the same without it."""
+    subject = planner(LOGIN)
+    for number in range(PLANNED_MAX + 1):
+        met(subject, ("path", "/login"), ("remote_address", str(number)))
+    assert 1 == len(subject._planned)
+
+    long = ("remote_address", "a" * BYTES_MAX)
+    assert [["r0"]] * 2 == [met(subject, ("path", "/login"), long) for _ in range(2)]
+    assert 1 == len(subject._planned)
+
+
+def test_rules_about_requests_mean_no_descriptors() -> None:
+    """A policy for a proxy and the decision service at once keeps its two kinds of rules apart."""
+    made = Policy((Rule("request", MINUTE), Rule("call", MINUTE, descriptors=LOGIN)))
+
+    assert ["call"] == met(DescriptorPlanner(made, reader_for(made)), ("path", "/login"), ("remote_address", "a"))

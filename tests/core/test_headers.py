@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.core.decision import Decision, decide, malformed, unmatched
-from ratelimiter.core.headers import EXPOSED, FAMILIES, SINGLE, Seconds, retry_after_s, seconds_of
+from ratelimiter.core.headers import (
+    EXPOSED,
+    FAMILIES,
+    SINGLE,
+    Seconds,
+    renderer,
+    replaced,
+    retry_after_s,
+    seconds_of,
+)
 from ratelimiter.core.quota import Balance, Bucket, Period, Quota, Slots
 from ratelimiter.core.receipt import NEVER, Receipt, Tally
 from ratelimiter.core.rule import Hit, Rule
@@ -358,3 +367,34 @@ def test_what_has_no_window_does_not_speak_of_one() -> None:
         "ratelimit": '"window";r=59;t=5, "bucket";r=49;t=5, "period";r=8;t=5, "slots";r=19;t=5, "balance";r=99;t=5',
     } == lines("draft-11", decision)
     assert "60;w=60, 50, 9, 20, 100" == lines("draft-06", decision)["ratelimit-policy"]
+
+
+def test_what_is_no_unit_of_an_api_is_not_told_in_its_words() -> None:
+    """Neither concurrent requests nor credits are requests or tokens: a client would divide its work by them."""
+    slots = replace(MINUTE, name="slots", quota=Slots(2), burst=0)
+    credits_ = replace(MINUTE, name="credits", quota=Balance(5))
+    decision = decided(slots, credits_, MINUTE, tallies=[(1, 0, 0), (4, 0, 0), (1, 1000, 0)])
+
+    assert "59" == lines("openai", decision)["x-ratelimit-remaining-requests"]
+    assert {"anthropic-ratelimit-requests-remaining": "59"}.items() <= lines("anthropic", decision).items()
+    assert {} == lines("openai", decided(slots, credits_, tallies=[(1, 0, 0), (4, 0, 0)]))
+
+
+@pytest.mark.parametrize(
+    ("families", "expose"),
+    [(["x-ratelimit"], False), (["x-ratelimit"], True), (["draft-11", "x-ratelimit"], False), ([], False)],
+)
+def test_several_families_at_once(families: list[str], expose: bool) -> None:
+    """Each is there as if it were alone, in the order of the policy; `expose_headers` lets browsers read them."""
+    decision = decided(MINUTE, tallies=[(1, 1000, 0)])
+    alone = [header for family in families for header in FAMILIES[family](decision)]
+    names = b"X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
+    exposing = [(b"access-control-expose-headers", names)] if expose else []
+
+    assert [*alone, *exposing] == renderer(families, expose=expose)(decision)
+
+
+def test_fields_that_only_we_say() -> None:
+    """Of a family of single fields those of the application are replaced; lists are added to."""
+    assert frozenset() == replaced(["draft-11"])
+    assert SINGLE["x-ratelimit"] | SINGLE["openai"] == replaced(["x-ratelimit", "draft-11", "openai"])

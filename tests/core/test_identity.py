@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.core.client_address import Trust
-from ratelimiter.core.identity import BEARER, NOBODY, TELLABLE, ApiKeys, Identity, IdentityPolicy, JwtPolicy
+from ratelimiter.core.identity import BEARER, NOBODY, TELLABLE, ApiKeys, Identity, IdentityPolicy, JwtPolicy, named
 from ratelimiter.core.identity_headers import UpstreamIdentityHeaders
 from ratelimiter.core.principal import CLIENT, ORG, PrincipalReader, Source
 
@@ -83,3 +83,17 @@ def test_a_verified_source_names_nobody_by_itself() -> None:
     assert read(("header:x-api-key", "alice")) != read(("header:x-api-key", "bob"))
     assert read(sources=(KEY, BEARER))[0] == "bearer"  # which this reader does not have verified
     assert b"x-api-key" not in reader.watched
+
+
+@pytest.mark.parametrize(
+    ("org", "expected"), [("", (("bearer", "alice"),)), ("acme", (("bearer", "alice"), ("org", "acme")))]
+)
+def test_a_credential_names_its_organisation_too(org: str, expected: tuple[tuple[str, str], ...]) -> None:
+    """A rule with `principal: org` charges it; a credential of no organisation names none."""
+    assert expected == named("bearer", "alice", org)
+
+
+@pytest.mark.parametrize(("algorithms", "expected"), [(("HS256",), True), (("RS256", "ES256"), False)])
+def test_tokens_are_signed_with_a_secret_or_with_keys(algorithms: tuple[str, ...], expected: bool) -> None:
+    """By the algorithms of the policy: the token has no say (RFC 8725 section 3.1)."""
+    assert expected == JwtPolicy("i", ("a",), "/secret", algorithms=algorithms).symmetric

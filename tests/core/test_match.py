@@ -129,3 +129,26 @@ def test_case_is_ignored_beyond_ascii() -> None:
     """What an application that ignores case takes for the same is the same for the rule."""
     assert Match(path="/CAFÉ", ignore_case=True).matches("GET", "/caf%C3%A9")
     assert not Match(path="/CAFÉ").matches("GET", "/caf%C3%A9")
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (("/users/{id}",), {"id"}),
+        (("/users/{id}/posts/{post}", "/posts/{post}"), {"post"}),
+        (("/users/{id}", "/users/*"), set()),
+        ((), set()),
+    ],
+)
+def test_parameters_that_every_path_has(paths: tuple[str, ...], expected: set[str]) -> None:
+    """A rule may be keyed by these alone: any other would be missing from some of its requests."""
+    assert expected == Match(paths=paths).names
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("/users/7", {"id": "7"}), ("/orgs/acme/users/7", {"org": "acme", "id": "7"}), ("/other", {}), ("/users", {})],
+)
+def test_parameters_of_a_path(path: str, expected: dict[str, str]) -> None:
+    """By the first of the rule's paths that fits; a path that none fits has no parameters."""
+    assert expected == Match(paths=("/users/{id}", "/orgs/{org}/users/{id}")).captured(path)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimiter.core.override_index import OverrideIndex
 from ratelimiter.core.overrides import FOR_EVER, NO_OVERRIDES, Block, Override, RuntimeOverrides, parse_pattern
 
 letters = st.text("ab*", max_size=6)
@@ -68,3 +70,57 @@ def test_orders_end_by_themselves() -> None:
     assert (Block("d", FOR_EVER),) == orders.at(200).blocks
     assert [True, False] == [orders.at(299).shadow, orders.at(300).shadow]
     assert NO_OVERRIDES == NO_OVERRIDES.at(10**15)
+
+
+def test_orders_that_know_their_ends_are_not_searched() -> None:
+    """The reader of fifty thousand overrides gives their moments along; they are the ones that count."""
+    orders = RuntimeOverrides("v", (Override(frozenset({"a"}), until_ms=100),), moments=(100,))
+
+    assert (100,) == orders.ends_ms
+    assert () == orders.at(100).overrides
+
+
+def client(address: str) -> tuple[str, str, bytes]:
+    return f"digest of {address}", "client", address.encode()
+
+
+NETWORK = ip_network("10.0.0.0/8")
+
+
+def test_overrides_are_found_by_whom_they_name() -> None:
+    """A principal by its digest, an address by its network, anything else by a pattern of its own source."""
+    exact = Override(frozenset({"digest of 10.0.0.1"}))
+    network = Override(frozenset({"n"}), network=NETWORK)
+    pattern = Override(frozenset({"p"}), parse_pattern("k*"), source="header:x-api-key")
+    anywhere = Override(frozenset({"q"}), parse_pattern("*0.1"))
+    index = OverrideIndex([exact, network, pattern, anywhere])
+
+    assert [exact, network, anywhere] == index.find(*client("10.0.0.1"))
+    assert [network] == index.find(*client("10.0.0.2"))
+    assert [] == index.find(*client("192.0.2.9"))
+    assert [pattern] == index.find("d", "header:x-api-key", b"k1")
+    assert [] == index.find("d", "bearer", b"k1")
+    assert [] == index.find("d", "header:x-api-key", b"10.0.0.2")
+
+
+@pytest.mark.parametrize(
+    ("digest", "source", "value", "now_ms", "expected"),
+    [
+        ("a", "bearer", b"a", 99, 100),
+        ("a", "bearer", b"a", 100, None),
+        ("b", "bearer", b"b", 0, None),
+        ("c", "client", b"10.0.0.1", 10**15, FOR_EVER),
+        ("c", "client", b"192.0.2.1", 0, None),
+        ("c", "header:x-api-key", b"10.0.0.1", 0, None),
+        ("a", "client", b"10.0.0.1", 100, FOR_EVER),
+    ],
+)
+def test_blocks_of_principals_and_networks(
+    digest: str, source: str, value: bytes, now_ms: int, expected: int | None
+) -> None:
+    """A block holds until its moment, for the principal or for every client of the network, and for no other."""
+    blocks = OverrideIndex((), [Block("a", 100), Block("n", FOR_EVER, NETWORK)]).blocks
+
+    assert blocks
+    assert expected == blocks.until_ms(digest, source, value, now_ms)
+    assert not OverrideIndex().blocks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tracemalloc
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimiter.core.client_address import Trust
-from ratelimiter.core.match import Match
-from ratelimiter.core.planner import Planner
+from ratelimiter.core.identity import ApiKeys, Identity, IdentityPolicy
+from ratelimiter.core.match import Condition, Match
+from ratelimiter.core.planner import PLANS_MAX, Planner
 from ratelimiter.core.policy import AmbiguousPaths, Policy, key_of
+from ratelimiter.core.prices import Prices
 from ratelimiter.core.principal import CLIENT, EVERYONE, PrincipalReader, Source, parse_source
 from ratelimiter.core.quota import LIMIT_MAX, WINDOW_MS_MAX, Quota, Slots
 from ratelimiter.core.request import MalformedRequest, Request
@@ -29,6 +32,7 @@ from ratelimiter.core.rule import (
     OnStoreError,
     Rule,
 )
+from ratelimiter.core.token_terms import TokenTerms
 from tests.requesting import PEER, per_minute, request
 
 KEY = parse_source("header:X-API-Key")
@@ -66,6 +70,9 @@ def test_names_that_would_break_keys_and_labels(name: str) -> None:
         ({"burst": LIMIT_MAX}, "burst"),
         ({"cost": -1}, "cost"),
         ({"cost": LIMIT_MAX + 1}, "cost"),
+        ({"lease": -1}, "lease must be 0 to 1000000000, not -1"),
+        ({"lease": LIMIT_MAX + 1}, "lease"),
+        ({"tokens": TokenTerms("openai"), "cost_from": CostFrom(REQUEST_HEADER, "x-cost")}, "exclude each other"),
         ({"quota": Quota(1, WINDOW_MS_MAX), "burst": 1}, "window_ms"),
     ],
 )
@@ -284,3 +291,178 @@ def test_slots_are_given_back_in_any_case() -> None:
     for settled in ({"count": frozenset({"2xx"})}, {"cost_from": CostFrom(RESPONSE_HEADER, "x-cost")}):
         with pytest.raises(ValueError, match="do nothing"):
             per_minute(quota=Slots(5), **settled)
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan")])
+def test_a_local_share_is_a_share(share: float) -> None:
+    """With more than the whole, an outage would admit more than the limit; with nothing, a policy says `deny`."""
+    with pytest.raises(ValueError, match="local_share must be above 0 and at most 1"):
+        Policy(rules=(), local_share=share)
+
+
+def test_the_files_of_a_policy() -> None:
+    """All that it was read from is watched for changes, each once; what is in the package is no file."""
+    prices = Prices((("m", (("input", Decimal(1)),)),), Decimal(1))
+    mine = TokenTerms("./preset.yaml", prices=prices, prices_file="./prices.yaml")
+    identity = IdentityPolicy(api_keys=ApiKeys(KEY, "/keys.yaml", {}))
+    rules = (
+        per_minute(name="a", tokens=mine),
+        per_minute(name="b", tokens=mine),
+        per_minute(name="c", tokens=TokenTerms("openai")),
+    )
+
+    assert () == Policy(rules=rules[2:]).files
+    assert ("./d.yaml", "/o.csv", "./preset.yaml", "./prices.yaml", "/keys.yaml") == Policy(
+        rules=rules, dialect="./d.yaml", overrides_file="/o.csv", identity=identity
+    ).files
+
+
+# --- how much of a body is read --------------------------------------------------------------------------------------
+
+JSON_RULE = per_minute(name="json", match=Match(path="/json"), principal=(parse_source("json:user"),))
+TOKENS_RULE = per_minute(name="tokens", match=Match(path="/chat"), tokens=TokenTerms("openai"))
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "expected"),
+    [
+        ("/other", [], 0),
+        ("/json", [], 2049),
+        ("/json", [("content-length", "2048")], 2049),
+        ("/json", [("content-length", "2049")], 0),
+        ("/json", [("Content-Length", "9" * 5000)], 0),
+        ("/json", [("content-length", "many")], 2049),
+        ("/json", [("Content-Encoding", "gzip")], 1),
+        ("/chat", [], 2049),
+        ("/chat", [("content-length", "999999")], 2049),
+        ("/chat", [("content-encoding", "br")], 1),
+        ("/json%2f", [], 0),
+    ],
+)
+def test_how_much_of_a_body_is_read(target: str, headers: list[tuple[str, str]], expected: int) -> None:
+    """No more than a rule of this request needs: of a key the whole body if it may fit, of an estimate its beginning.
+
+    An encoded body is only asked for its existence, and a request that will be refused for its path is not waited for.
+    """
+    planner = Planner(Policy(rules=(JSON_RULE, TOKENS_RULE), json_bytes_max=2048))
+
+    assert expected == planner.body_wanted(request(target, method="POST", headers=headers))
+
+
+# --- what is forwarded -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rules", "target", "expected"),
+    [
+        ((ALL,), b"/a/../%2f", b"/a/../%2f"),
+        ((LOGIN, ALL), b"/x//y?a=//", b"/x//y?a=//"),
+        ((LOGIN, ALL), b"/x/../login", b"/login"),
+        ((LOGIN, ALL), b"//login", b"//login"),
+        ((LOGIN, ALL), b"/x%2fy", b"/x%2fy"),
+    ],
+)
+def test_a_target_is_forwarded_as_it_came_unless_readings_meet_other_rules(
+    rules: tuple[Rule, ...], target: bytes, expected: bytes
+) -> None:
+    """The upstream reads the path that was charged."""
+    assert expected == Planner(Policy(rules=rules)).forwarded("POST", target)
+
+
+def test_a_path_that_means_two_rules_is_forwarded_only_if_the_policy_says_so() -> None:
+    """No form of it means one path to all servers, so it is refused, or charged by every reading."""
+    target = b"/x%2f..%2flogin"
+
+    with pytest.raises(MalformedRequest, match="encoded slash"):
+        Planner(Policy(rules=(LOGIN, ALL))).forwarded("POST", target)
+    assert target == Planner(Policy((LOGIN, ALL), ambiguous_paths=AmbiguousPaths.MATCH)).forwarded("POST", target)
+
+
+def test_an_ambiguous_path_and_a_routed_one_are_charged_together() -> None:
+    """Where all its readings and the path that the application routes by meet the same rules, it harms no limit."""
+    by_path = per_minute(name="below", match=Match(path="/files/**"))
+    policy = Policy(rules=(by_path, LOGIN))
+
+    assert [("below",)] == planned(policy, request("/files/a%2fb", routed_path="/files/a/b"))
+    with pytest.raises(MalformedRequest):
+        planned(policy, request("/files/a%2fb", routed_path="/other"))
+
+
+# --- what is remembered ----------------------------------------------------------------------------------------------
+
+
+def test_so_many_targets_are_remembered_and_no_more() -> None:
+    """Targets are the client's to choose; each meets its rules whether it is remembered or not."""
+    planner = Planner(Policy(rules=(LOGIN, ALL)))
+    for number in range(PLANS_MAX + 1):
+        assert (ALL,) == planner.rule_set(request(f"/{number}")).rules
+
+    assert 1 == len(planner._memo)
+    assert (LOGIN, ALL) == planner.rule_set(request("/login", method="POST")).rules
+
+
+def test_so_many_principals_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is charged to its own key whether it is remembered or not, verified or by a field of the request."""
+    monkeypatch.setattr("ratelimiter.core.rule_set.HITS_MAX", 3)
+    by_query = per_minute(name="query", principal=(parse_source("query:q"),))
+    plain, keyed = (Planner(Policy(rules=(rule,))) for rule in (per_minute(principal=(KEY,)), by_query))
+
+    for planner, ask in [
+        (plain, lambda number: request(headers=[("x-api-key", f"k{number}")])),
+        (keyed, lambda number: request(f"/?q={number}")),
+    ]:
+        found = [planner.hits(ask(number))[0].key for number in [*range(10), *range(10)]]
+        assert found[:10] == found[10:]
+        assert 10 == len(set(found))
+        assert len(planner.rule_set(ask(0))._memo) <= 3
+
+
+def test_long_principals_are_not_remembered() -> None:
+    """A verified name and a field may be long; what they are charged to is the same each time."""
+    planner = Planner(Policy(rules=(per_minute(principal=(KEY, Source("identified"))),)))
+    rule_set = planner.rule_set(request())
+    long, short = (Identity(verified=(("app", "a" * length),)) for length in (5000, 10))
+
+    assert 1 == len({rule_set.hits_of(request(), long) for _ in range(2)})
+    assert 0 == len(rule_set._memo)
+    assert 1 == len({rule_set.hits_of(request(), short) for _ in range(2)})
+    assert 1 == len(rule_set._memo)
+
+
+def test_what_bodies_say_is_decided_once() -> None:
+    """Two requests that meet the same conditions share one set of rules."""
+    rule = per_minute(name="big", match=Match(conditions=(Condition("query", "size", frozenset({b"big"})),)))
+    planner = Planner(Policy(rules=(rule, ALL)))
+    big, small = request("/?size=big"), request("/?size=small")
+
+    assert planner.rule_set(big) is planner.rule_set(big)
+    assert [("big", "all"), ("all",), ("big", "all")] == planned(planner.policy, big, small, big)
+
+
+# --- names for people ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "verified", "expected"),
+    [
+        ("header:X-API-Key", request(headers=[("x-api-key", "k1")]), (), ["k1"]),
+        ("client", request(), (), [PEER]),
+        ("query:user", request("/?user=ann"), (), ["ann"]),
+        ("bearer", request(headers=[("authorization", "Bearer t1")]), (), []),
+        ("bearer", request(headers=[("authorization", "Bearer t1")]), (("bearer", "alice"),), ["t1"]),
+    ],
+)
+def test_names_that_people_may_be_shown(
+    source: str, asked: Request, verified: tuple[tuple[str, str], ...], expected: list[str]
+) -> None:
+    """Operators see whom a key means, but never a token that its reader could use."""
+    planner = Planner(Policy(rules=(per_minute(principal=(parse_source(source),)),)))
+
+    assert expected == list(planner.names(planner.hits(asked), asked, verified).values())
+
+
+def test_a_plan_is_a_condition_even_where_no_policy_knows_plans() -> None:
+    """Then every request is on no plan, so the rule applies to none."""
+    of_plan = per_minute(name="pro", match=Match(plans=frozenset({"pro"})))
+
+    assert [("all",)] == planned(Policy(rules=(of_plan, ALL)), request())

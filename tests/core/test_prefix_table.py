@@ -81,3 +81,11 @@ def test_fifty_thousand_networks_cost_a_look_up_per_length() -> None:
     assert [20, 21, 22] == sorted({length for version, length in table._values if version == 4})
     assert 3 == len(table._values)
     assert table.find(str(networks[40_000][1]))
+
+
+def test_a_network_smaller_than_a_client_is_none_of_its() -> None:
+    """One IPv6 client is a whole /64: a table made for finer clients does not hold it in a part of itself."""
+    table = table_of("2001:db8::/80", "2001:db8::/48", ipv6_prefix=128)
+
+    assert ["2001:db8::/48"] == found(table, "2001:db8::1", 64)
+    assert ["2001:db8::/80", "2001:db8::/48"] == found(table, "2001:db8::1", 128)

@@ -19,6 +19,7 @@ from ratelimiter.core.principal import (
     PrincipalReader,
     Source,
     parse_source,
+    underscore_twins,
 )
 from ratelimiter.core.request import PRINCIPAL_BYTES_MAX, TOKEN_BYTES_MAX, MalformedRequest
 
@@ -448,3 +449,12 @@ def test_a_name_is_what_people_may_be_shown(
     sent = [(name.encode(), text.encode() if isinstance(text, str) else text) for name, text in headers]
 
     assert expected == reader.name([source], sent, "192.0.2.1", verified)
+
+
+@pytest.mark.parametrize(("name", "count"), [("X-Key", 2), ("a-b-c-d-e-f-g", 64), ("a-b-c-d-e-f-g-h", 2)])
+def test_spellings_with_underscores(name: str, count: int) -> None:
+    """Every mixture is known, of a very long name those that gateways produce: all hyphens, or all underscores."""
+    spellings = underscore_twins(name)
+
+    assert (count, name) == (len(set(spellings)), spellings[0])
+    assert name.replace("-", "_") in spellings

@@ -15,6 +15,7 @@ from ratelimiter.core.decision import BLOCKED, BLOCKED_WAIT_MS, MALFORMED, OVER_
 from ratelimiter.core.headers import x_ratelimit
 from ratelimiter.core.identity import Identity
 from ratelimiter.core.match import Match
+from ratelimiter.core.override_table import OverrideTableBuilder
 from ratelimiter.core.overrides import Block, Override, PlanChoice, RuntimeOverrides, parse_pattern
 from ratelimiter.core.planner import Planner, reader_for
 from ratelimiter.core.policy import Policy, adapted, override_fault
@@ -24,7 +25,10 @@ from ratelimiter.core.rule import Rule
 from tests.requesting import Gate, request
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from ratelimiter.core.decision import Decision
+    from ratelimiter.core.override_table import OverrideTable
     from ratelimiter.core.quota import AnyQuota
     from ratelimiter.core.request import Request
 
@@ -326,3 +330,80 @@ class TestBlocks:
         await gate.decide(*[of("a")] * 10)
 
         assert 0 == len(gate.limiter.store)  # type: ignore[arg-type]
+
+
+class TestPlanOf:
+    """The plan that the application and conditions are told."""
+
+    def plan_of(self, planner: Planner, **identity: Any) -> str:
+        told = Identity(**identity)
+        assert planner.tiers is not None
+        return planner.tiers.plan_of([(b"x-api-key", b"a")], "10.0.0.1", told.verified, told.plan)
+
+    def planner(self, *overrides: Override, plan: PlanChoice | None = PLANS) -> Planner:
+        rules = (by_plan(),) if plan else (Rule("rule", Quota(1, MINUTE), principal=(KEY,)),)
+        return Planner(Policy(rules, plan=plan, trust=TRUSTED, overrides=overrides))
+
+    def of_key(self, name: str, **more: Any) -> Override:
+        return Override(frozenset({digest(self.planner().policy, name)}), **more)
+
+    def test_an_override_says_before_the_credentials(self) -> None:
+        """An override of all rules moves a verified caller to another plan, everywhere; of one rule it does not."""
+        of_all, of_one = self.of_key("a", plan="pro"), self.of_key("a", plan="pro", rule="rule")
+        verified = (("header:x-api-key", "a"),)
+
+        assert "pro" == self.plan_of(self.planner(of_all), verified=verified, plan="basic")
+        assert "basic" == self.plan_of(self.planner(of_one), verified=verified, plan="basic")
+        assert "basic" == self.plan_of(self.planner(of_all), verified=(("header:x-api-key", "b"),))
+
+    def test_without_plans_there_is_none(self) -> None:
+        """A policy with overrides and no plans tells the application no plan, whatever a credential says."""
+        assert "" == self.plan_of(self.planner(self.of_key("a"), plan=None), plan="pro")
+
+
+def test_a_table_of_overrides_is_part_of_the_policy() -> None:
+    """The rows of a file of very many apply beside what the policy says, which prevails for the principals it names."""
+    builder = OverrideTableBuilder()
+    plain = Policy((by_plan(),), plan=PLANS, trust=TRUSTED)
+    for key in "ab":
+        builder.add(bytes.fromhex(digest(plain, key)), 0)
+    steps = builder.steps([Override(frozenset(), rule="rule", quota=Quota(9, MINUTE))])
+    table = drained(steps)
+    said = Override(frozenset({digest(plain, "a")}), rule="rule", quota=Quota(7, MINUTE))
+    planner = Planner(replace(plain, overrides=(said,), override_table=table))
+
+    assert [7, 9, 1] == [planner.hits(of(key))[0].quota.limit for key in "abc"]
+
+
+def drained(steps: Generator[None, None, OverrideTable]) -> OverrideTable:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+async def test_a_network_of_clients() -> None:
+    """Every address in it has the other limit, and a blocked one gets in by no key."""
+    network = Override(frozenset({"n"}), network=ip_network("192.0.2.0/24"), plan="pro")
+    gate = Gate(replace(by_plan(), principal=(Source("client"),)), plan=PLANS, overrides=(network,))
+
+    assert [3, 1] == [gate.limiter.hits(request(peer=peer))[0].quota.limit for peer in ("192.0.2.77", "198.51.100.1")]
+    gate.limiter.apply(RuntimeOverrides("v", blocks=(Block("n", 0, ip_network("192.0.2.0/24")),)))
+    assert [BLOCKED, WITHIN_LIMIT] == await gate.reasons(of("a", peer="192.0.2.77"), of("a", peer="198.51.100.1"))
+
+
+def test_the_first_header_that_names_a_plan_counts() -> None:
+    """A trusted peer may name it in one of several."""
+    plans = PlanChoice("basic", (Source("header", "x-tier"), Source("header", "x-plan")))
+    planner = Planner(Policy((by_plan(),), plan=plans, trust=TRUSTED))
+
+    def limit_of(*headers: tuple[str, str]) -> int:
+        return planner.hits(request(headers=[("x-api-key", "a"), *headers], peer="10.0.0.1"))[0].quota.limit
+
+    assert [3, 3, 1, 1] == [
+        limit_of(("x-plan", "pro")),
+        limit_of(("x-plan", "basic"), ("x-tier", "pro")),
+        limit_of(("x-plan", "pro"), ("x-tier", "basic")),
+        limit_of(),
+    ]
