@@ -83,7 +83,7 @@ class Operator:
 
     def as_who(self, who: str) -> Operator:
         """Return the same operator under another name."""
-        return Operator(self._policy, self._store, who, done=self._done)
+        return Operator(self._policy, self._store, who, reason=self._because.get("reason", ""), done=self._done)
 
     async def peek(self, principal: str, *, plan: str = "") -> dict[str, Any]:
         """Return the counters of *principal* by every rule that may charge it, and its overrides. Changes nothing.

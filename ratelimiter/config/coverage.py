@@ -20,7 +20,6 @@ ANY = object()  # in the place of a first segment: the rule matches every path, 
 # Fields of a match that are compared below. A condition that this module does not know must be equal in both rules.
 KNOWN = ("methods", "path", "excepted", "json", "ignore_case")
 OTHERS = tuple(field.name for field in fields(Match) if field.init and field.name not in KNOWN)
-INSTEAD = "instead" in {field.name for field in fields(Rule)}
 
 
 def never_refusing(rules: Sequence[Rule]) -> Iterator[tuple[int, int]]:
@@ -36,7 +35,7 @@ def never_refusing(rules: Sequence[Rule]) -> Iterator[tuple[int, int]]:
     for index in strictest.values():
         by_place[_first_segment(rules[index].match)].append(index)
     for index, rule in enumerate(rules):
-        if rule.descriptors is not None or rule.plans or _replaces(rule):
+        if rule.descriptors is not None or rule.plans or rule.instead:
             continue
         places = {ANY, _first_segment(rule.match)}
         for other in sorted(candidate for place in places for candidate in by_place[place]):
@@ -47,9 +46,9 @@ def never_refusing(rules: Sequence[Rule]) -> Iterator[tuple[int, int]]:
 
 def never_reached(rules: Sequence[Rule]) -> Iterator[tuple[int, int]]:
     """Yield pairs of a rule that applies to no request and the later rule that replaces it everywhere, by index."""
-    replacing = [index for index, rule in enumerate(rules) if _replaces(rule)]
+    replacing = [index for index, rule in enumerate(rules) if rule.instead]
     for index, rule in enumerate(rules):
-        if rule.descriptors is None and not getattr(rule, "always", False):
+        if rule.descriptors is None and not rule.always:
             later = (other for other in replacing if other > index and covers(rules[other].match, rule.match))
             found = next(later, None)
             if found is not None:
@@ -107,10 +106,6 @@ def _first_segment(match: Match) -> Hashable:
     return segments[0]
 
 
-def _replaces(rule: Rule) -> bool:
-    return bool(getattr(rule, "instead", False))
-
-
 def _same(one: Rule, other: Rule) -> bool:
     """Return True for rules that `lint` reports as twins already."""
     return (one.match, one.principal) == (other.match, other.principal) and but_limit(one) == but_limit(other)
@@ -127,7 +122,7 @@ def _refuses_first(first: Rule, rule: Rule) -> bool:
         return False
     if not rule.cost or first.cost < rule.cost or rule.cost_from is not None or first.cost_from is not None:
         return False
-    if getattr(first, "tokens", None) is not None or getattr(rule, "tokens", None) is not None:
+    if first.tokens is not None or rule.tokens is not None:
         return False
     if isinstance(first.quota, Quota) and isinstance(rule.quota, Quota):
         windows = -(-rule.quota.window_ms // first.quota.window_ms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ratelimiter.config.coverage import INSTEAD, but_limit, never_reached, never_refusing
+from ratelimiter.config.coverage import but_limit, never_reached, never_refusing
 from ratelimiter.config.identity import unsafe_url
 from ratelimiter.core.policy import with_quota
 from ratelimiter.core.principal import CLIENT, ORG
@@ -159,9 +159,8 @@ def _futile_warnings(policy: Policy) -> Iterator[tuple[Path, str]]:
         if rule.cost == 0 and rule.cost_from is None:
             yield ("rules", index), f"rules[{index}]: never refuses, as its cost is 0; write cost: 1, or leave it out"
     for index, first in never_refusing(policy.rules):
-        what = "write instead: true here" if INSTEAD else f"write its path into except of rules[{first}]"
         text = f"rules[{index}]: never refuses, as rules[{first}] counts all its requests and has a smaller limit"
-        yield ("rules", index), f"{text}; {what}, or leave it out"
+        yield ("rules", index), f"{text}; write instead: true here, or leave it out"
     for index, later in never_reached(policy.rules):
         text = f"rules[{index}]: applies to no request, as rules[{later}] replaces it everywhere"
         yield ("rules", index), f"{text}; write always: true here, or leave it out"

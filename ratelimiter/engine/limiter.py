@@ -140,11 +140,11 @@ class Limiter:
         self._prices = any(rule.cost_from and rule.cost_from.where == REQUEST_HEADER for rule in policy.rules)
         # Bound here, as are the flags below: a policy does not pay for the questions that it does not raise.
         self._hits: Callable[[Request], Sequence[Hit]] = self._priced_hits if self._prices else self._planner.hits
-        self._conclude: Callable[[Sequence[Hit], Receipt], Decision] = decide
+        self.conclude: Callable[[Sequence[Hit], Receipt], Decision] = decide
         self._settles = any(rule.settles for rule in policy.rules)
         self._simple = not self._settles and not self.overrides.shadow
         if self.overrides.shadow:
-            self._conclude = partial(suspended, shadowed=lru_cache(SHADOWS_MAX)(_shadowed))
+            self.conclude = partial(suspended, shadowed=lru_cache(SHADOWS_MAX)(_shadowed))
 
     def _load(self, policy: Policy) -> None:
         self._meters = TokenMeters(policy, self._meters)  # first: it fails if a preset cannot be used any more
@@ -229,13 +229,13 @@ class Limiter:
                 if self._meters:
                     hits, metered = self._meters.reserve(hits, request)
                 hits = _leased(hits)
-                decision = self._conclude(hits, await self._charge_leases(hits))
+                decision = self.conclude(hits, await self._charge_leases(hits))
             else:
                 if self._gave_back:  # what is charged next comes behind it
                     self._gave_back = False
                     await self._settlements.sent()
                 # Without a wait where this process may decide: a coroutine less (tests/benchmarks/hot_path.py).
-                decision = self._conclude(hits, self.store.spend(hits) or await self.store.charge(hits))
+                decision = self.conclude(hits, self.store.spend(hits) or await self.store.charge(hits))
             if requirements and decision.allowed and identity is not None:
                 decision = self._required(decision, request, requirements, identity)
         if observer is not NULL_OBSERVER:
@@ -286,7 +286,7 @@ class Limiter:
             if cost is not None:
                 hits = [hit._replace(cost=cost) for hit in hits]
             hits = _leased(_less(hits, charged))
-            decision = self._conclude(hits, await self._charge_leases(hits)) if hits else unmatched(self._clock())
+            decision = self.conclude(hits, await self._charge_leases(hits)) if hits else unmatched(self._clock())
         if self.policy.show_principals:
             self._observer.named(self._planner.names(hits, request, identity.verified))
         self._observer.decided(decision, hits, self._stopwatch() - started_s)
@@ -321,6 +321,16 @@ class Limiter:
         rule = self.policy.rules[0] if rule is None else rule
         hit = Hit(key_of(self.policy, rule, block.principal, 0), rule.quota, 0, rule)
         return blocked(self._clock(), block.until_ms, rule), (hit,)
+
+    async def matched(self, request: Request) -> tuple[Sequence[Hit], Sequence[Requirement]]:
+        """Return what `judge` would charge *request*, and what it must bring; charge nothing.
+
+        Raises:
+            MalformedRequest: *request* has two readings.
+            BlockedError: its principal is blocked.
+        """
+        identity = NOBODY if self._authenticator is None else await self._authenticator.identity(request)
+        return self._met(request, identity)
 
     def _met(self, request: Request, identity: Identity) -> tuple[Sequence[Hit], Sequence[Requirement]]:
         """Return what *request* of *identity* is charged, and what it must bring."""

@@ -27,8 +27,8 @@ from ratelimiter.proxy.proxy import Proxy
 from ratelimiter.proxy.settings import ProxySettings
 from ratelimiter.proxy.workers import Supervisor, reap_orphans
 from ratelimiter.service import ext_authz, rls
+from ratelimiter.service.decider import Decider
 from ratelimiter.service.doors import Doors
-from ratelimiter.service.engine import Engine
 from ratelimiter.service.grpc.calls import Server
 from ratelimiter.service.grpc.health import CHECK, WATCH, Health
 from ratelimiter.service.grpc.listener import Listener
@@ -245,7 +245,7 @@ async def _serve(plan: _Plan, sockets: _Sockets, beat: Callable[[], None] | None
     registry = process_registry()
     metrics, top, recorder = Metrics(registry), Top(), ConsoleRecorder()
     observers = NULL_OBSERVER if plan.admin is None else FanOut(metrics, top, recorder)
-    engine = Engine(plan.policy, store_for(plan.policy, observers), loop, observer=observers)
+    engine = Decider(plan.policy, store_for(plan.policy, observers), loop, observer=observers)
     calls = rls.RateLimitService(engine)
     counted = None
     if plan.admin is not None:
@@ -281,7 +281,7 @@ class _Watched(NamedTuple):
 
 async def _live(  # noqa: PLR0917  # each is there once
     plan: _Plan,
-    engine: Engine,
+    engine: Decider,
     serving: _Serving,
     observers: _Watched,
     swap: Callable[[Policy], None],

@@ -16,7 +16,7 @@ from ratelimiter.service.json_api import API_BYTES_MAX, BadRequest, JsonApi
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ratelimiter.service.engine import Engine
+    from ratelimiter.service.decider import Decider
 
     Header = tuple[bytes, bytes]
 
@@ -45,7 +45,7 @@ class Doors:
     reserved_response: frozenset[bytes] = frozenset()
     figures: frozenset[bytes] = frozenset()
 
-    def __init__(self, engine: Engine, api: JsonApi) -> None:
+    def __init__(self, engine: Decider, api: JsonApi) -> None:
         self._engine = engine
         self._api = api
 

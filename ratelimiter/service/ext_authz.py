@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ratelimiter.proxy.interfaces import Verdict
-    from ratelimiter.service.engine import Engine
+    from ratelimiter.service.decider import Decider
     from ratelimiter.service.grpc.calls import Call
 
     Header = tuple[bytes, bytes]
@@ -33,7 +33,7 @@ class Authorization:
         engine: decides.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Decider) -> None:
         self._engine = engine
 
     async def check(self, call: Call) -> bytes:

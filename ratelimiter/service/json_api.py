@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.reply import Reply
     from ratelimiter.core.rule import Hit, Rule
-    from ratelimiter.service.engine import Engine
+    from ratelimiter.service.decider import Decider
     from ratelimiter.service.rls import RateLimitService
 
 API_BYTES_MAX = 1_048_576  # of a question
@@ -52,7 +52,7 @@ class JsonApi:
         secret: by which tokens are known as ours; the same in all workers.
     """
 
-    def __init__(self, engine: Engine, calls: RateLimitService, secret: bytes) -> None:
+    def __init__(self, engine: Decider, calls: RateLimitService, secret: bytes) -> None:
         self._engine = engine
         self._calls = calls
         self._secret = secret

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ratelimiter.core.receipt import Tally
     from ratelimiter.core.rule import Hit
-    from ratelimiter.service.engine import Engine
+    from ratelimiter.service.decider import Decider
     from ratelimiter.service.grpc.calls import Call
 
 PATH = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
@@ -53,7 +53,7 @@ class RateLimitService:
         engine: decides.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Decider) -> None:
         self._engine = engine
         self._refunds = Refunds()
         self.renew()

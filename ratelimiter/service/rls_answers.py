@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.decision import Decision
     from ratelimiter.core.receipt import Tally
     from ratelimiter.core.rule import Hit, Rule
-    from ratelimiter.service.engine import Engine
+    from ratelimiter.service.decider import Decider
 
 KEPT_MAX = 8192  # templates of statuses, or headers, that are remembered as they are written
 BLOCKED_RESET_S = 60  # told of a rule that blocks, which no wait helps against
@@ -39,7 +39,7 @@ class AnswerWriter:
         engine: words refusals and headers.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Decider) -> None:
         self._engine = engine
         self._templates: dict[tuple[object, ...], messages.StatusTemplate] = {}
         self._headers: dict[tuple[bytes, bytes], bytes] = {}

@@ -100,7 +100,10 @@ def console_routes(
         if not same_origin(request) or console.tokens is None:
             return JSONResponse({"problems": ["asked from another page"]}, 403, HEADERS)
         await asyncio.to_thread(console.tokens.refresh)
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        credentials = request.headers.getlist("authorization")
+        if len(credentials) > 1:
+            return JSONResponse({"problems": ["Authorization: is given more than once; send one"]}, 400, HEADERS)
+        scheme, _, given = "".join(credentials).partition(" ")
         if scheme.lower() != "bearer" or not console.tokens.name(given.strip()):
             return JSONResponse({"problems": ["a token of an operator is needed"]}, 401, HEADERS)
         now = policy()

@@ -48,7 +48,7 @@ class Charged(NamedTuple):
     receipt: Receipt
 
 
-class Engine:
+class Decider:
     """A limiter, its words, and the descriptors of its policy.
 
     Args:
@@ -124,10 +124,8 @@ class Engine:
 
     async def _priced(self, request: Request, cost: int) -> Sequence[Hit]:
         """Return what *request* is charged at *cost* units; nothing if it is for the limiter to say what is wrong."""
-        limiter = self.gate.limiter
         try:
-            identity = NOBODY if limiter._authenticator is None else await limiter._authenticator.identity(request)
-            hits, requirements = limiter._met(request, identity)
+            hits, requirements = await self.gate.limiter.matched(request)
         except (MalformedRequest, BlockedError):
             return ()
         return () if requirements else [hit._replace(cost=cost) if hit.cost else hit for hit in hits]
@@ -135,7 +133,7 @@ class Engine:
     async def charge(self, hits: Sequence[Hit], due_s: float | None) -> Charged:
         """Charge *hits* or none, with an answer before *due_s* on the event loop's clock."""
         receipt = await self._deadlines.charge(hits, due_s)
-        return Charged(self.gate.limiter._conclude(hits, receipt), receipt)  # the kill switch is in there
+        return Charged(self.gate.limiter.conclude(hits, receipt), receipt)  # the kill switch is in there
 
     def tell(self, decision: Decision, hits: Sequence[Hit], seconds: float) -> None:
         """Tell the observer of *decision*."""
