@@ -58,6 +58,8 @@ MINE: dict[str, Any] = {
     "general": {"code": "snake_case", "message": "{title}"},
 }
 
+LONG = "too long " * 30_000
+
 DOCUMENTED = {
     "intrace, an error": (
         INTRACE.reply(
@@ -545,18 +547,20 @@ def test_every_word_of_a_decision_can_be_said() -> None:
 @pytest.mark.parametrize(
     ("quota", "told"),
     [
-        (Quota(5, 1500), {"w": 1.5, "q": "5 per 1.5 s"}),
-        (Bucket(100, 10, 1000), {"w": 1, "q": "10 per 1 s, 100 at once"}),
-        (Period(500, "month"), {"w": 0, "q": "500 per month"}),
-        (Slots(2), {"w": 0, "q": "2 at the same time"}),
-        (Balance(1000), {"w": 0, "q": "1000 in all"}),
+        (Quota(5, 1500), {"w": 1.5, "q": "5 per 1.5 s", "p": "1500 ms"}),
+        (Quota(5, 60_000), {"w": 60, "q": "5 per 60 s", "p": "1 minute"}),
+        (Quota(5, 7_200_000), {"w": 7200, "q": "5 per 7200 s", "p": "2 hours"}),
+        (Bucket(100, 10, 1000), {"w": 1, "q": "10 per 1 s, 100 at once", "p": "1 second"}),
+        (Period(500, "month"), {"w": 0, "q": "500 per month", "p": "month"}),
+        (Slots(2), {"w": 0, "q": "2 at the same time", "p": ""}),
+        (Balance(1000), {"w": 0, "q": "1000 in all", "p": ""}),
     ],
 )
 def test_every_kind_of_limit_is_told_as_what_it_is(quota: AnyQuota, told: dict[str, object]) -> None:
     """In words that are true where there is no window, too."""
     outcome = Outcome(Rule("rule", quota), 0, 1000, 1000)
     decision = Decision(False, OVER_LIMIT, 0, [outcome], outcome)
-    body = {"w": "{window_s}", "q": "{quota}"}
+    body = {"w": "{window_s}", "q": "{quota}", "p": "{window}"}
 
     assert told == json.loads(Dialect("mine", {**MINE, "body": body}).refusal(decision).body)
 
@@ -580,6 +584,8 @@ def test_the_vocabulary_is_the_table_in_the_documentation() -> None:
     table = re.findall(r"^\| `\{(\w+)\}` \|", words.__doc__, re.MULTILINE)
 
     assert sorted(VOCABULARY) == sorted(table)
+    assert [f"{{{word}}}" for word in table] == [word for word, _, _ in words.table()]
+    assert all(value and known for _, value, known in words.table())
     assert GIVABLE < VOCABULARY
 
 
@@ -608,6 +614,38 @@ def test_there_is_no_word_for_the_principal() -> None:
             "refusals.over_capacity: uses {retry_after_s}, which has no value here",
         ),
         ({"general": {"code": "snake_case", "shape": "x"}}, "general.shape: there is no shape 'x'; there is none"),
+        (
+            {"shapes": {"s": {"e": "{code}"}}, "general": {"code": "snake_case", "shape": "s", "body": {"e": 1}}},
+            "general.shape: shape and body exclude each other; leave one out",
+        ),
+        (
+            {
+                "answers": {**MINE["answers"], "gone": {"status": 404, "headers": {"X-What": "{resource}"}}},
+                "statuses": {"404": "gone"},
+            },
+            "statuses.404: uses {resource}, which has no value here",
+        ),
+        (
+            {"validation": {"kinds": {"other": "missing_word"}, "finding": {"says": "{message}"}}},
+            "validation.finding: uses {resource}, which has no value here",
+        ),
+        (
+            {"validation": {"kinds": {"other": "missing_word"}, "finding": "{message}"}},
+            "validation.finding: uses {resource}, which has no value here",
+        ),
+        (
+            {
+                "validation": {
+                    "kinds": {"other": {"answer": "malformed", "message": LONG}},
+                    "finding": {"m": "{message}"},
+                }
+            },
+            "validation.finding: grows beyond 262144 bytes, as its words contain other words; write these out",
+        ),
+        (
+            {"statuses": {"404": {"answer": "missing_word", "message": LONG}}},
+            "statuses.404: grows beyond 262144 bytes, as its words contain other words; write these out",
+        ),
         ({"general": {"code": "snake_case", "body": "x"}}, "general.body: one body is text, another an object"),
         ({"headers": {"Retry-After": "1"}}, "headers.Retry-After: Retry-After is written by the limiter; leave it out"),
     ],
@@ -692,3 +730,16 @@ def test_a_dialect_need_not_word_exhausted_credits() -> None:
 
     assert (402, "payment_required") == (plain.status, json.loads(plain.body)["error"])
     assert (402, "12 of 50") == (reply.status, json.loads(reply.body)["says"])
+
+
+def test_findings_inside_a_sentence_are_written_out() -> None:
+    """A list of objects is JSON there, too, escaped for the string that holds it."""
+    validation = {
+        "kinds": dict.fromkeys(KINDS, "malformed"),
+        "finding": {"at": "{field}"},
+        "answer": {"answer": "malformed", "message": "see {findings}", "body": {"says": "{message}"}},
+    }
+    reply = Dialect("mine", {**MINE, "validation": validation}).validation_reply([Finding("body", 'a"b', "is odd")])
+
+    assert reply is not None
+    assert {"says": 'see [{"at": "a\\"b"}]'} == json.loads(reply.body)

@@ -96,3 +96,16 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_the_schema_is_a_schema() -> None:
     """Editors can use it."""
     jsonschema.Draft202012Validator.check_schema(loader.schema())
+
+
+@pytest.mark.parametrize("text", ["about: [", "a: 1\n b: 2\n", 'about: "x\n'])
+def test_a_file_that_is_no_yaml_has_one_problem(text: str, tmp_path: Path) -> None:
+    """Where reading stopped is what there is to mend; what the half of a document lacks is not told."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+
+    with pytest.raises(ConfigError) as refused:
+        loader.load(path)
+
+    assert 1 == len(refused.value.problems)
+    assert refused.value.problems[0].startswith(f"{path}:")
