@@ -50,7 +50,10 @@ def test_two_commands_do_everything() -> None:
     assert "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/ratelimiter demo" == install.strip()
     assert "tests/run" == tests.strip()
     assert "ratelimiter" in (ROOT / "pyproject.toml").read_text().partition("[project.scripts]")[2]
-    for script in ("tests/run", "scripts/test", "scripts/install", "scripts/check", "scripts/docs", "scripts/release"):
+    for script in (
+        "tests/run",
+        *(f"scripts/{name}" for name in ("test", "install", "check", "coverage", "docs", "release")),
+    ):
         assert (ROOT / script).stat().st_mode & 0o111, script
         assert 0 == subprocess.run(["sh", "-n", ROOT / script], check=False).returncode, script  # noqa: S607
 

@@ -15,6 +15,7 @@ from ratelimiter.core.descriptors import (
     BYTES_MAX,
     OVERRIDDEN,
     PLANNED_MAX,
+    UNLIMITED,
     DescriptorMatch,
     DescriptorPlanner,
     EntryMatch,
@@ -212,3 +213,13 @@ def test_rules_about_requests_mean_no_descriptors() -> None:
     made = Policy((Rule("request", MINUTE), Rule("call", MINUTE, descriptors=LOGIN)))
 
     assert ["call"] == met(DescriptorPlanner(made, reader_for(made)), ("path", "/login"), ("remote_address", "a"))
+
+
+@pytest.mark.parametrize("answer", [UNLIMITED, BLOCKED])
+def test_a_rule_may_answer_without_counting(answer: str) -> None:
+    """It is met, and nothing is charged for it; a rule that counts the same descriptors still does."""
+    planned = planner(replace(LOGIN, answer=answer), LOGIN).plan("d", (("path", "/login"), ("remote_address", "a")))
+
+    assert [("r0", answer)] == [(rule.name, rule.descriptors.answer) for rule in planned.answers if rule.descriptors]
+    assert ["r1"] == [hit.rule.name for hit in planned.hits]
+    assert planned.matched

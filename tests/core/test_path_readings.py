@@ -20,6 +20,7 @@ from ratelimiter.core.request import MalformedRequest
         (b"/a//b", "/a/b", {"/a//b"}),
         (b"/a/../b", "/b", {"/a/../b"}),
         (b"/a/..", "/", {"/a/.."}),
+        (b"/a//../b", "/b", {"/a/../b", "/a/b", "/a//../b"}),
         (b"/a/b/..", "/a/", {"/a/b/.."}),
         (b"/a/%2e%2e/b", "/b", {"/a/../b"}),
         (b"/a%2fb", None, {"/a%2Fb", "/a/b"}),

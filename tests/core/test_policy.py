@@ -378,6 +378,15 @@ def test_a_path_that_means_two_rules_is_forwarded_only_if_the_policy_says_so() -
     assert target == Planner(Policy((LOGIN, ALL), ambiguous_paths=AmbiguousPaths.MATCH)).forwarded("POST", target)
 
 
+def test_a_method_override_may_lead_to_the_rules_of_any_method() -> None:
+    """A path that is harmless to GET is refused where a header of the client may turn it into a POST."""
+    each = request("/x%2f..%2flogin", method="GET")
+
+    assert [("all",)] == planned(Policy((LOGIN, ALL)), each)
+    with pytest.raises(MalformedRequest, match="encoded slash"):
+        planned(Policy((LOGIN, ALL), method_override=True), each)
+
+
 def test_an_ambiguous_path_and_a_routed_one_are_charged_together() -> None:
     """Where all its readings and the path that the application routes by meet the same rules, it harms no limit."""
     by_path = per_minute(name="below", match=Match(path="/files/**"))
