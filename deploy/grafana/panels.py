@@ -1,6 +1,6 @@
 """The panels of the dashboard, row by row: what each asks Prometheus, and what to make of the answer.
 
-Data and a few helpers that write queries, so that whoever draws them in another way needs no Grafana for it.
+Data and a few helpers that write queries, so that another tool can draw them without Grafana.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
             View(
                 15,
                 "Refusals by rule",
-                "Which rule said no. A rule in shadow says shadow_refused here and refuses nobody: what it shows "
+                "Refusals by rule. A rule in shadow has shadow_refused here and refuses no request: what it shows "
                 "is what enforcing it would do.",
                 "reqps",
                 (
@@ -190,7 +190,7 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
             View(
                 16,
                 "Admitted, and the limit of one principal",
-                "Requests per second that a rule admits to everybody together, and dashed what it admits to one "
+                "Requests per second that a rule admits to all callers together, and dashed what it admits to one "
                 "principal, on each plan if it has plans. A rule over everyone never stays above its dashed line.",
                 "reqps",
                 (
@@ -248,8 +248,8 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
             View(
                 90,
                 "Kill switch",
-                "Instances on which an operator has put all rules into shadow, so that nobody is refused there. Zero "
-                "but for an emergency; `ratelimiter shadow off` ends it.",
+                "Instances on which an operator has put all rules into shadow, so that no request is refused there. "
+                "Zero but for an emergency; `ratelimiter shadow off` ends it.",
                 "short",
                 (Query(f"sum({SWITCH})"),),
                 NUMBER,
@@ -365,7 +365,7 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
                 30,
                 "Decisions by source",
                 "Who decided: the store; remembered, a refusal less than a second old that needs no store; local, "
-                "fail_open, fail_closed while the store is out; none where nobody had to be asked.",
+                "fail_open, fail_closed while the store is out; none where nothing was charged.",
                 "reqps",
                 (Query(f"sum by (source) ({_rate('requests_total')})", "{{source}}"),),
                 STACKED,
@@ -468,7 +468,7 @@ ROWS: tuple[tuple[int, str, tuple[View, ...]], ...] = (
             View(
                 50,
                 "Responses by status",
-                "What clients of the sidecar were told, and by whom: upstream, judge (the limiter) or proxy (400, "
+                "Answers to clients of the sidecar, by their source: upstream, judge (the limiter) or proxy (400, "
                 "502, 504 and the like). 5xx of upstream is the service's own; 5xx of proxy means that it gave no "
                 "answer.",
                 "reqps",

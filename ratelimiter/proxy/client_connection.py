@@ -39,7 +39,7 @@ EXCHANGE = "exchange"  # a request is under way
 GOODBYE = "goodbye"  # everything is said: the client's side of the connection to close
 NOTHING = "nothing"  # the connection is closed
 
-AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset, which nobody takes for a proper end
+AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset, which no client takes for a proper end
 
 
 def _unconnected(data: bytes) -> None:

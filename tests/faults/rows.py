@@ -13,7 +13,7 @@ FAULTS: dict[int, str] = {
     8: "steady latency",
     9: "the answer comes in drips",
     10: "the server loads its data",
-    11: "the server runs somebody's endless script",
+    11: "the server runs an endless script of another client",
     12: "out of memory, nothing may be evicted",
     13: "the limiter's keys are evicted",
     14: "the master is demoted under us",
