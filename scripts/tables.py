@@ -217,7 +217,7 @@ def exposed(name: str) -> str:
         suffix = "_total" if metric._type == "counter" else ""
         labels = ", ".join(f"`{label}`" for label in metric._labelnames)
         several = OF_SEVERAL.get(getattr(metric, "_multiprocess_mode", ""), "sum")
-        rows.append(row(f"`{metric._name}{suffix}`", metric._type, labels, metric._documentation, several))
+        rows.append(row(f"`{metric._name}{suffix}`", str(metric._type), labels, metric._documentation, several))
     return table(("metric", "type", "labels", "meaning", "of several workers"), rows)
 
 

@@ -117,7 +117,7 @@ def _annotation(name: str, color: str, query: str) -> dashboard.AnnotationQuery:
 
 
 def _panel(view: View) -> Any:
-    panel = _OF_KIND[view.kind](view)
+    panel: Any = _OF_KIND[view.kind](view)  # the SDK's builders share these methods and no class that has them
     panel.id(view.id).title(view.title).description(view.about).datasource(DATASOURCE).span(view.width)
     panel.unit(view.unit).height(4 if view.kind == NUMBER and view.width == 6 else 8)
     for number, query in enumerate(view.queries):

@@ -189,7 +189,7 @@ def slowapi_decorated(framework: str) -> Any:
     else:
         app = FastAPI()
 
-        @app.get("/")  # type: ignore[untyped-decorator]  # `app` is Any
+        @app.get("/")
         @limiter.limit(LIMIT)
         async def endpoint(request: FastAPIRequest) -> dict[str, str]:
             return {"hello": "world"}
