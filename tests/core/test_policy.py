@@ -6,7 +6,7 @@ import contextlib
 import re
 import tracemalloc
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -34,6 +34,9 @@ from ratelimiter.core.rule import (
 )
 from ratelimiter.core.token_terms import TokenTerms
 from tests.requesting import PEER, per_minute, request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEY = parse_source("header:X-API-Key")
 names = st.text(st.sampled_from(sorted(NAME_CHARACTERS)), min_size=1, max_size=NAME_CHARACTERS_MAX)
@@ -416,10 +419,11 @@ def test_so_many_principals_are_remembered_and_no_more(monkeypatch: pytest.Monke
     by_query = per_minute(name="query", principal=(parse_source("query:q"),))
     plain, keyed = (Planner(Policy(rules=(rule,))) for rule in (per_minute(principal=(KEY,)), by_query))
 
-    for planner, ask in [
+    asking: list[tuple[Planner, Callable[[int], Request]]] = [
         (plain, lambda number: request(headers=[("x-api-key", f"k{number}")])),
         (keyed, lambda number: request(f"/?q={number}")),
-    ]:
+    ]
+    for planner, ask in asking:
         found = [planner.hits(ask(number))[0].key for number in [*range(10), *range(10)]]
         assert found[:10] == found[10:]
         assert 10 == len(set(found))

@@ -362,7 +362,7 @@ def test_reservations_are_so_many_at_most() -> None:
         (Slots(10), START_MS, 0),
     ],
 )
-def test_what_was_used_elsewhere_is_recalled(quota: AnyQuota, at_ms: int, expected: int) -> None:
+def test_what_was_used_elsewhere_is_recalled(quota: Period | Slots | Balance, at_ms: int, expected: int) -> None:
     """What a lost store had counted is spent here, too, if it was spent in this period; slots were given back since."""
     state = Account()
     state.forget(quota, START_MS)
