@@ -17,8 +17,8 @@ NEVER = -1  # instead of a wait: the cost exceeds the limit, or a balance does n
 STORE = "store"
 REMEMBERED = "remembered"  # the store refused these hits a moment ago, and the refusal still holds
 LOCAL = "local"  # the store is out: windows of this process
-FAIL_OPEN = "fail_open"  # the store is out, and the rules say allow
-FAIL_CLOSED = "fail_closed"  # the store is out, and a rule says deny
+FAIL_OPEN = "fail_open"  # the store is out, and `on_store_error` of the rules is allow
+FAIL_CLOSED = "fail_closed"  # the store is out, and `on_store_error` of a rule is deny
 
 
 class Tally(NamedTuple):
