@@ -56,8 +56,8 @@ class Match:
     identified: bool | None = None
     _methods: frozenset[str] = field(init=False, repr=False, compare=False)
     _not_methods: frozenset[str] = field(init=False, repr=False, compare=False)
-    _wanted: tuple[_Template, ...] = field(init=False, repr=False, compare=False)
-    _unwanted: tuple[_Template, ...] = field(init=False, repr=False, compare=False)
+    _wanted: tuple[Template, ...] = field(init=False, repr=False, compare=False)
+    _unwanted: tuple[Template, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         methods = frozenset(method.upper() for method in self.methods)
@@ -69,6 +69,27 @@ class Match:
         object.__setattr__(self, "_wanted", wanted)
         unwanted = tuple(_parse_template(path, ignore_case=self.ignore_case) for path in self.excepted)
         object.__setattr__(self, "_unwanted", unwanted)
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """The paths of which one must fit, taken apart."""
+        return self._wanted
+
+    @property
+    def met_methods(self) -> frozenset[str]:
+        """The upper-case methods of which the request must have one, HEAD beside GET; empty for any."""
+        return self._methods
+
+    @property
+    def hosts(self) -> frozenset[bytes] | None:
+        """The hosts of which the request must name one; None if it may be another, or must only fit a pattern."""
+        exact = [each.values for each in self.conditions if each.kind == "host" and not each.patterns]
+        return exact[0] if exact else None
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """The part of the condition that method and path decide: equal shapes match the same methods and paths."""
+        return self._methods, self._not_methods, self._wanted, self._unwanted, self.ignore_case
 
     @property
     def looks_at_paths(self) -> bool:
@@ -95,20 +116,17 @@ class Match:
         """Return True if *method* on canonical *path* meets the condition, as far as it is not about the body."""
         if (self._methods and method.upper() not in self._methods) or method.upper() in self._not_methods:
             return False
-        segments = self._segments(path)
+        segments = segments_of(path, ignore_case=self.ignore_case)
         fits = any(template.fits(segments) for template in self._wanted)
         return fits and not any(template.fits(segments) for template in self._unwanted)
 
     def captured(self, path: str) -> dict[str, str]:
         """Return the path parameters of canonical *path* by name, as the first of the paths has them that fits."""
-        segments = self._segments(path)
+        segments = segments_of(path, ignore_case=self.ignore_case)
         for template in self._wanted:
             if template.fits(segments):
                 return {name: have for name, have in zip(template.names, segments, strict=False) if name}
         return {}
-
-    def _segments(self, path: str) -> list[str]:
-        return (unquote(path).casefold() if self.ignore_case else path).strip("/").split("/")
 
     def meets(self, facts: Facts) -> bool | None:
         """Return True if the rest of the condition holds; None if the body is unknown, which counts as met."""
@@ -128,6 +146,11 @@ class Match:
         return None if fields is None else fields.meet(self.json)
 
 
+def segments_of(path: str, *, ignore_case: bool) -> list[str]:
+    """Return the segments of canonical *path*, as those of a template are compared with them."""
+    return (unquote(path).casefold() if ignore_case else path).strip("/").split("/")
+
+
 class Condition(NamedTuple):
     """A condition on a header, a query parameter, a cookie or the host: one of several values or patterns."""
 
@@ -141,7 +164,7 @@ class Condition(NamedTuple):
         return any(value in self.values or any(each.fits(value) for each in self.patterns) for value in found)
 
 
-class _Template(NamedTuple):
+class Template(NamedTuple):
     """A path with wildcards, taken apart."""
 
     segments: tuple[str | None, ...]  # None: any one segment
@@ -149,13 +172,14 @@ class _Template(NamedTuple):
     names: tuple[str, ...]  # of the segments; empty for one that has none
 
     def fits(self, path: list[str]) -> bool:
+        """Return True if the segments of *path* are those of the template."""
         wanted = self.segments
         if len(path) != len(wanted) and not (self.below and len(path) > len(wanted)):
             return False
         return all(want is None or want == have for want, have in zip(wanted, path, strict=False))
 
 
-def _parse_template(template: str, *, ignore_case: bool) -> _Template:
+def _parse_template(template: str, *, ignore_case: bool) -> Template:
     if not template.startswith("/"):
         msg = f"path must begin with a slash, not {template!r}"
         raise ValueError(msg)
@@ -167,7 +191,7 @@ def _parse_template(template: str, *, ignore_case: bool) -> _Template:
         msg = f"path {template!r} has an empty or a dot segment, which no canonical path keeps"
         raise ValueError(msg)
     names = tuple(part[1:-1] if part.startswith("{") else "" for part in parts)
-    return _Template(tuple(_parse_segment(part, template, ignore_case=ignore_case) for part in parts), below, names)
+    return Template(tuple(_parse_segment(part, template, ignore_case=ignore_case) for part in parts), below, names)
 
 
 def _parse_segment(part: str, template: str, *, ignore_case: bool) -> str | None:

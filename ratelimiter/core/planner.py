@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core import path_readings
 from ratelimiter.core.facts import Facts
 from ratelimiter.core.identity import NOBODY, Identity
 from ratelimiter.core.overrides import NO_OVERRIDES
 from ratelimiter.core.path import canonical_path
-from ratelimiter.core.path_rules import alike, paths_of
+from ratelimiter.core.path_rules import PathRules
 from ratelimiter.core.policy import AmbiguousPaths, Policy
 from ratelimiter.core.principal import PrincipalReader, watched_for
 from ratelimiter.core.request import MalformedRequest, Request
+from ratelimiter.core.rule_index import INDEXED_MIN, RuleIndex
 from ratelimiter.core.rule_set import BYTES_MAX, RuleSet, applying
 from ratelimiter.core.tiers import Tiers, tiers_needed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ratelimiter.core.match import Match
     from ratelimiter.core.overrides import RuntimeOverrides
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ratelimiter.core.requirement import Requirement
     from ratelimiter.core.rule import Hit, Rule
 
-PLANS_MAX = 4096  # (method, target) pairs whose rules are remembered
+PLANS_MAX = 4096  # (method, target) pairs whose rules are remembered, and combinations of rules
 
 
 class Planner:
@@ -37,6 +38,8 @@ class Planner:
         orders: of operators, those in force.
         now_ms: Unix time, to tell which overrides of the policy have ended.
         noted: is told of an unknown plan, once.
+        built: a planner of the same policy, to take its indexes over.
+        indexed_min: more rules than this are found by index, and so are more requirements.
 
     Attributes:
         looks_at_bodies: True if the body of some request makes a difference.
@@ -50,6 +53,8 @@ class Planner:
         *,
         now_ms: int = 0,
         noted: Callable[[str], None] = lambda _: None,
+        built: Planner | None = None,
+        indexed_min: int = INDEXED_MIN,
     ) -> None:
         self.policy = policy
         self.reader = reader_for(policy)
@@ -58,8 +63,23 @@ class Planner:
         conditional: tuple[Rule | Requirement, ...] = (*self._rules, *policy.requirements)
         self.looks_at_bodies = policy.looks_at_bodies
         self._looks_at_paths = policy.looks_at_paths
+        self._path_rules: PathRules
+        self._index: RuleIndex[Rule] | None = None
+        self._requirement_index: RuleIndex[Requirement] | None = None
+        if built is not None:
+            self._path_rules, self._index = built._path_rules, built._index
+            self._requirement_index = built._requirement_index
+        else:
+            self._path_rules = PathRules(policy, indexed_min)
+            if len(self._rules) > indexed_min:
+                self._index = RuleIndex(self._rules)
+            if len(policy.requirements) > indexed_min:
+                self._requirement_index = RuleIndex(policy.requirements)
+        self._host_indexes = tuple(
+            index for index in (self._index, self._requirement_index) if index is not None and index.looks_at_hosts
+        )
         self._rule_sets: dict[tuple[object, ...], RuleSet] = {}
-        self._memo: dict[tuple[str, bytes, str, str | None], RuleSet] = {}
+        self._memo: dict[tuple[object, ...], RuleSet] = {}
         # Where no rule has a condition, there is one rule set for everything.
         unconditional = all(each.match.everything for each in conditional)
         self._only = self.rule_set_for(self._rules, policy.requirements) if unconditional else None
@@ -83,7 +103,7 @@ class Planner:
         name = self.reader.name
         keys: dict[str, Mapping[Source, bytes]] = {}
         if any(rule.keyed_by for rule in self._rules):
-            rules = RuleSet(self.policy, tuple(hit.rule for hit in hits), self.reader)
+            rules = RuleSet(self.policy, tuple(hit.rule for hit in hits), self.reader, self._path_rules)
             keys = dict(zip((hit.rule.name for hit in hits), rules.keys_of(request), strict=True))
         found = {
             hit.key: name(hit.rule.principal, request.headers, request.peer, verified, keys.get(hit.rule.name))
@@ -141,14 +161,17 @@ class Planner:
             return self.rule_set_for(*self.met(request))
         # Targets are the client's to choose, so what only differs where no rule looks shares an entry.
         target = request.target.split(b"?", 1)[0] if self._looks_at_paths else b""
-        seen = (request.method, target, request.root_path, request.routed_path if self._looks_at_paths else None)
-        rule_set = self._memo.get(seen)
+        routed_path = request.routed_path if self._looks_at_paths else None
+        seen: tuple[Any, ...] = (request.method, target, request.root_path, routed_path)
+        # So do hosts that no rule asks for.
+        line = (*seen, *[index.hosts_of(request) for index in self._host_indexes]) if self._host_indexes else seen
+        rule_set = self._memo.get(line)
         if rule_set is None:
             rule_set = self.rule_set_for(*self.met(request))
             if len(self._memo) >= PLANS_MAX:
                 self._memo.clear()
             if sum(len(part) for part in seen if part) <= BYTES_MAX:
-                self._memo[seen] = rule_set
+                self._memo[line] = rule_set
         return rule_set
 
     def met(self, request: Request) -> tuple[tuple[Rule, ...], tuple[Requirement, ...], frozenset[Rule]]:
@@ -172,13 +195,20 @@ class Planner:
         def met(match: Match) -> bool:
             return any(match.matches(*reading) for reading in readings)
 
-        rules = tuple(rule for rule in self._rules if met(rule.match))
+        hosts = {host for index in self._host_indexes for host in index.hosts_of(request)}
+        likely: Sequence[Rule] = self._rules
+        if self._index is not None:
+            likely = self._index.candidates(methods, hosts, paths)
+        required: Sequence[Requirement] = self.policy.requirements
+        if self._requirement_index is not None:
+            required = self._requirement_index.candidates(methods, hosts, paths)
+        rules = tuple(rule for rule in likely if met(rule.match))
         unsure = [rule for rule in rules if not all(rule.match.matches(*reading) for reading in readings)]
-        return rules, tuple(each for each in self.policy.requirements if met(each.match)), frozenset(unsure)
+        return rules, tuple(each for each in required if met(each.match)), frozenset(unsure)
 
     def paths(self, request: Request) -> tuple[str, ...]:
-        """Return the paths that rules are matched against; see `paths_of`."""
-        return paths_of(request, self.policy) if self._looks_at_paths else ("/",)
+        """Return the paths that rules are matched against; see `PathRules.paths_of`."""
+        return self._path_rules.paths_of(request) if self._looks_at_paths else ("/",)
 
     def forwarded(self, method: str, target: bytes) -> bytes:
         """Return the target that a proxy forwards for *target*.
@@ -191,7 +221,7 @@ class Planner:
         if not self._looks_at_paths:
             return target
         readings = path_readings.read(target)
-        if alike(self.policy, method, readings.all):
+        if self._path_rules.alike(method, readings.all):
             return target
         if readings.canonical is not None:
             return path_readings.normalized(target)
@@ -209,9 +239,12 @@ class Planner:
         met = (rules, requirements, unsure)
         rule_set = self._rule_sets.get(met)
         if rule_set is None:
-            rule_set = RuleSet(self.policy, rules, self.reader, requirements, self.tiers, unsure)
+            rule_set = RuleSet(self.policy, rules, self.reader, self._path_rules, requirements, self.tiers, unsure)
             if not rule_set.undecided:
-                rule_set = RuleSet(self.policy, applying(rules, unsure), self.reader, requirements, self.tiers)
+                kept = applying(rules, unsure)
+                rule_set = RuleSet(self.policy, kept, self.reader, self._path_rules, requirements, self.tiers)
+            if len(self._rule_sets) >= PLANS_MAX:  # a client can name any set of hosts, and any of methods to override
+                self._rule_sets.clear()
             self._rule_sets[met] = rule_set
         return rule_set
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -92,8 +93,8 @@ class Policy:
     cors: Cors | None = None
 
     def __post_init__(self) -> None:
-        names = [rule.name for rule in self.rules]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        names = Counter(rule.name for rule in self.rules)
+        twice = sorted(name for name, count in names.items() if count > 1)
         if twice:
             msg = f"rule names must differ: {', '.join(twice)}"
             raise ValueError(msg)

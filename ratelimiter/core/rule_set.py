@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ratelimiter.core.facts import Facts
 from ratelimiter.core.identity import NOBODY, Identity
-from ratelimiter.core.path_rules import paths_of
 from ratelimiter.core.policy import Policy, key_of
 from ratelimiter.core.rule import Hit, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from ratelimiter.core.path_rules import PathRules
     from ratelimiter.core.principal import PrincipalReader, Source
     from ratelimiter.core.request import Request
     from ratelimiter.core.requirement import Requirement
@@ -42,6 +42,7 @@ class RuleSet:
         "_keyed",
         "_matches",
         "_memo",
+        "_path_rules",
         "_policy",
         "_reader",
         "_tiers",
@@ -59,6 +60,7 @@ class RuleSet:
         policy: Policy,
         rules: tuple[Rule, ...],
         reader: PrincipalReader,
+        path_rules: PathRules,
         requirements: tuple[Requirement, ...] = (),
         tiers: Tiers | None = None,
         unsure: frozenset[Rule] = frozenset(),
@@ -74,6 +76,7 @@ class RuleSet:
         self._keyed = any(rule.keyed_by for rule in rules)
         self.estimates = any(rule.tokens is not None for rule in rules)
         self._policy = policy
+        self._path_rules = path_rules
         self._reader = reader
         self._watched = reader.watched
         self._tiers = tiers
@@ -98,7 +101,12 @@ class RuleSet:
             unknown = {rule for rule, meets in zip(self.rules, met[:number], strict=True) if meets is None}
             wanted = [each for each, meets in zip(self.requirements, met[number:], strict=True) if meets is not False]
             rule_set = RuleSet(
-                self._policy, applying(rules, unsure | unknown), self._reader, tuple(wanted), self._tiers
+                self._policy,
+                applying(rules, unsure | unknown),
+                self._reader,
+                self._path_rules,
+                tuple(wanted),
+                self._tiers,
             )
             self._decided[met] = rule_set
         return rule_set
@@ -152,7 +160,7 @@ class RuleSet:
             MalformedRequest: one of them can be read in two ways.
         """
         facts = Facts(request, self._policy.json_bytes_max, lambda: None, lambda: "", identified=False)
-        paths = paths_of(request, self._policy) if any(rule.keyed_by_path for rule in self.rules) else ()
+        paths = self._path_rules.paths_of(request) if any(rule.keyed_by_path for rule in self.rules) else ()
         keys = []
         for rule in self.rules:
             captured = [rule.match.captured(path) for path in paths if rule.match.matches(request.method, path)]

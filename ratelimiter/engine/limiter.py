@@ -130,12 +130,12 @@ class Limiter:
             overrides: in force now, their moments by this limiter's clock.
         """
         self.overrides = overrides
-        self._make_ready(self.policy)
+        self._make_ready(self.policy, self._planner)
         self.store.forget_refusals()
         self._observer.overridden(overrides)
 
-    def _make_ready(self, policy: Policy) -> None:
-        self._planner = Planner(policy, self.overrides, now_ms=self._clock(), noted=_note_unknown_plan)
+    def _make_ready(self, policy: Policy, built: Planner | None = None) -> None:
+        self._planner = Planner(policy, self.overrides, now_ms=self._clock(), noted=_note_unknown_plan, built=built)
         self._looks_at_bodies = self._planner.looks_at_bodies
         self._prices = any(rule.cost_from and rule.cost_from.where == REQUEST_HEADER for rule in policy.rules)
         # Bound here, as are the flags below: a policy does not pay for the questions that it does not raise.
