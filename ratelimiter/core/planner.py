@@ -161,17 +161,17 @@ class Planner:
             return self.rule_set_for(*self.met(request))
         # Targets are the client's to choose, so what only differs where no rule looks shares an entry.
         target = request.target.split(b"?", 1)[0] if self._looks_at_paths else b""
-        routed_path = request.routed_path if self._looks_at_paths else None
-        seen: tuple[Any, ...] = (request.method, target, request.root_path, routed_path)
-        # So do hosts that no rule asks for.
-        line = (*seen, *[index.hosts_of(request) for index in self._host_indexes]) if self._host_indexes else seen
-        rule_set = self._memo.get(line)
+        routed = request.routed_path if self._looks_at_paths else None
+        seen: tuple[Any, ...] = (request.method, target, request.root_path, routed)
+        if self._host_indexes:  # hosts that no rule asks for share an entry, too
+            seen = (*seen, *[index.hosts_of(request) for index in self._host_indexes])
+        rule_set = self._memo.get(seen)
         if rule_set is None:
             rule_set = self.rule_set_for(*self.met(request))
             if len(self._memo) >= PLANS_MAX:
                 self._memo.clear()
             if sum(len(part) for part in seen if part) <= BYTES_MAX:
-                self._memo[line] = rule_set
+                self._memo[seen] = rule_set
         return rule_set
 
     def met(self, request: Request) -> tuple[tuple[Rule, ...], tuple[Requirement, ...], frozenset[Rule]]:
@@ -195,13 +195,12 @@ class Planner:
         def met(match: Match) -> bool:
             return any(match.matches(*reading) for reading in readings)
 
-        hosts = {host for index in self._host_indexes for host in index.hosts_of(request)}
         likely: Sequence[Rule] = self._rules
         if self._index is not None:
-            likely = self._index.candidates(methods, hosts, paths)
+            likely = self._index.candidates(methods, self._index.hosts_of(request), paths)
         required: Sequence[Requirement] = self.policy.requirements
-        if self._requirement_index is not None:
-            required = self._requirement_index.candidates(methods, hosts, paths)
+        if (index := self._requirement_index) is not None:
+            required = index.candidates(methods, index.hosts_of(request), paths)
         rules = tuple(rule for rule in likely if met(rule.match))
         unsure = [rule for rule in rules if not all(rule.match.matches(*reading) for reading in readings)]
         return rules, tuple(each for each in required if met(each.match)), frozenset(unsure)

@@ -64,6 +64,8 @@ class RuleIndex(Generic[T]):
 
     def hosts_of(self, request: Request) -> tuple[bytes, ...]:
         """Return the hosts that *request* names and some item asks for, sorted: a closed set, unlike the sent ones."""
+        if not self._hosts:
+            return ()
         named = {host_of(value) for name, value in request.headers if name.lower() == b"host"}
         return tuple(sorted(named & self._hosts))
 
