@@ -42,7 +42,7 @@ class Short(NamedTuple):
 SHORT = {
     "intrace": Short(2, 150, pauses=2),
     "trace": Short(12, 200),
-    "tracefinance": Short(3, 200),
+    "tracefinance": Short(12, 200),
     "sentinel": Short(1, 70, pauses=2),
     "tracefinance-v1": Short(60, 30),
 }
