@@ -25,7 +25,7 @@ CELL_MS_MIN = 20  # shorter cells save too few calls
 LIFE_MS_MAX = 1000  # so that a header is at most a second behind other processes
 SHARE = 16  # of what remains, one lease is at most the 16th part
 GROWTH = 4  # a lease is at most so many times as large as the one before
-REQUESTS_MIN = 4  # a smaller lease saves less than giving back its rest costs
+REQUESTS_MIN = 16  # a smaller lease saves less than it costs to take and to give back (tests/benchmarks/hot_path.py)
 
 
 def leasable(hits: Sequence[Hit]) -> bool:
@@ -61,7 +61,7 @@ def requests_wanted(spent: int, elapsed_ms: int, ahead_ms: int, before: int) -> 
         ahead_ms: how long what is taken may be spent.
         before: requests taken in advance then.
     """
-    wanted = min(spent * ahead_ms // max(1, elapsed_ms), GROWTH * max(1, before))
+    wanted = min(spent * ahead_ms // max(1, elapsed_ms), max(REQUESTS_MIN, GROWTH * before))
     return wanted if wanted >= REQUESTS_MIN else 0
 
 

@@ -350,7 +350,7 @@ class Limiter:
         """Charge *hits* behind every settlement sent before, and release leases whose charge has no known outcome."""
         await self._settlements.sent()
         try:
-            receipt = await self.store.charge(hits)
+            receipt = self.store.spend(hits) or await self.store.charge(hits)
         except (asyncio.CancelledError, StoreError):
             self._settlements.release(hits, self._clock())
             raise

@@ -11,7 +11,14 @@ import logging
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, boottime_ms
-from ratelimiter.core.cell_lease import LIFE_MS_MAX, leasable, requests_fitting, requests_wanted, spendable_ms
+from ratelimiter.core.cell_lease import (
+    LIFE_MS_MAX,
+    REQUESTS_MIN,
+    leasable,
+    requests_fitting,
+    requests_wanted,
+    spendable_ms,
+)
 from ratelimiter.core.receipt import STORE, Receipt, Tally, new
 from ratelimiter.core.settlement import Settlement
 from ratelimiter.errors import StoreError
@@ -41,11 +48,12 @@ class _Lease:
         "asked_ms",
         "asked_store_ms",
         "asking",
+        "cell_ms",
         "hits",
         "left",
+        "receipt",
         "size",
         "spent",
-        "tallies",
         "until_ms",
     )
 
@@ -54,13 +62,14 @@ class _Lease:
         self.asked_ms = asked_ms  # by our clock, before the store was asked
         self.answered_ms = answered_ms  # by our clock, when its answer was here
         self.asked_store_ms = receipt.now_ms  # by the store's clock
+        self.cell_ms = min([hit.quota.resolution_ms for hit in hits])  # type: ignore[union-attr]  # windows, all of them
         self.asking = False  # True while the store is asked for the next one
         self.size = size  # requests taken in advance
         self.left = size  # of these
         self.spent = 1  # requests decided since the store was asked, that one included
-        self.until_ms = asked_ms + spendable_ms(hits, receipt.now_ms)  # by our clock; early, as we asked before it
-        # (used, reset at): units that count with every request of the lease spent; by the store's clock.
-        self.tallies = [(tally.used, receipt.now_ms + tally.reset_ms) for tally in receipt.tallies]
+        # By our clock; early, as we asked before the store answered.
+        self.until_ms = asked_ms + (spendable_ms(hits, receipt.now_ms) if size else 0)
+        self.receipt = receipt  # the store's latest word: units that count with every request of the lease spent
 
 
 class LeasingStore(Store):
@@ -100,13 +109,15 @@ class LeasingStore(Store):
         lease.spent += 1
         left = lease.left
         store_ms = lease.asked_store_ms + now_ms - lease.answered_ms
+        said_ms, _, said, _ = lease.receipt
         if len(hits) == 1:  # most requests
-            used, reset_at_ms = lease.tallies[0]
-            reset_ms = reset_at_ms - store_ms if reset_at_ms > store_ms else 0
-            return new(Receipt, (store_ms, True, (new(Tally, (used - left * hits[0].cost, reset_ms, 0)),), STORE))
+            used, reset_ms, _ = said[0]
+            reset_ms += said_ms - store_ms
+            tally = new(Tally, (used - left * hits[0].cost, reset_ms if reset_ms > 0 else 0, 0))  # noqa: FURB136
+            return new(Receipt, (store_ms, True, (tally,), STORE))
         tallies = [
-            new(Tally, (used - left * hit.cost, max(0, reset_at_ms - store_ms), 0))
-            for hit, (used, reset_at_ms) in zip(hits, lease.tallies, strict=True)
+            new(Tally, (used - left * hit.cost, max(0, reset_ms + said_ms - store_ms), 0))
+            for hit, (used, reset_ms, _) in zip(hits, said, strict=True)
         ]
         return new(Receipt, (store_ms, True, tallies, STORE))
 
@@ -116,19 +127,28 @@ class LeasingStore(Store):
         Raises:
             StoreError: of the store behind.
         """
-        if not leasable(hits):
-            return await self._store.charge(hits)
-        receipt = self.spend(hits)
-        if receipt is not None:
-            return receipt
         hits = tuple(hits)
         keys: Keys = hits[0].key if len(hits) == 1 else tuple([hit.key for hit in hits])
-        asked_ms = self._clock()
         lease = self._leases.get(keys)
-        more = 0 if lease is None or lease.asking else self._wanted(lease, hits, asked_ms)
-        if self._returns:
-            self._send()
-            await asyncio.sleep(0)  # what is given back reaches the store before what is asked now
+        if lease is None or lease.hits != hits:
+            if not leasable(hits):
+                return await self._store.charge(hits)
+        elif lease.left:
+            receipt = self.spend(hits)
+            if receipt is not None:
+                return receipt
+        asked_ms = self._clock()
+        more = 0
+        if lease is not None and not lease.asking:
+            if lease.left:  # it has ended, or is about other hits
+                self._give_back([lease])
+                self._send()
+                await asyncio.sleep(0)  # what is given back reaches the store before what is asked now
+            # Most keys are asked for too seldom, and pay for this estimate alone.
+            elapsed_ms = asked_ms - lease.asked_ms
+            ahead_ms = lease.cell_ms - (lease.asked_store_ms + elapsed_ms) % lease.cell_ms
+            if lease.spent * ahead_ms >= REQUESTS_MIN * elapsed_ms and lease.spent > 1:
+                more = self._wanted(lease, hits, asked_ms)
         if lease is not None and more:
             lease.asking = True
             try:
@@ -145,13 +165,12 @@ class LeasingStore(Store):
 
     def _wanted(self, lease: _Lease, hits: tuple[Hit, ...], asked_ms: int) -> int:
         """Return how many requests to take in advance, after *lease*, which is spent or has ended."""
-        self._give_back([lease])
         if lease.hits != hits:
             return 0
         elapsed_ms = asked_ms - lease.asked_ms
         ahead_ms = spendable_ms(hits, lease.asked_store_ms + elapsed_ms)
         wanted = requests_wanted(lease.spent, elapsed_ms, ahead_ms, lease.size)
-        return max(0, min(wanted, requests_fitting(hits, [used for used, _ in lease.tallies])))
+        return max(0, min(wanted, requests_fitting(hits, [tally.used for tally in lease.receipt.tallies])))
 
     def _begin(self, keys: Keys, lease: _Lease, receipt: Receipt) -> Receipt:
         """Spend *lease* from now on; return the answer to the one request that asked for it."""
@@ -172,7 +191,7 @@ class LeasingStore(Store):
             self._give_back([lease])
         elif lease is not None and (lease.asking or lease.left or asked_ms - lease.asked_ms < LIFE_MS_MAX):
             lease.spent += 1
-            lease.tallies = [(tally.used, receipt.now_ms + tally.reset_ms) for tally in receipt.tallies]
+            lease.receipt = receipt
             return
         if lease is None and len(self._leases) >= LEASES_MAX:
             self._give_back([self._leases.pop(next(iter(self._leases)))])

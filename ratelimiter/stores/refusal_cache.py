@@ -97,9 +97,6 @@ class RefusalCache(Store):
         Raises:
             StoreError: of the store behind.
         """
-        receipt = self._store.spend(hits)
-        if receipt is not None:
-            return receipt
         if self._refusals:
             keys = tuple([hit.key for hit in hits])
             refusal = self._refusals.get(keys)

@@ -7,6 +7,7 @@ import pytest
 from ratelimiter.core.cell_lease import (
     GROWTH,
     LIFE_MS_MAX,
+    REQUESTS_MIN,
     SHARE,
     leasable,
     requests_fitting,
@@ -68,9 +69,15 @@ def test_the_first_cell_that_ends_ends_the_lease() -> None:
 
 def test_leases_grow_by_steps() -> None:
     """A burst of two does not take a thousand."""
-    assert GROWTH == requests_wanted(spent=2, elapsed_ms=1, ahead_ms=400, before=0)
-    assert 12 == requests_wanted(spent=30, elapsed_ms=1000, ahead_ms=400, before=14)
-    assert 0 == requests_wanted(spent=1, elapsed_ms=60_000, ahead_ms=400, before=14)
+    assert REQUESTS_MIN == requests_wanted(spent=2, elapsed_ms=1, ahead_ms=400, before=0)
+    assert GROWTH * 20 == requests_wanted(spent=900, elapsed_ms=1, ahead_ms=400, before=20)
+    assert 24 == requests_wanted(spent=60, elapsed_ms=1000, ahead_ms=400, before=20)
+
+
+def test_what_would_not_pay_is_not_taken() -> None:
+    """Fewer requests than `REQUESTS_MIN` are left to the store."""
+    assert 0 == requests_wanted(spent=30, elapsed_ms=1000, ahead_ms=400, before=20)
+    assert 0 == requests_wanted(spent=1, elapsed_ms=60_000, ahead_ms=400, before=20)
 
 
 @pytest.mark.parametrize(
