@@ -2,6 +2,9 @@
 
 Each command returns plain values, ready for JSON, and writes one audit line: operator, command, principal by digest,
 and the value that was replaced. Neither holds the value of a principal.
+
+The commands share the reading of principals and the writing of orders, so they share this file, although it is longer
+than 400 lines.
 """
 
 from __future__ import annotations
