@@ -7,7 +7,6 @@ says why no window ever holds one unit too many, and how large a lease is.
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 from ratelimiter.clock import Clock, boottime_ms
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 LEASES_MAX = 8192  # requests with different keys that are watched, about 600 bytes each; the oldest goes first
 SWEEP_S = 0.1  # what has ended is given back within this time
 TOGETHER_MAX = 64  # settlements in one call of the store
-
-log = logging.getLogger("ratelimiter.stores")
 
 
 class _Lease:
@@ -147,7 +144,8 @@ class LeasingStore(Store):
             # Most keys are asked for too seldom, and pay for this estimate alone.
             elapsed_ms = asked_ms - lease.asked_ms
             ahead_ms = lease.cell_ms - (lease.asked_store_ms + elapsed_ms) % lease.cell_ms
-            if lease.spent * ahead_ms >= REQUESTS_MIN * elapsed_ms and lease.spent > 1:
+            worth = lease.spent * ahead_ms >= REQUESTS_MIN * elapsed_ms and lease.spent > 1
+            if worth and not lease.asking:  # another request may have begun to ask meanwhile
                 more = self._wanted(lease, hits, asked_ms)
         if lease is not None and more:
             lease.asking = True
@@ -175,7 +173,9 @@ class LeasingStore(Store):
     def _begin(self, keys: Keys, lease: _Lease, receipt: Receipt) -> Receipt:
         """Spend *lease* from now on; return the answer to the one request that asked for it."""
         self._observer.leased(lease.size)
-        self._leases.pop(keys, None)  # so that the order is that of the questions
+        other = self._leases.pop(keys, None)  # so that the order is that of the questions
+        if other is not None:
+            self._give_back([other])
         self._leases[keys] = lease
         self._sweep_soon()
         tallies = [

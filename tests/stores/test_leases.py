@@ -381,3 +381,30 @@ async def test_what_an_operator_changes_ends_all_leases() -> None:
     assert process.spend([one]) is None
     await process.flush()
     assert 200 == store.inner.charge_now([one._replace(cost=0)]).tallies[0].used
+
+
+class Yielding(Counting):
+    """A store that is asked by several at the same time."""
+
+    async def charge(self, hits: Sequence[Hit]) -> Receipt:
+        await asyncio.sleep(0)
+        return await super().charge(hits)
+
+
+async def test_requests_at_the_same_time_strand_no_units() -> None:
+    """When a lease has ended, those that come together take one new lease, and what is unspent of any comes back."""
+    time = Time()
+    store = Yielding(time)
+    process = LeasingStore(store, clock=time)
+    one = hit(60_000, 60_000)
+    admitted = 0
+    for _ in range(30):
+        for _ in range(40):
+            time.us += 1000
+            admitted += (await spent(process, [one])).admitted
+        time.us += 500_000  # the cell ends, with units unspent
+        receipts = await asyncio.gather(*(spent(process, [one]) for _ in range(8)))
+        admitted += sum(receipt.admitted for receipt in receipts)
+    await process.close()
+
+    assert admitted == store.inner.charge_now([one._replace(cost=0)]).tallies[0].used
